@@ -1,0 +1,20 @@
+"""dualasr: teach Whisper a new language without making it forget the ones it knows."""
+
+from importlib import import_module
+
+__all__ = ["DualWhisper", "Transcription", "base_path", "load_model", "transcribe"]
+
+_HOMES = {
+    "DualWhisper": "model",
+    "Transcription": "transcription",
+    "base_path": "backbone",
+    "load_model": "model",
+    "transcribe": "transcription",
+}
+
+
+def __getattr__(name: str):
+    """Import the model's parts when they are first asked for, so that `dualasr --help` needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dualasr' has no attribute {name!r}")
+    return getattr(import_module(f"dualasr.{_HOMES[name]}"), name)

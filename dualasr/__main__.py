@@ -1,0 +1,5 @@
+"""python -m dualasr"""
+
+from dualasr.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,193 @@
+"""A frozen Whisper, cut where the dual pipeline needs it cut. The only file that knows transformers' Whisper.
+
+Everything is read from the checkpoint: window length, mel bins, vocabulary, languages. The encoder is run layer by layer
+with transformers' own modules, so that `upper(trunk(mel, fork), fork)` is bit for bit what `encoder(mel)` gives; the
+decoder is driven by transformers' own `generate`, on encoder output that is computed once.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.modeling_outputs import BaseModelOutput
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.errors import BaseModelError
+from dualasr.search import Hypothesis
+
+BUILT_IN = {"micro": Path(__file__).parent / "micro"}
+
+
+def base_path(name: str) -> Path:
+    """The folder of a built-in base, in the format `transformers` reads. Raises BaseModelError for another name."""
+    if name not in BUILT_IN:
+        raise BaseModelError(f"There is no built-in base {name!r}; there is: {', '.join(BUILT_IN)}.")
+    return BUILT_IN[name]
+
+
+@dataclass(frozen=True)
+class LanguageStep:
+    """The primary decoder's first step: log-probabilities over its languages and the no-speech probability."""
+
+    log_probs: torch.Tensor  # (batch, languages), normalised over the languages
+    no_speech_prob: torch.Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen Whisper with its tokenizer and feature extractor. `name` is what the user called it."""
+
+    name: str
+    model: WhisperForConditionalGeneration
+    tokenizer: WhisperTokenizer
+    extractor: WhisperFeatureExtractor
+
+    @classmethod
+    def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Backbone":
+        """Load a built-in base, a folder in transformers format, or a hub id (HF_HUB_OFFLINE is honoured).
+
+        Raises BaseModelError where nothing is found or what is found is not Whisper.
+        """
+        source = BUILT_IN.get(str(name), Path(name))
+        if source.is_dir():
+            config = source / "config.json"
+            kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
+            if kind != "whisper":
+                found = f"its model_type is {kind!r}" if kind else "it has no config.json"
+                raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
+        try:
+            model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+            tokenizer = WhisperTokenizer.from_pretrained(source)
+            extractor = WhisperFeatureExtractor.from_pretrained(source)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BaseModelError(
+                f"Cannot load the base {str(name)!r}: {reason} Give a folder in transformers format, a hub id that can be "
+                f"reached or is cached, or a built-in base ({', '.join(BUILT_IN)})."
+            ) from error
+        model.eval().requires_grad_(False)
+        backbone = cls(str(name), model, tokenizer, extractor)
+        if dtype != torch.float32:
+            _ = backbone.checksum  # of the float32 weights, before they are rounded
+        model.to(device=device, dtype=dtype)
+        return backbone
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 over names and float32 values of all tensors: the identity that packs are tied to."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if name != "proj_out.weight":  # tied to the embedding
+                digest.update(name.encode() + str(tuple(tensor.shape)).encode())
+                digest.update(tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.model.model.encoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def width(self) -> int:
+        return self.model.config.d_model
+
+    @property
+    def layers(self) -> int:
+        return self.model.config.encoder_layers
+
+    @property
+    def positions(self) -> int:
+        """Encoder frames in a window."""
+        return self.model.config.max_source_positions
+
+    @property
+    def window_samples(self) -> int:
+        return self.extractor.n_samples
+
+    @property
+    def window_s(self) -> float:
+        return self.window_samples / SAMPLE_RATE
+
+    @functools.cached_property
+    def languages(self) -> dict[str, int]:
+        """Language code to tag id, in the order of `LanguageStep.log_probs`; empty for an English-only Whisper."""
+        tags = getattr(self.model.generation_config, "lang_to_id", None) or {}
+        return {tag.strip("<|>"): ident for tag, ident in tags.items()}
+
+    def frames(self, samples: int) -> int:
+        """Encoder frames that a clip of so many samples fills (at least one, at most the window)."""
+        return max(1, min(self.positions, -(-samples * self.positions // self.window_samples)))
+
+    def features(self, clips: list[np.ndarray]) -> torch.Tensor:
+        """Log-mel of clips of at most a window, padded to the window: (batch, mels, 2 x positions)."""
+        mel = self.extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        return mel.to(self.device, self.model.dtype)
+
+    @torch.no_grad()
+    def trunk(self, mel: torch.Tensor, fork: int) -> torch.Tensor:
+        """Convolutions, positions and the layers below `fork`: (batch, mels, 2 x positions) -> (batch, positions, width)."""
+        encoder = self.encoder
+        hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
+        hidden = hidden + encoder.embed_positions.weight
+        for layer in encoder.layers[:fork]:
+            hidden = layer(hidden, None)
+        return hidden
+
+    @torch.no_grad()
+    def upper(self, hidden: torch.Tensor, fork: int) -> torch.Tensor:
+        """The frozen layers from `fork` up and the final LayerNorm: the primary's encoder output, same shape."""
+        for layer in self.encoder.layers[fork:]:
+            hidden = layer(hidden, None)
+        return self.encoder.layer_norm(hidden)
+
+    @torch.no_grad()
+    def language_step(self, encoded: torch.Tensor) -> LanguageStep:
+        """One decoder step after <|startoftranscript|>: (batch, positions, width) -> LanguageStep."""
+        config = self.model.generation_config
+        start = torch.full((len(encoded), 1), config.decoder_start_token_id, device=self.device)
+        output = self.model(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=start, use_cache=False)
+        logits = output.logits[:, -1].float()
+        no_speech = self.tokenizer.convert_tokens_to_ids(["<|nospeech|>", "<|nocaptions|>"])
+        known = [i for i in no_speech if i is not None and i != self.tokenizer.unk_token_id]
+        silence = logits.softmax(-1)[:, known].sum(-1)
+        if not self.languages:
+            return LanguageStep(torch.zeros(len(encoded), 1, device=self.device), silence)
+        return LanguageStep(logits[:, list(self.languages.values())].log_softmax(-1), silence)
+
+    @torch.no_grad()
+    def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, **options) -> list[Hypothesis]:
+        """Primary decoding by transformers' `generate`: (batch, positions, width) and a language each -> hypotheses.
+
+        With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit.
+        """
+        if self.languages:
+            unknown = sorted(set(languages) - set(self.languages))
+            if unknown:
+                raise BaseModelError(f"{self.name} has no language {unknown[0]!r}; it has {', '.join(self.languages)}.")
+            options |= {"language": [f"<|{code}|>" for code in languages], "task": options.get("task", "transcribe")}
+        output = self.model.generate(
+            encoder_outputs=BaseModelOutput(encoded), num_beams=beam, return_timestamps=False,
+            return_dict_in_generate=True, output_scores=True, force_unique_generate_call=True, **options,
+        )  # fmt: skip
+        sums = self.model.compute_transition_scores(
+            output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
+        )
+        steps = sums.shape[1]
+        hypotheses = []
+        for sequence, scores in zip(output.sequences[:, -steps:].tolist(), sums, strict=True):
+            end = self.model.generation_config.eos_token_id
+            count = sequence.index(end) if end in sequence else len(sequence)
+            logprob = float(scores[: count + 1].float().nan_to_num(neginf=0.0).sum())
+            text = self.tokenizer.decode(sequence[:count], skip_special_tokens=True)
+            hypotheses.append(Hypothesis(tuple(sequence[:count]), text.strip(), logprob, count < len(sequence)))
+        return hypotheses

@@ -1,0 +1,44 @@
+"""The errors dualasr raises on purpose, all in one tree.
+
+Every message is one sentence or two that say what was found, what was wanted and what to do. The command line prints the
+message alone and exits with 1; a traceback means a bug.
+
+    DualasrError
+    |-- AudioError          a file that cannot be read as sound
+    |-- CorpusError         a row, a manifest or a folder that cannot be used
+    |-- BaseModelError      a folder or hub id that is no Whisper
+    |-- PackError           a pack that is damaged, foreign, or made for another base
+    |-- RunError            an output folder that exists, a run that cannot be resumed, a full disk
+    `-- MissingExtraError   an optional dependency that is not installed
+"""
+
+
+class DualasrError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class AudioError(DualasrError):
+    """A file that cannot be read as sound; the message starts with its path."""
+
+
+class CorpusError(DualasrError):
+    """A row, a manifest or a corpus folder that cannot be used; the message names file and row."""
+
+
+class BaseModelError(DualasrError):
+    """A folder or hub id that does not hold a usable Whisper."""
+
+
+class PackError(DualasrError):
+    """A language pack that is damaged, unsafe, or was made for another base."""
+
+
+class RunError(DualasrError):
+    """A run that cannot start, save or be resumed."""
+
+
+class MissingExtraError(DualasrError, ImportError):
+    """An optional dependency is missing; the message holds the pip command that installs it."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f"{package} is not installed; install it with: pip install 'dualasr[{extra}]'")

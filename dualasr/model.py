@@ -1,0 +1,260 @@
+"""DualWhisper: one frozen primary, any number of packs, and the selector between them.
+
+The trunk of a window is computed once; the primary's upper layers once; a pack's upper layers only where its language
+head makes it a candidate. What was computed to name the language is handed on to the decoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dualasr.backbone import Backbone
+from dualasr.audio import SAMPLE_RATE
+from dualasr.errors import PackError
+from dualasr.pack import Pack, load_pack
+from dualasr.search import Hypothesis
+from dualasr.secondary import SearchOptions, slice_trunk
+from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
+
+
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """beam of both pipelines (the paper evaluates with 5); ctc_weight None takes what each pack was fitted with.
+
+    generate holds further options of transformers' `generate` for the primary.
+    """
+
+    beam: int = 1
+    ctc_weight: float | None = None
+    generate: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Encoder-side evidence of a batch of windows. `trunks` maps a fork to (batch, positions, width)."""
+
+    seconds: tuple[float, ...]
+    frames: tuple[int, ...]
+    trunks: dict[int, torch.Tensor]
+    encoded: torch.Tensor  # the primary's encoder output, (batch, positions, width)
+    language_log_probs: torch.Tensor  # (batch, languages)
+    no_speech_prob: tuple[float, ...]
+
+    def of(self, rows: Sequence[int]) -> "Heard":
+        """The same evidence of some of the windows; all of them is no copy."""
+        if list(rows) == list(range(len(self.seconds))):
+            return self
+        index = torch.tensor(list(rows), device=self.encoded.device)
+        return Heard(
+            tuple(self.seconds[i] for i in rows), tuple(self.frames[i] for i in rows),
+            {fork: trunk[index] for fork, trunk in self.trunks.items()}, self.encoded[index],
+            self.language_log_probs[index], tuple(self.no_speech_prob[i] for i in rows),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """A window's transcript with its evidence: raw values in `scores`, the posterior in `language_probs`."""
+
+    text: str
+    language: str
+    route: str
+    language_probs: dict[str, float]
+    no_speech_prob: float
+    avg_logprob: float
+    tokens: tuple[int, ...]
+    scores: dict
+    reason: str
+
+
+@dataclass(frozen=True)
+class DualWhisper:
+    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is mutated."""
+
+    backbone: Backbone
+    packs: dict[str, Pack] = field(default_factory=dict)
+    selector: SelectorOptions = SelectorOptions()
+
+    def with_pack(self, pack: Pack) -> "DualWhisper":
+        """The model with one more pack. Raises PackError where its name or a language of it is taken by another pack."""
+        if pack.name in self.packs or pack.name == PRIMARY:
+            raise PackError(f"Two packs are called {pack.name!r}; rename the folder's pack or load one of them.")
+        for other in self.packs.values():
+            clash = sorted(set(other.info.languages) & set(pack.info.languages))
+            if clash:
+                raise PackError(f"Packs {other.name!r} and {pack.name!r} both hold {', '.join(clash)}; load one of them.")
+        return replace(self, packs={**self.packs, pack.name: pack})
+
+    def without_pack(self, name: str) -> "DualWhisper":
+        return replace(self, packs={key: pack for key, pack in self.packs.items() if key != name})
+
+    @torch.no_grad()
+    def listen(self, clips: Sequence[np.ndarray]) -> Heard:
+        """Encode windows of at most `backbone.window_samples` samples, once, and ask the primary for the language."""
+        backbone = self.backbone
+        forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
+        hidden, at, trunks = backbone.trunk(backbone.features(list(clips)), forks[0] if forks else 0), 0, {}
+        at = forks[0] if forks else 0
+        for fork in forks:
+            for layer in backbone.encoder.layers[at:fork]:
+                hidden = layer(hidden, None)
+            at, trunks[fork] = fork, hidden
+        encoded = backbone.upper(hidden, at)
+        step = backbone.language_step(encoded)
+        return Heard(
+            tuple(len(clip) / SAMPLE_RATE for clip in clips), tuple(backbone.frames(len(clip)) for clip in clips),
+            trunks, encoded, step.log_probs, tuple(step.no_speech_prob.tolist()),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _secondary(self, pack: Pack, heard: Heard) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pack's encoder output and its lengths."""
+        trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
+        return pack.secondary.encode(trunk, lengths), lengths
+
+    @torch.no_grad()
+    def bids(self, heard: Heard) -> tuple[list[list[Bid]], dict[str, tuple[list[int], torch.Tensor, torch.Tensor]]]:
+        """What every pack says of every window; the tag step is run where the selector's options ask for it.
+
+        Second, by pack, the windows whose upper layers were run for it: their rows, encoder output and lengths.
+        """
+        rows: list[list[Bid]] = [[] for _ in heard.seconds]
+        outputs: dict[str, tuple[list[int], torch.Tensor, torch.Tensor]] = {}
+        for pack in self.packs.values():
+            trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames), margin=0)
+            logits = pack.secondary.language_logits(trunk, lengths)
+            heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
+            shares = logits[:, 1:].softmax(-1).tolist()
+            for row, head, share in zip(rows, heads, shares, strict=True):
+                row.append(Bid(pack.name, tuple(pack.info.languages), head, pack.info.calibration, tuple(share)))
+        for k, pack in enumerate(self.packs.values()):
+            asked = [i for i, row in enumerate(rows) if self._asks(row, k)]
+            if asked:
+                outputs[pack.name] = (asked, *self._secondary(pack, heard.of(asked)))
+                log_probs = pack.secondary.tag_step(*outputs[pack.name][1:])
+                for i, tags in zip(asked, log_probs, strict=True):
+                    mine = tags[1:].logsumexp(-1)
+                    rows[i][k] = replace(
+                        rows[i][k], tag=float(mine - tags[0].clamp_min(-50)), shares=tuple((tags[1:] - mine).exp().tolist()),
+                        best_tag=float((tags[1:] - mine).max()),
+                    )  # fmt: skip
+        return rows, outputs
+
+    def _asks(self, row: list[Bid], k: int) -> bool:
+        """Whether pack k runs its upper layers for a window."""
+        options = self.selector
+        if options.rule == "paper" or not options.shortcut:
+            return True
+        heads = [bid.calibration.head(bid.head) for bid in row]
+        return heads[k] == max(heads) and heads[k] > options.head_floor
+
+    def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,
+               options: DecodeOptions = DecodeOptions()) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
+        """Decode a batch through one route; languages default to each decoder's own best tag. Empty in, empty out."""
+        if not heard.seconds:
+            return [], []
+        if route == PRIMARY:
+            known = list(self.backbone.languages) or ["en"]
+            chosen = list(languages or (known[i] for i in heard.language_log_probs.argmax(-1).tolist()))
+            return self.backbone.decode(heard.encoded, chosen, beam=options.beam, **options.generate), chosen
+        pack = self.pack(route)
+        return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
+
+    def _decode_pack(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor, languages: Sequence[str] | None,
+                     options: DecodeOptions) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
+        codes = list(pack.info.languages)
+        if languages is None and len(codes) == 1:
+            languages = codes * len(encoded)
+        if languages is None:
+            tags = pack.secondary.tag_step(encoded, lengths)[:, 1:]
+            languages = [codes[i] for i in tags.argmax(-1).tolist()]
+        weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
+        search = SearchOptions(beam=options.beam, ctc_weight=weight)
+        return pack.secondary.decode(encoded, lengths, list(languages), search), list(languages)
+
+    def pack(self, name: str) -> Pack:
+        """A loaded pack by name. Raises PackError that lists the loaded ones."""
+        if name not in self.packs:
+            raise PackError(f"There is no route {name!r}; there is: {', '.join([PRIMARY, *self.packs])}.")
+        return self.packs[name]
+
+    def transcribe_windows(self, clips: Sequence[np.ndarray], *, route: str | None = None, language: str | None = None,
+                           options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
+        """Transcribe windows as a batch, each by its route: (samples,) arrays of at most one window -> results.
+
+        `route` forces a pipeline, `language` a language (and the pipeline that knows it). Raises PackError for either
+        that is unknown.
+        """
+        if language is not None and route is None:
+            route = self.route_of(language)
+        heard = self.listen(clips)
+        bids, outputs = self.bids(heard)
+        known = list(self.backbone.languages) or ["en"]
+        primary_probs = heard.language_log_probs.exp().tolist()
+        best_tags = heard.language_log_probs.max(-1).values.tolist()
+        if route is None:
+            decisions = [select(tag, row, self.selector) for tag, row in zip(best_tags, bids, strict=True)]
+        else:
+            if route != PRIMARY:
+                self.pack(route)
+            decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
+        forced = None if language is None else [language]
+        wanted: dict[str, list[int]] = {}
+        for i, decision in enumerate(decisions):
+            for name in {decision.route} if decision.settled else {PRIMARY, decision.rival}:
+                wanted.setdefault(name, []).append(i)
+        found: dict[tuple[str, int], tuple[Hypothesis, str]] = {}
+        for name, rows in wanted.items():
+            languages = None if forced is None else forced * len(rows)
+            asked, encoded, lengths = outputs.get(name, ([], None, None))
+            if set(rows) <= set(asked):  # encoded already, to name the language
+                index = torch.tensor([asked.index(i) for i in rows], device=encoded.device)
+                pair = encoded[index], lengths[index]
+                hypotheses, chosen = self._decode_pack(self.pack(name), *pair, languages, options)
+            else:
+                hypotheses, chosen = self.decode(heard.of(rows), name, languages, options)
+            found |= {(name, i): pair for i, pair in zip(rows, zip(hypotheses, chosen, strict=True), strict=True)}
+        results = []
+        for i, decision in enumerate(decisions):
+            if not decision.settled:
+                bid = next(b for b in bids[i] if b.name == decision.rival)
+                pair = found[PRIMARY, i][0], found[bid.name, i][0]
+                decision = settle(decision, bid, *pair, heard.seconds[i], self.selector)
+            hypothesis, chosen = found[decision.route, i]
+            scores = {PRIMARY: {"best_tag": best_tags[i]}}
+            scores |= {b.name: {"head": b.head, "tag": b.tag, "log_odds": b.log_odds} for b in bids[i]}
+            for name in wanted:
+                if (name, i) in found:
+                    scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
+                    scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
+            probs = language_probs(dict(zip(known, primary_probs[i], strict=True)), bids[i])
+            results.append(WindowResult(
+                hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
+                hypothesis.tokens, scores, decision.reason,
+            ))  # fmt: skip
+        return results
+
+    def route_of(self, language: str) -> str:
+        """The pipeline that knows a language; a pack goes before the primary. Raises PackError where none does."""
+        for name, pack in self.packs.items():
+            if language in pack.info.languages:
+                return name
+        if language in self.backbone.languages:
+            return PRIMARY
+        known = [*self.backbone.languages, *(code for pack in self.packs.values() for code in pack.info.languages)]
+        raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
+
+
+def load_model(base: str | Path = "micro", packs: Sequence[str | Path] = (), *, device: str = "cpu",
+               dtype: torch.dtype = torch.float32, selector: SelectorOptions = SelectorOptions()) -> DualWhisper:  # fmt: skip
+    """A base (built-in name, folder or hub id) with packs (folders). Raises BaseModelError or PackError."""
+    backbone = Backbone.load(base, device=device, dtype=dtype)
+    model = DualWhisper(backbone, selector=selector)
+    for folder in packs:
+        model = model.with_pack(load_pack(Path(folder), backbone))
+    return model

@@ -1,0 +1,234 @@
+"""A language pack on disk: a folder of safetensors, JSON and text, written whole or not at all, verified before it loads.
+
+    pack.json                    format version, base checksum, settings, languages, calibration, scores, SHA-256 of all files
+    adapter_config.json,
+    adapter_model.safetensors    LoRA in peft's own format: PeftModel.from_pretrained(whisper, folder) reads it
+    decoder.safetensors          LayerNorm, decoder, CTC head, language head
+    tokenizer.json               byte-level BPE; characters.json: the CTC head's units
+    README.md                    model card
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from dualasr.backbone import Backbone
+from dualasr.errors import PackError, RunError
+from dualasr.las import LASOptions
+from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
+from dualasr.selector import Calibration, Platt
+from dualasr.tokenizer import PackTokenizer
+
+FORMAT_VERSION = 1
+DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
+
+
+@dataclass(frozen=True)
+class PackInfo:
+    """What pack.json says beyond shapes. `languages` maps a BCP 47 or ISO 639-3 code to its display name."""
+
+    name: str
+    languages: dict[str, str]
+    target: str = "written"  # or "normalised"
+    ctc_weight: float = 0.5
+    calibration: Calibration = Calibration()
+    training: dict = field(default_factory=dict)  # corpus, licence, hours, steps, seed, ...
+    scores: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A loaded pack."""
+
+    info: PackInfo
+    secondary: Secondary
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+
+def is_pack(folder: Path) -> bool:
+    return (folder / "pack.json").is_file()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(record: dict) -> str:
+    """SHA-256 of pack.json's content without the seal itself."""
+    content = {key: value for key, value in record.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _peft_name(name: str, fork: int) -> str:
+    """`layers.0.self_attn.q_proj.lora_A.default.weight` -> the name peft gives it on a whole Whisper."""
+    _, layer, rest = name.split(".", 2)
+    return f"base_model.model.model.encoder.layers.{int(layer) + fork}.{rest.replace('.default', '')}"
+
+
+def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
+    adapter, rest = {}, {}
+    for name, parameter in secondary.own_tensors():
+        tensor = parameter.detach().float().cpu().contiguous()
+        if ".lora_" in name:
+            adapter[_peft_name(name, secondary.options.fork)] = tensor
+        else:
+            rest[name] = tensor
+    return adapter, rest
+
+
+def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: PackInfo, card: str | None = None) -> None:
+    """Write a pack beside its place, then rename it there; an existing pack is replaced only once the new one is whole.
+
+    Raises RunError where the disk is full or unwritable; what stood before still stands.
+    """
+    folder = Path(folder)
+    part = folder.with_name(f".{folder.name}.part")
+    old = folder.with_name(f".{folder.name}.old")
+    options = secondary.options
+    adapter, rest = _split_tensors(secondary)
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
+        "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": rf".*encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})\."
+                          rf"(self_attn\.)?({'|'.join(LORA_TARGETS)})",
+    }  # fmt: skip
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if adapter:
+            (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
+            save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
+        (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
+        (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
+        (part / "README.md").write_text(card or model_card(info, backbone, secondary))
+        record = {
+            "format_version": FORMAT_VERSION,
+            "base": {"name": backbone.name, "checksum": backbone.checksum},
+            "secondary": secondary.settings(), **asdict(info),
+            "files": {path.name: _sha256(path) for path in sorted(part.iterdir())},
+        }  # fmt: skip
+        record["seal"] = _seal(record)
+        (part / "pack.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunError(f"Cannot save the pack {folder}: {error.strerror or error}. Free some space or choose another "
+                       "--out; what was saved before is untouched.") from error  # fmt: skip
+
+
+def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:
+    """The pack's README.md."""
+    own = sum(p.numel() for _, p in secondary.own_tensors())
+    names = ", ".join(f"{name} (`{code}`)" for code, name in info.languages.items())
+    facts = "".join(f"| {key} | {value} |\n" for key, value in info.training.items() if not isinstance(value, dict))
+    scores = "".join(f"| {key} | {value} |\n" for key, value in info.scores.items())
+    return (
+        f"# {info.name}: a dualasr language pack\n\n{names} for the base `{backbone.name}` "
+        f"(checksum `{backbone.checksum[:12]}`), {own:,} parameters, LoRA rank {secondary.options.rank} "
+        f"from encoder layer {secondary.options.fork}.\n\n"
+        f"    dualasr transcribe FILE --base {backbone.name} --pack THIS_FOLDER\n\n"
+        f"## Training\n\n| | |\n|---|---|\n{facts}\n## Scores\n\n| | |\n|---|---|\n{scores}"
+    )
+
+
+def read_pack(folder: Path) -> dict:
+    """pack.json of a verified folder. Raises PackError for anything damaged, unsafe or of another format."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PackError(f"There is no pack at {folder}; give the folder that holds its pack.json.")
+    if not is_pack(folder):
+        raise PackError(f"{folder} is no pack: it has no pack.json.")
+    try:
+        record = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PackError(f"{folder}/pack.json cannot be read ({error}); the pack is damaged, fetch it again.") from error
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise PackError(f"{folder} has pack format {version!r}; this dualasr reads format {FORMAT_VERSION}.")
+    files = record.get("files")
+    if not isinstance(files, dict) or "decoder.safetensors" not in files or "tokenizer.json" not in files:
+        raise PackError(f"{folder}/pack.json lists no files; the pack is damaged, fetch it again.")
+    for name in files:
+        path = folder / name
+        if Path(name).name != name or path.resolve().parent != folder.resolve():
+            raise PackError(f"{folder}/pack.json names {name!r}, outside its folder; refusing to load it.")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix not in DATA_SUFFIXES:
+            raise PackError(f"{folder} holds {path.name}, which is neither safetensors, JSON nor text; refusing to load.")
+    if record.get("seal") != _seal(record):
+        raise PackError(f"{folder}/pack.json was changed after it was written; the pack is damaged, fetch it again.")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise PackError(f"{folder} lacks {name}; the pack is incomplete, fetch it again.")
+        if _sha256(path) != expected:
+            raise PackError(f"{folder}/{name} was changed after the pack was written (SHA-256 differs); fetch it again.")
+    return record
+
+
+def pack_info(record: dict) -> PackInfo:
+    """PackInfo of a record of `read_pack`."""
+    c = record["calibration"]
+    parts = {key: Platt(**c[key]) for key in ("head", "tag", "duel")}
+    keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
+    return PackInfo(**{key: record[key] for key in keys}, calibration=Calibration(**parts, negatives=c["negatives"]))
+
+
+def load_pack(folder: Path, backbone: Backbone) -> Pack:
+    """Verify a pack and load it onto a base. Raises PackError for a base it was not trained on; then nothing is loaded."""
+    folder = Path(folder)
+    record = read_pack(folder)
+    base = record["base"]
+    if base["checksum"] != backbone.checksum:
+        raise PackError(
+            f"{folder} was trained on {base['name']} ({base['checksum'][:12]}), not on {backbone.name} "
+            f"({backbone.checksum[:12]}); load it with --base {base['name']} or train a pack for this base."
+        )
+    settings = dict(record["secondary"])
+    options = SecondaryOptions(**(settings | {"las": LASOptions(**settings["las"])}))
+    try:
+        info = pack_info(record)
+        bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        characters = tuple(json.loads((folder / "characters.json").read_text()))
+        secondary = Secondary(backbone, PackTokenizer(tuple(info.languages), bpe, characters), options)
+        tensors = load_file(folder / "decoder.safetensors")
+        adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise PackError(f"{folder} cannot be loaded: {error}") from error
+    own = dict(secondary.own_tensors())
+    for name, parameter in own.items():
+        stored = adapter.pop(_peft_name(name, options.fork), None) if ".lora_" in name else tensors.pop(name, None)
+        if stored is None or stored.shape != parameter.shape:
+            raise PackError(f"{folder} has no fitting tensor for {name}; the pack is damaged.")
+        parameter.data.copy_(stored)
+    secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
+    return Pack(info, secondary)
+
+
+def rewrite_info(folder: Path, **changes) -> None:
+    """Change fields of a pack's PackInfo on disk (calibration, scores), sealing it again; atomic."""
+    folder = Path(folder)
+    record = read_pack(folder)
+    record |= asdict(replace(pack_info(record), **changes))
+    record["seal"] = _seal(record)
+    part = folder / "pack.json.part.json"
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    os.replace(part, folder / "pack.json")

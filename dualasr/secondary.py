@@ -1,0 +1,202 @@
+"""The secondary pipeline of a pack: adapted upper layers, own LayerNorm, decoder, CTC head and language head.
+
+The layers are module objects of their own whose frozen weights are the base's own tensors; peft puts LoRA on q, k, v,
+out, fc1 and fc2 of every layer from the fork up (paper, section 2.1). The trunk arrives computed on the padded window and
+sliced to the clip ("pad the trunk, slice at the fork"), in training and in use alike.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torch.nn import functional as F
+
+from dualasr.backbone import Backbone
+from dualasr.las import DECODERS, LASOptions
+from dualasr.search import Hypothesis, beam_search, ctc_prefix_beam
+from dualasr.tokenizer import PackTokenizer
+
+MARGIN = 8  # frames kept after the clip's end, 0.16 s
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class SecondaryOptions:
+    """Shape of a secondary. alpha 0 means alpha = rank (h = Wx + BAx); fork -1 means half depth; rank 0 means no LoRA."""
+
+    rank: int = 16
+    alpha: float = 0.0
+    fork: int = -1
+    decoder: str = "las"
+    las: LASOptions = LASOptions()
+
+    def resolve(self, layers: int) -> "SecondaryOptions":
+        """The same with every default filled in for a base of so many encoder layers."""
+        fork = layers // 2 if self.fork < 0 else self.fork
+        if not 0 <= fork <= layers:
+            raise ValueError(f"fork {fork} is outside the encoder: this base has layers 0 to {layers - 1}.")
+        return SecondaryOptions(self.rank, self.alpha or float(self.rank), fork, self.decoder, self.las)
+
+
+def adapt_layers(layers: nn.ModuleList, rank: int, alpha: float) -> nn.ModuleList:
+    """Copies of encoder layers that share the tensors of `layers`, with LoRA of `rank` injected (B = 0)."""
+    shared = {id(tensor): tensor for tensor in [*layers.parameters(), *layers.buffers()]}
+    own = copy.deepcopy(layers, shared)
+    if rank == 0:
+        return own
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_TARGETS), lora_dropout=0.0, bias="none")
+    return inject_adapter_in_model(config, own)
+
+
+def length_mask(lengths: torch.Tensor, frames: int, dtype: torch.dtype) -> torch.Tensor | None:
+    """Additive attention mask (batch, 1, 1, frames), or None where no clip is shorter than the batch."""
+    if bool((lengths == frames).all()):
+        return None
+    beyond = torch.arange(frames, device=lengths.device) >= lengths.unsqueeze(1)
+    return torch.zeros(beyond.shape, dtype=dtype, device=lengths.device).masked_fill(beyond, -1e4)[:, None, None]
+
+
+def slice_trunk(hidden: torch.Tensor, frames: list[int], margin: int = MARGIN) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep each clip's frames and a margin: (batch, positions, width) -> (batch, longest, width), lengths (batch,)."""
+    lengths = torch.tensor([min(count + margin, hidden.shape[1]) for count in frames], device=hidden.device)
+    return hidden[:, : int(lengths.max())], lengths
+
+
+def pool_trunk(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation over each clip's frames: (batch, frames, width) -> (batch, 2 x width)."""
+    inside = (torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)).unsqueeze(-1)
+    count = lengths.view(-1, 1).to(hidden.dtype)
+    mean = (hidden * inside).sum(1) / count
+    spread = (((hidden - mean.unsqueeze(1)) * inside).square().sum(1) / count + 1e-5).sqrt()
+    return torch.cat([mean, spread], -1)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a pack decodes: width of both beams, weight of CTC in the joint score, length limit in units a second."""
+
+    beam: int = 1
+    ctc_weight: float = 0.5
+    units_per_second: float = 30.0
+
+
+class Secondary(nn.Module):
+    """One pack's pipeline on a backbone. Its own (trainable) tensors are `own_tensors()`; the rest is the base's."""
+
+    def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions = SecondaryOptions()):
+        super().__init__()
+        self.options = options.resolve(backbone.layers)
+        self.tokenizer, self.frame_s = tokenizer, backbone.window_s / backbone.positions
+        self.layers = adapt_layers(backbone.encoder.layers[self.options.fork :], self.options.rank, self.options.alpha)
+        self.layer_norm = copy.deepcopy(backbone.encoder.layer_norm).requires_grad_(True)
+        width = backbone.width
+        decoder = DECODERS[self.options.decoder]
+        self.decoder = decoder(tokenizer.size, tokenizer.first_text, width, self.options.las)
+        self.ctc_head = nn.Linear(width, len(tokenizer.characters) + 1)
+        self.language_head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, len(tokenizer.languages) + 1))
+
+    def own_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that belong to the pack: LoRA, LayerNorm, decoder, heads."""
+        return ((n, p) for n, p in self.named_parameters() if ".lora_" in n or not n.startswith("layers."))
+
+    def settings(self) -> dict:
+        return asdict(self.options)
+
+    def encode(self, trunk: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Adapted upper layers and own LayerNorm: (batch, frames, width) -> same; frames past `lengths` are masked."""
+        mask = None if lengths is None else length_mask(lengths, trunk.shape[1], trunk.dtype)
+        hidden = trunk
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return self.layer_norm(hidden)
+
+    def language_logits(self, trunk: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The language head on pooled trunk features: (batch, frames, width) -> (batch, other + languages) logits."""
+        return self.language_head(pool_trunk(trunk, lengths)).float()
+
+    @torch.no_grad()
+    def tag_step(self, encoded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The decoder's first step: log-probabilities (batch, other + languages)."""
+        start = torch.full((len(encoded),), self.tokenizer.end, device=encoded.device)
+        log_probs, _ = self.decoder.step(start, self.decoder.start(encoded, lengths))
+        return log_probs[:, 1 : self.tokenizer.first_text]
+
+    def ctc_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, width) -> (batch, frames, blank + characters) log-probabilities."""
+        return self.ctc_head(encoded).float().log_softmax(-1)
+
+    def forward(self, trunk, lengths, tokens, labels, characters, character_lengths, language, *,
+                ctc_weight: float = 1.0, num_items_in_batch=None) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Training losses, summed over the batch and divided by `num_items_in_batch` (default: the labels here).
+
+        trunk (batch, frames, width), lengths (batch,), tokens and labels (batch, steps) with -100 where nothing is asked,
+        characters (batch, most) with character_lengths (batch,), 0 for negatives; language (batch,) 0 for other, then
+        the languages in order.
+        """
+        items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        encoded = self.encode(trunk, lengths)
+        log_probs = self.decoder(encoded, lengths, tokens)
+        attention = F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        smooth = -(log_probs * (log_probs > -100)).mean(-1)[labels != -100].sum()  # label smoothing on what is allowed
+        speech = character_lengths > 0
+        ctc = attention.new_zeros(())
+        if bool(speech.any()):
+            ctc = F.ctc_loss(
+                self.ctc_log_probs(encoded[speech]).transpose(0, 1), characters[speech], lengths[speech],
+                character_lengths[speech], reduction="sum", zero_infinity=True,
+            )  # fmt: skip
+        head = F.cross_entropy(self.language_logits(trunk, lengths), language, reduction="sum")
+        loss = (attention + 0.02 * smooth + ctc_weight * ctc + head) / items
+        return {"loss": loss, "attention": attention.detach() / items, "ctc": ctc.detach() / items}
+
+    @torch.no_grad()
+    def decode(self, encoded: torch.Tensor, lengths: torch.Tensor, language: list[str],
+               options: SearchOptions = SearchOptions()) -> list[Hypothesis]:  # fmt: skip
+        """Joint CTC/attention decoding (Watanabe et al. 2017) in two passes: candidates of both, scored by both.
+
+        The attention decoder's beam and the best CTC prefixes are candidates; each is scored by
+        (1 - w) log p_attention + w log p_ctc. With ctc_weight 0 it is the attention decoder's plain beam search.
+        """
+        tokenizer = self.tokenizer
+        tags = [tokenizer.tag(code) for code in language]
+        prefix = torch.tensor([[tokenizer.end, tag] for tag in tags], device=encoded.device)
+        limits = (lengths * self.frame_s * options.units_per_second).long() + 5
+        found = beam_search(self.decoder, encoded, lengths, prefix, beam=options.beam, limits=limits)
+        if options.ctc_weight == 0:
+            return [self._hypothesis(*rows[0]) for rows in found]
+        frames = self.ctc_log_probs(encoded)
+        best = []
+        for i, rows in enumerate(found):
+            here = frames[i, : int(lengths[i])]
+            prefixes = ctc_prefix_beam(here.cpu().numpy(), beam=max(4, options.beam))[: max(1, options.beam)]
+            candidates = {row[0]: row for row in rows}
+            for units, _ in prefixes:
+                tokens = tuple(tokenizer.encode(tokenizer.decode_characters(units)))
+                candidates.setdefault(tokens, (tokens, None, True))
+            best.append(self._rescore(list(candidates.values()), encoded[i], lengths[i], tags[i], here, options))
+        return best
+
+    def _hypothesis(self, tokens: tuple[int, ...], logprob: float, finished: bool) -> Hypothesis:
+        return Hypothesis(tokens, self.tokenizer.decode(tokens)[0], logprob, finished)
+
+    def _rescore(self, rows, encoded, length, tag, frames, options) -> Hypothesis:
+        """Both scores of every candidate of one clip, in one batch; the best by their weighted sum."""
+        device, end = encoded.device, self.tokenizer.end
+        sequences = [torch.tensor([end, tag, *tokens, end], device=device) for tokens, _, _ in rows]
+        padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=-1)
+        tokens, labels = padded[:, :-1].clamp_min(0), padded[:, 1:]
+        count = len(rows)
+        log_probs = self.decoder(encoded.expand(count, -1, -1), length.expand(count), tokens)
+        picked = log_probs.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        attention = (picked * (labels >= 0))[:, 1:].sum(-1)  # the tag is given, not scored
+        units = [self.tokenizer.encode_characters(self.tokenizer.decode(row[0])[0]) for row in rows]
+        sizes = torch.tensor([len(u) for u in units], device=device)
+        targets = torch.tensor([c for u in units for c in u], device=device, dtype=torch.long)
+        ctc = -F.ctc_loss(frames.unsqueeze(1).expand(-1, count, -1), targets, length.expand(count), sizes,
+                          reduction="none")  # fmt: skip
+        joint = (1 - options.ctc_weight) * attention + options.ctc_weight * ctc
+        k = int(joint.argmax())
+        return self._hypothesis(rows[k][0], float(attention[k]), rows[k][2])

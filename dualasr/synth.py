@@ -1,0 +1,147 @@
+"""Generated speech: espeak-ng in process, through the wheel `espeakng-loader` (the extra `synth`).
+
+espeak-ng is a formant synthesiser that reads about a hundred languages at nearly a thousand times real time. Voices are
+split once and for all: the variants, pitches and rates of `role="test"` never sound in `role="train"`.
+
+The library keeps state between texts and crashes on a rare one (some voices, about one text in ten thousand), so it runs
+in a process of its own behind `Speaker`, which goes on after a crash.
+"""
+
+import ctypes
+import functools
+import multiprocessing
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import soxr
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.errors import DualasrError, MissingExtraError
+
+TEST_VARIANTS = ("Andrea", "Mario", "belinda", "david", "f2", "iven2", "klatt3", "linda", "m4", "max", "paul", "steph2")
+TRAIN_VARIANTS = (
+    "Alex Alicia Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Michael Mike Nguyen Reed Storm adam "
+    "anika announcer antonio aunty benjamin boris caleb ed edward edward2 f1 f3 f4 f5 grandma grandpa gustave ian iven "
+    "iven3 iven4 john kaukovalta klatt klatt2 klatt4 klatt5 klatt6 m1 m2 m3 m5 m6 m7 m8 marcelo michel miguel mike2 "
+    "norbert pablo pedro quincy rob robert sandro shelby steph steph3 travis victor whisper zac"
+).split()
+ACCENTS = {"en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland"), "es": ("es", "es-419")}
+
+_SYNCHRONOUS, _CHARS_UTF8, _POS_CHARACTER = 2, 1, 1
+_RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a text is read: variant of espeak-ng's voice, rate in words a minute, pitch and pitch range in 0..99."""
+
+    variant: str
+    rate: int
+    pitch: int
+    pitch_range: int
+    accent: int = 0
+
+
+def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voice:
+    """Draw a voice; test voices differ from every training voice in variant, and in rate and pitch range too."""
+    if role == "test":
+        variant, rate, pitch = rng.choice(TEST_VARIANTS), rng.integers(152, 164), rng.integers(44, 56)
+    else:
+        variant = rng.choice(TRAIN_VARIANTS)
+        rate = rng.integers(115, 150) if rng.random() < 0.5 else rng.integers(166, 210)
+        pitch = rng.integers(15, 42) if rng.random() < 0.5 else rng.integers(58, 85)
+    return Voice(str(variant), int(rate), int(pitch), int(rng.integers(30, 80)), int(rng.integers(0, 12)))
+
+
+@functools.cache
+def _library():
+    """espeak-ng holds its state in the process: loaded once, at the first word spoken. Returns (library, rate in Hz)."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise MissingExtraError("espeakng-loader", "synth") from error
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint,
+                                     ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p]  # fmt: skip
+    data = os.path.dirname(espeakng_loader.get_data_path())
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
+    if rate <= 0:
+        raise DualasrError(f"espeak-ng did not start with the data in {data}; reinstall espeakng-loader.")
+    return library, rate
+
+
+def _speak(text: str, language: str, voice: Voice) -> np.ndarray:
+    """Read `text` aloud in this process: float32, shape (samples,), 16 kHz, peak about 0.5."""
+    library, rate = _library()
+    accents = ACCENTS.get(language, (language,))
+    name = f"{accents[voice.accent % len(accents)]}+{voice.variant}"
+    if library.espeak_SetVoiceByName(name.encode()) != 0:
+        raise DualasrError(f"espeak-ng has no voice {name!r}; `espeak-ng --voices` lists the languages it reads.")
+    for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
+        library.espeak_SetParameter(parameter, value, 0)
+    pieces: list[np.ndarray] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    def receive(wave, count, _events):
+        if count > 0:
+            pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        return 0
+
+    library.espeak_SetSynthCallback(receive)
+    data = text.encode()
+    library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
+    if not pieces:
+        return np.zeros(0, np.float32)
+    samples = np.concatenate(pieces).astype(np.float32) / 32768.0
+    samples = soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32)
+    return samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max())))
+
+
+def _serve(connection) -> None:
+    """The child's loop: (text, language, voice) in, samples or an error out."""
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(_speak(*request))
+        except DualasrError as error:
+            connection.send(error)
+
+
+class Speaker:
+    """espeak-ng in a child process: `with Speaker() as speaker: speaker.speak(text, "ky", voice)`."""
+
+    def __enter__(self) -> "Speaker":
+        self._start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def speak(self, text: str, language: str, voice: Voice) -> np.ndarray:
+        """Read `text` aloud: float32, shape (samples,), 16 kHz, peak about 0.5; empty where espeak-ng crashed on it.
+
+        Raises DualasrError for a language or variant that espeak-ng does not have.
+        """
+        try:
+            self._connection.send((text, language, voice))
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            self._start()
+            return np.zeros(0, np.float32)
+        if isinstance(answer, DualasrError):
+            raise answer
+        return answer

@@ -1,0 +1,288 @@
+"""Training a pack: transformers' Trainer on the secondary alone, over cached trunk activations.
+
+    1 corpora -> 2 tokenizer -> 3 trunk cache -> 4 train -> 5 choose the CTC weight and calibrate on dev -> 6 pack
+
+Everything random is a function of (seed, step, clip), so that a run killed at any moment resumes to the weights of an
+unbroken one. `OUT.run` holds the run (arguments, metrics.jsonl, checkpoints); `OUT` is the finished pack.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.augment import Augmentation
+from dualasr.backbone import Backbone
+from dualasr.errors import RunError
+from dualasr.metrics import character_errors
+from dualasr.search import ctc_greedy
+from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.text import normalise
+from dualasr.tokenizer import PackTokenizer
+from dualasr.trunk_cache import TrunkCache
+
+MOST_TOKENS = 448  # of one label, as Whisper's decoder
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a pack is trained. Rates are a step of `batch` x `accumulation` clips; shares are of the steps."""
+
+    steps: int = 1500
+    batch: int = 24
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup: float = 0.1  # tri-stage: 10 % warm-up, 40 % constant, 50 % decay (paper, section 3.2)
+    decay: float = 0.5
+    variants: int = 4  # cached augmentations of a clip, the clip itself among them
+    negatives: float = 0.25  # clips in other languages for each training clip of a batch
+    time_mask: float = 0.08  # most of a clip that one mask hides; two masks
+    ctc_weight: float = 1.0
+    evaluate_every: int = 250
+    save_every: int = 250
+    keep: str = "last"  # or "best", by dev CER
+    seed: int = 1
+    bf16: bool = False
+    augmentation: Augmentation = Augmentation()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A training or dev clip: its entries in the cache (one a variant) and its label; negatives have no label."""
+
+    id: str
+    entries: tuple[Path, ...]
+    frames: int
+    language: int = 0  # index in the language head: 0 other, 1.. the pack's languages
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    characters: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A clip that training leaves out, and why."""
+
+    id: str
+    reason: str
+
+
+def check_label(tokenizer: PackTokenizer, text: str, frames: int) -> str | None:
+    """Why a clip of so many encoder frames cannot be trained on, or None."""
+    characters = tokenizer.encode_characters(text)
+    if len(tokenizer.encode(text)) > MOST_TOKENS - 2:
+        return f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS - 2}"
+    repeats = sum(a == b for a, b in zip(characters, characters[1:], strict=False))
+    if len(characters) + repeats > frames:
+        return f"its label has {len(characters)} characters, too many for {frames * 0.02:.1f} s of sound"
+    if not characters:
+        return "its label is empty"
+    return None
+
+
+def plan_batches(lengths: Sequence[int], negatives: Sequence[int], options: TrainingOptions) -> list[list[tuple]]:
+    """Micro-batches of (clip, position) for all steps, a function of the seed: clips of like length, random order.
+
+    lengths of the training clips; of the negatives, whose indices follow them. `position` numbers a clip's uses, so that its
+    variant and masks are functions of (seed, position). Accumulation splits a step's batch, it does not change it.
+    """
+    size, lengths = options.batch * options.accumulation, np.asarray(lengths)
+    order = np.argsort(np.asarray(negatives, dtype=int), kind="stable")
+    ranked = np.asarray(negatives, dtype=int)[order]
+    count, steps, position, epoch = round(size * options.negatives) if len(ranked) else 0, [], 0, 0
+    while len(steps) < options.steps:
+        rng = np.random.default_rng([options.seed, epoch])
+        chosen = rng.permutation(len(lengths))
+        chosen = chosen[np.argsort(lengths[chosen] * rng.uniform(0.85, 1.15, len(chosen)), kind="stable")]
+        groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+        for g in rng.permutation(len(groups)):
+            group = [int(i) for i in groups[g]]
+            near = np.searchsorted(ranked, lengths[group].max()) if count else 0
+            low, high = max(0, near - 4 * count), min(len(ranked), max(near, 4 * count))
+            group += [len(lengths) + int(order[rng.integers(low, high)]) for _ in range(count)]
+            steps.append([(i, position + k) for k, i in enumerate(group)])
+            position += len(group)
+        epoch += 1
+    batches = []
+    for step in steps[: options.steps]:
+        batches += [step[k :: options.accumulation] for k in range(options.accumulation)]
+    return batches
+
+
+class CachedClips(Dataset):
+    """Items (clip, position) -> the clip's activations under the variant and time masks of that position."""
+
+    def __init__(self, clips: Sequence[Clip], tokenizer: PackTokenizer, options: TrainingOptions):
+        self.clips, self.tokenizer, self.options = clips, tokenizer, options
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        clip, rng = self.clips[item[0]], np.random.default_rng([self.options.seed, 7, item[1]])
+        values = np.load(clip.entries[rng.integers(len(clip.entries))]).astype(np.float32)
+        for _ in range(2):
+            size = int(rng.integers(0, int(len(values) * self.options.time_mask) + 1))
+            start = int(rng.integers(0, len(values) - size + 1))
+            values[start : start + size] = values.mean(0)
+        end, other = self.tokenizer.end, self.tokenizer.other
+        if clip.language == 0:
+            tokens, labels = [end], [other]
+        else:
+            tag = 1 + clip.language  # ids: 0 end, 1 other, 2.. tags
+            tokens, labels = [end, tag, *clip.tokens], [tag, *clip.tokens, end]
+        return {"trunk": torch.from_numpy(values), "tokens": torch.tensor(tokens), "labels": torch.tensor(labels),
+                "characters": torch.tensor(clip.characters, dtype=torch.long), "language": clip.language}  # fmt: skip
+
+
+def collate(items: list[dict]) -> dict[str, torch.Tensor]:
+    """Pad a batch; see Secondary.forward for the shapes."""
+
+    def pad(key: str, value: float) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence([item[key] for item in items], batch_first=True, padding_value=value)
+
+    return {
+        "trunk": pad("trunk", 0.0), "lengths": torch.tensor([len(item["trunk"]) for item in items]),
+        "tokens": pad("tokens", 0), "labels": pad("labels", -100), "characters": pad("characters", 0),
+        "character_lengths": torch.tensor([len(item["characters"]) for item in items]),
+        "language": torch.tensor([item["language"] for item in items]),
+    }  # fmt: skip
+
+
+def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> float:
+    """CER on dev of the CTC head's best path, the cheap and early sign of progress (mark-safe normaliser)."""
+    refs, hyps = [], []
+    with torch.no_grad():
+        for first in range(0, len(clips), batch):
+            group = clips[first : first + batch]
+            values = [torch.from_numpy(np.load(clip.entries[0]).astype(np.float32)) for clip in group]
+            lengths = torch.tensor([len(v) for v in values])
+            encoded = secondary.encode(torch.nn.utils.rnn.pad_sequence(values, batch_first=True), lengths)
+            frames = secondary.ctc_log_probs(encoded).numpy()
+            hyps += [secondary.tokenizer.decode_characters(ctc_greedy(f[:n])) for f, n in zip(frames, lengths, strict=True)]
+            refs += [clip.text for clip in group]
+    return character_errors([normalise(t, "marks") for t in refs], [normalise(t, "marks") for t in hyps]).rate
+
+
+class _Progress(TrainerCallback):
+    """Dev CER on the way, metrics.jsonl, and the best weights where they are to be kept."""
+
+    def __init__(self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions):
+        self.run, self.secondary, self.dev, self.options = run, secondary, dev, options
+
+    def _append(self, row: dict) -> None:
+        with (self.run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self._append({"step": state.global_step, "time": time.time(), **(logs or {})})
+
+    def on_step_end(self, args, state, control, **_):
+        if not self.dev or (state.global_step % self.options.evaluate_every and state.global_step != state.max_steps):
+            return
+        self.secondary.eval()
+        rate = dev_cer(self.secondary, self.dev)
+        self.secondary.train()
+        self._append({"step": state.global_step, "time": time.time(), "dev_ctc_cer": rate})
+        best = self.run / "best.json"
+        if self.options.keep == "best" and (not best.exists() or rate < json.loads(best.read_text())["cer"]):
+            save_own(self.secondary, self.run / "best.safetensors")
+            part = best.with_suffix(".part")
+            part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
+            os.replace(part, best)
+
+
+def save_own(secondary: Secondary, path: Path) -> None:
+    """The secondary's own tensors as safetensors, whole or not at all."""
+    part = path.with_suffix(".part")
+    save_file({name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part)
+    os.replace(part, path)
+
+
+def load_own(secondary: Secondary, path: Path) -> None:
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in secondary.own_tensors():
+            parameter.copy_(tensors[name])
+
+
+class SecondaryTrainer(Trainer):
+    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and appear by rename."""
+
+    def __init__(self, *args, batches: list[list[tuple]], **kwargs):
+        super().__init__(*args, data_collator=collate, **kwargs)
+        self.batches = batches
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
+        return self.accelerator.prepare(loader)
+
+    def _get_output_dir(self, trial) -> str:
+        return os.path.join(self.args.output_dir, "saving")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        saving, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(saving, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        final = Path(self.args.output_dir) / name
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(saving / name, final)
+        for old in checkpoints(Path(self.args.output_dir))[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_own(self.model, Path(output_dir) / "own.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        load_own(self.model, Path(resume_from_checkpoint) / "own.safetensors")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequence[Clip], dev: Sequence[Clip],
+                    run: Path, options: TrainingOptions, *, resume: bool = False) -> None:  # fmt: skip
+    """Train a secondary in place; checkpoints and metrics in `run`. With resume, from the newest complete checkpoint.
+
+    Raises RunError where a checkpoint cannot be written; the one before it stays valid.
+    """
+    batches = plan_batches([c.frames for c in train], [c.frames for c in negatives], options)
+    warmup, decay = (round(options.steps * share) for share in (options.warmup, options.decay))
+    arguments = TrainingArguments(
+        output_dir=str(run), max_steps=options.steps, per_device_train_batch_size=options.batch,
+        gradient_accumulation_steps=options.accumulation, learning_rate=options.learning_rate, weight_decay=0.01,
+        lr_scheduler_type="warmup_stable_decay", warmup_steps=warmup, lr_scheduler_kwargs={"num_decay_steps": decay},
+        max_grad_norm=5.0, seed=options.seed, data_seed=options.seed, logging_steps=25, save_steps=options.save_every,
+        report_to=[], remove_unused_columns=False, bf16=options.bf16, use_cpu=secondary.layer_norm.weight.device.type == "cpu",
+        disable_tqdm=not os.isatty(2), dataloader_pin_memory=False, adam_beta2=0.98,
+    )  # fmt: skip
+    for name, parameter in secondary.named_parameters():
+        parameter.requires_grad_(name in {own for own, _ in secondary.own_tensors()})
+    secondary.train()
+    clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
+    trainer = SecondaryTrainer(model=secondary, args=arguments, train_dataset=clips, batches=batches,
+                               callbacks=[_Progress(run, secondary, dev, options)])  # fmt: skip
+    found = checkpoints(run) if resume else []
+    try:
+        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    except OSError as error:
+        raise RunError(f"Cannot write to {run}: {error.strerror or error}. Free some space and go on with --resume; "
+                       f"the checkpoints in it are whole.") from error  # fmt: skip
+    if options.keep == "best" and (run / "best.safetensors").exists():
+        load_own(secondary, run / "best.safetensors")
+    secondary.eval().requires_grad_(False)

@@ -1,0 +1,86 @@
+"""Frozen-trunk activations on disk: what lies below the fork is computed once a clip and variant, then never again.
+
+A variant is an augmentation of the waveform, drawn from (seed, clip, variant); variant 0 is the clip itself. Entries are
+float16 arrays (frames + margin, width), one file each, keyed by the clip's content, variant, base and fork, written
+whole or not at all, so that runs may share a folder and a stopped run goes on where it was.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dualasr.audio import load_audio
+from dualasr.augment import Augmentation, augment
+from dualasr.backbone import Backbone
+from dualasr.errors import RunError
+from dualasr.secondary import MARGIN, slice_trunk
+
+VERSION = "1"  # of what an entry holds
+BYTES_A_VALUE = 2
+
+
+@dataclass(frozen=True)
+class TrunkCache:
+    """Trunk activations of clips for one base, fork and augmentation."""
+
+    folder: Path
+    backbone: Backbone
+    fork: int
+    augmentation: Augmentation = Augmentation()
+    seed: int = 0
+
+    def path(self, audio: Path, variant: int) -> Path:
+        """Where the entry of a clip and variant stands: keyed by the file's bytes."""
+        digest = hashlib.sha256(Path(audio).read_bytes())
+        about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
+        if variant:
+            about += f"|{self.seed}|{self.augmentation}"
+        digest.update(about.encode())
+        name = digest.hexdigest()[:32]
+        return self.folder / name[:2] / f"{name}.npy"
+
+    def samples(self, audio: Path, variant: int) -> np.ndarray:
+        """The clip as a variant hears it, cut at the window: (samples,)."""
+        samples = load_audio(audio)
+        if variant:
+            clip = int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:8], "little")
+            samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), self.augmentation)
+        return samples[: self.backbone.window_samples]
+
+    def fill(self, clips: Sequence[tuple[Path, int]], *, batch: int = 16, progress: bool | None = None) -> list[Path]:
+        """Compute what is missing of (audio, variant) pairs; their entries, in order. `progress` None: on a terminal.
+
+        Raises AudioError for a file that cannot be read, RunError where the disk is full.
+        """
+        paths = [self.path(*clip) for clip in clips]
+        missing = [(clip, path) for clip, path in zip(clips, paths, strict=True) if not path.exists()]
+        hidden_bar = None if progress is None else not progress
+        with tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden_bar) as bar:
+            for first in range(0, len(missing), batch):
+                group = missing[first : first + batch]
+                sounds = [self.samples(*clip) for clip, _ in group]
+                trunk = self.backbone.trunk(self.backbone.features(sounds), self.fork)
+                sliced, lengths = slice_trunk(trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN)
+                for (_, path), values, length in zip(group, sliced, lengths.tolist(), strict=True):
+                    self._write(path, values[:length].to(torch.float16).cpu().numpy())
+                bar.update(len(group))
+        return paths
+
+    @staticmethod
+    def _write(path: Path, values: np.ndarray) -> None:
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.save(file, values)
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise RunError(f"Cannot write the trunk cache {path.parent.parent}: {error.strerror or error}. Free some "
+                           "space, choose another --cache, or lower --variants.") from error  # fmt: skip

@@ -1,0 +1,255 @@
+"""Step 2 of the built-in base: train a small Whisper from scratch on the shards of `prepare.py`, then export it.
+
+    python recipes/micro/train.py --data runs/micro --out runs/micro/model --steps 6000
+
+Runs on a CPU or a GPU. Batches, padding and masks are functions of (seed, step), so that a stopped run goes on to the
+same result from its newest checkpoint. An auxiliary CTC loss over characters teaches the encoder to listen early;
+its head stays in the checkpoint, not in the export. Clips are padded at random, up to the whole window: a Whisper that
+only ever met clips at their own length falls apart when plain transformers pads them.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperTokenizer
+
+from dualasr.augment import spec_augment
+
+WINDOW_FRAMES, NO_SPEECH = 1500, "nospeech"
+
+
+class Clips:
+    """The shards in memory-mapped form: `mel(i)` is (80, frames) float32, `rows[i]` its label."""
+
+    def __init__(self, folder: Path):
+        self.rows, self.shards = [], []
+        for index in sorted(folder.glob("shard-*.jsonl")):
+            self.shards.append(np.load(index.with_suffix(".npy"), mmap_mode="r"))
+            for line in index.read_text().splitlines():
+                self.rows.append(json.loads(line) | {"shard": len(self.shards) - 1})
+
+    def mel(self, i: int) -> np.ndarray:
+        row = self.rows[i]
+        return self.shards[row["shard"]][row["offset"] : row["offset"] + row["frames"]].T.astype(np.float32)
+
+
+def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, decoder_layers: int):
+    """A randomly initialised Whisper whose ids stand in Whisper's order."""
+    ident = tokenizer.convert_tokens_to_ids
+    languages = [t for t in tokenizer.get_added_vocab() if len(t) == 6 and t.startswith("<|")]
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), num_mel_bins=80, d_model=width, encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers, encoder_attention_heads=width // 64, decoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, max_source_positions=WINDOW_FRAMES // 2,
+        max_target_positions=448, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        bos_token_id=ident("<|endoftext|>"), eos_token_id=ident("<|endoftext|>"), pad_token_id=ident("<|endoftext|>"),
+        decoder_start_token_id=ident("<|startoftranscript|>"), suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id, eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id, bos_token_id=config.bos_token_id, max_length=448, is_multilingual=True,
+        task="transcribe",  # else plain generate without a language leaves the task token out
+        lang_to_id={token: ident(token) for token in languages},
+        task_to_id={"translate": ident("<|translate|>"), "transcribe": ident("<|transcribe|>")},
+        no_timestamps_token_id=ident("<|notimestamps|>"), prev_sot_token_id=ident("<|startofprev|>"),
+        max_initial_timestamp_index=50, return_timestamps=False, begin_suppress_tokens=[ident("<|endoftext|>")],
+        suppress_tokens=[ident(t) for t in ("<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>",
+                                            "<|startoflm|>", "<|startofprev|>")],
+    )  # fmt: skip
+    return model
+
+
+def encode(model, mel: torch.Tensor) -> torch.Tensor:
+    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width)."""
+    encoder = model.model.encoder
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    for layer in encoder.layers:
+        x = layer(x, None)
+    return encoder.layer_norm(x)
+
+
+def plan_epoch(frames: np.ndarray, budget: int, rng: np.random.Generator, short_first: bool) -> list[np.ndarray]:
+    """Batches of clips of like length, `budget` padded frames each, in random order (the first epoch from short ones)."""
+    order = rng.permutation(len(frames))
+    order = order[np.argsort(frames[order] * rng.uniform(0.9, 1.1, len(order)), kind="stable")]
+    batches, batch, longest = [], [], 0
+    for i in order:
+        if batch and max(longest, frames[i]) * (len(batch) + 1) > budget:
+            batches.append(np.array(batch))
+            batch, longest = [], 0
+        batch.append(i)
+        longest = max(longest, frames[i])
+    batches.append(np.array(batch))
+    keys = np.arange(len(batches)) / len(batches) + rng.uniform(0, 0.7, len(batches)) if short_first else None
+    return [batches[i] for i in (np.argsort(keys) if short_first else rng.permutation(len(batches)))]
+
+
+def collate(clips, ids, tokenizer, alphabet, rng, length: int, device):
+    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets."""
+    ident = tokenizer.convert_tokens_to_ids
+    mels, inputs, characters, lengths = [], [], [], []
+    for i in ids:
+        mel, row = clips.mel(i), clips.rows[i]
+        floor = mel.max() - 2.0
+        if rng.random() < 0.5:
+            mel = spec_augment(mel, rng, bands=1, width=10, stretches=1, share=0.05)
+        mels.append(np.pad(mel, ((0, 0), (0, length - mel.shape[1])), constant_values=floor))
+        text = tokenizer.encode(" " + row["text"], add_special_tokens=False)
+        start, end = (round(min(row[k], 15.0) / 0.02) for k in ("start", "end"))
+        if row["lang"] == NO_SPEECH:
+            inputs.append(["<|startoftranscript|>", "<|nospeech|>"])
+        elif rng.random() < 0.15:
+            inputs.append(["<|startoftranscript|>", f"<|{row['lang']}|>", "<|transcribe|>", f"<|{start * 0.02:.2f}|>",
+                           *text, f"<|{end * 0.02:.2f}|>"])  # fmt: skip
+        else:
+            inputs.append(["<|startoftranscript|>", f"<|{row['lang']}|>", "<|transcribe|>", "<|notimestamps|>", *text])
+        inputs[-1] = [ident(t) if isinstance(t, str) else t for t in inputs[-1]]
+        characters.append([alphabet[c] for c in row["text"].lower() if c in alphabet])
+        lengths.append(mel.shape[1] // 2)
+    end = tokenizer.eos_token_id
+    longest = max(map(len, inputs))
+    tokens = torch.full((len(ids), longest), end)
+    labels = torch.full((len(ids), longest), -100)
+    for k, sequence in enumerate(inputs):
+        tokens[k, : len(sequence)] = torch.tensor(sequence)
+        labels[k, : len(sequence)] = torch.tensor(sequence[1:] + [end])
+    targets = torch.tensor([c for sequence in characters for c in sequence])
+    sizes = torch.tensor([len(sequence) for sequence in characters])
+    batch = (torch.from_numpy(np.stack(mels)), tokens, labels, targets, torch.tensor(lengths), sizes)
+    return [t.to(device) for t in batch]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 6 %, constant to 45 %, then a cosine down to 1 %."""
+    if step < 0.06 * steps:
+        return peak * (step + 1) / (0.06 * steps)
+    progress = max(0.0, (step / steps - 0.45) / 0.55)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def export(model, averaged: dict, tokenizer, source: Path, out: Path) -> None:
+    """Write what `from_pretrained` reads, weights in float16, config dtype float32."""
+    temporary = out.with_name(out.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    state = {k: v.half() for k, v in averaged.items()}
+    copy = WhisperForConditionalGeneration(model.config)
+    copy.load_state_dict(state)
+    copy.generation_config = model.generation_config
+    copy.half().save_pretrained(temporary)
+    config = json.loads((temporary / "config.json").read_text())
+    (temporary / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    tokenizer.save_pretrained(temporary)
+    WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_FRAMES // 100).save_pretrained(temporary)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(source / "tokenizer" / name, temporary)
+    shutil.copy(source / "record.json", temporary / "training_record.json")
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(temporary, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the --out of prepare.py")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--encoder-layers", type=int, default=4)
+    parser.add_argument("--decoder-layers", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=14_000, help="padded mel frames a batch")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save-every", type=int, default=500)
+    args = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
+    clips = Clips(args.data / "shards")
+    frames = np.array([row["frames"] for row in clips.rows])
+    letters = sorted({c for row in clips.rows for c in row["text"].lower()})
+    alphabet = {c: i + 1 for i, c in enumerate(letters)}
+
+    torch.manual_seed(args.seed)
+    model = build_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers).to(device)
+    head = nn.Linear(args.width, len(alphabet) + 1).to(device)
+    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(frames)} clips, "
+          f"{frames.sum() / 360_000:.1f} hours, {device}", flush=True)  # fmt: skip
+
+    checkpoint = args.out.with_name(args.out.name + ".checkpoint.pt")
+    step = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        head.load_state_dict(saved["head"])
+        optimizer.load_state_dict(saved["optimizer"])
+        averaged, step = saved["averaged"], saved["step"]
+    epoch, done, plan = -1, 0, []
+    log = args.out.with_name(args.out.name + ".log.jsonl").open("a")
+    bar, began, sums = tqdm(total=args.steps, initial=step, mininterval=5), time.time(), np.zeros(4)
+    while step < args.steps:
+        while step >= done + len(plan):  # the plan of an epoch is a function of (seed, epoch)
+            epoch, done = epoch + 1, done + len(plan)
+            plan = plan_epoch(frames, args.frames, np.random.default_rng([args.seed, epoch]), epoch == 0)
+        ids = plan[step - done]
+        rng = np.random.default_rng([args.seed, 1, step])
+        longest = int(frames[ids].max())
+        length = min(WINDOW_FRAMES, longest + int(rng.integers(0, 80)))
+        late = step > 0.8 * args.steps
+        if rng.random() < (0.35 if late else 0.12):
+            length = WINDOW_FRAMES if rng.random() < 0.6 else int(rng.integers(length, WINDOW_FRAMES + 1))
+            ids = rng.permutation(ids)[: max(4, args.frames // length)]
+        length += length % 2
+        mel, tokens, labels, targets, lengths, sizes = collate(clips, ids, tokenizer, alphabet, rng, length, device)
+
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.lr)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            encoded = encode(model, mel)
+            hidden = model.model.decoder(input_ids=tokens, encoder_hidden_states=encoded, use_cache=False)
+            logits = model.proj_out(hidden.last_hidden_state).float()
+            likelihoods = head(encoded).float().log_softmax(-1).transpose(0, 1)
+        ce = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05)
+        ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, zero_infinity=True)
+        loss = ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        keep = min(0.998, 1 - 10 / (10 + step))
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                averaged[key].lerp_(value, 1 - keep)
+        sums += (ce.item(), ctc.item(), frames[ids].sum() / 100, 1)
+        bar.update()
+        if step % 100 == 0:
+            row = {"step": step, "ce": sums[0] / sums[3], "ctc": sums[1] / sums[3], "audio_s": sums[2],
+                   "seconds": time.time() - began, "lr": optimizer.param_groups[0]["lr"]}  # fmt: skip
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            began, sums = time.time(), np.zeros(4)
+        if step % args.save_every == 0 or step == args.steps:
+            part = checkpoint.with_suffix(".part")
+            torch.save({"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict(),
+                        "averaged": averaged, "step": step}, part)  # fmt: skip
+            os.replace(part, checkpoint)
+            export(model, averaged, tokenizer, args.data, args.out)
+
+
+if __name__ == "__main__":
+    main()

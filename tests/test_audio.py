@@ -1,0 +1,190 @@
+"""Audio: what can be read is read whole, what cannot is refused in one line, and cuts fall into pauses."""
+
+import importlib.util
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dualasr.audio import SAMPLE_RATE, audio_duration, load_audio, split_windows
+from dualasr.errors import AudioError
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def tone(seconds=2.0, rate=SAMPLE_RATE, hertz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def wav_header(channels=1, rate=SAMPLE_RATE, size=3200):
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2 * channels, 2 * channels, 16)
+    return b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + form + struct.pack("<4sI", b"data", size)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.opus"])
+def test_reads_each_format(tmp_path, name):
+    path = tmp_path / name
+    soundfile.write(path, tone(), SAMPLE_RATE, **({"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}))
+    samples = load_audio(str(path))
+    assert samples.dtype == np.float32 and samples.shape == (2 * SAMPLE_RATE,)
+    assert np.abs(samples[2000:-2000] - tone()[2000:-2000]).max() < 0.05
+    assert audio_duration(path) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
+def test_resampling_keeps_the_wave(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(rate=rate), rate, subtype="FLOAT")
+    samples = load_audio(tmp_path / "a.wav")
+    assert abs(len(samples) - 2 * SAMPLE_RATE) <= 1
+    assert np.abs(samples[500:30_000] - tone()[500:30_000]).max() < 1e-3
+
+
+def test_resampling_does_not_alias(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(rate=48_000, hertz=11_000), 48_000, subtype="FLOAT")
+    assert np.abs(load_audio(tmp_path / "a.wav")[500:-500]).max() < 1e-3
+
+
+def test_channels_are_averaged(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(), -0.5 * tone()], axis=1), SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav"), 0.25 * tone(), atol=1e-6)
+
+
+def test_streamed_files_without_a_length_are_read(tmp_path):
+    body = (tone() * 32767).astype("<i2").tobytes()
+    (tmp_path / "pipe.wav").write_bytes(wav_header(size=0xFFFFFFFF - 36)[:-4] + b"\xff" * 4 + body)
+    soundfile.write(tmp_path / "a.flac", tone(), SAMPLE_RATE)
+    flac = bytearray((tmp_path / "a.flac").read_bytes())
+    flac[21], flac[22:26] = flac[21] & 0xF0, b"\0" * 4  # STREAMINFO: total samples unknown
+    (tmp_path / "pipe.flac").write_bytes(flac)
+    for path in (tmp_path / "pipe.wav", tmp_path / "pipe.flac"):
+        assert len(load_audio(path)) == 2 * SAMPLE_RATE
+        assert audio_duration(path) == 2.0
+
+
+def broken_files(folder: Path):
+    """Path, part of the reason, and whether the header alone shows it."""
+    noise = np.random.default_rng(0)
+
+    def put(name, content):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    def sound(name, samples, **options):
+        soundfile.write(folder / name, samples, SAMPLE_RATE, **options)
+        return folder / name
+
+    def cut(name, part):
+        whole = sound("whole_" + name, 0.1 * noise.standard_normal(SAMPLE_RATE)).read_bytes()
+        return put(name, whole[: int(len(whole) * part)])
+
+    yield folder / "missing.wav", "no such file", True
+    yield folder, "is a folder", True
+    yield put("empty.wav", b""), "is empty", True
+    yield put("text.wav", b"hello world\n" * 99), "cannot be read as audio", True
+    yield put("noise.bin", noise.bytes(5000)), "cannot be read as audio", True
+    yield put("headerless.raw", bytes(5000)), "cannot be read as audio", True
+    yield put("noise.mp3", noise.bytes(5000)), "cannot be read as audio", True
+    for part in (0.5, 0.999):
+        yield cut(f"cut{part}.wav", part), "is truncated", True
+        yield cut(f"cut{part}.flac", part), "is truncated", False
+    yield put("header.wav", wav_header()[:30]), "cannot be read as audio", True
+    yield put("no_channels.wav", wav_header(channels=0) + bytes(3200)), "hannel", True
+    yield put("slow.wav", wav_header(rate=1) + bytes(3200)), "sample rate of 1 Hz", True
+    yield put("no_rate.wav", wav_header(rate=0) + bytes(3200)), "cannot be read", True
+    for name, samples in {"no_samples.wav": np.zeros(0), "no_samples.ogg": np.zeros(0)}.items():
+        yield sound(name, samples), "has no samples", True
+    for name, value in {"nan.wav": np.nan, "infinite.wav": -np.inf, "overflow.wav": 1e300}.items():
+        samples = np.zeros(1000)
+        samples[500] = value
+        yield sound(name, samples, subtype="DOUBLE"), "NaN or infinite", False
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_broken_files_are_refused_in_one_line(tmp_path):
+    for path, reason, header_shows_it in broken_files(tmp_path):
+        for reader in (load_audio, audio_duration) if header_shows_it else (load_audio,):
+            with pytest.raises(AudioError) as caught:
+                reader(path)
+            message = str(caught.value)
+            assert message.startswith(f"{path}: ") and reason in message and "\n" not in message, message
+
+
+def test_a_cut_wav_with_a_chunk_before_the_sound_is_refused(tmp_path):
+    whole = wav_header(size=3200)
+    odd_chunk = struct.pack("<4sI", b"LIST", 5) + b"hello\0"
+    path = tmp_path / "a.wav"
+    path.write_bytes(whole[:36] + odd_chunk + whole[36:] + bytes(3200))
+    assert len(load_audio(path)) == 1600
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(AudioError, match="promises 3200 bytes of sound, 3198 follow"):
+        load_audio(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("av") is not None, reason="PyAV is installed")
+@pytest.mark.parametrize("reader", [load_audio, audio_duration])
+def test_without_pyav_the_hint_names_the_extra(tmp_path, reader):
+    (tmp_path / "a.M4A").write_bytes(b"\0\0\0\x20ftypM4A ")
+    with pytest.raises(AudioError, match=r"a\.M4A: .*pip install 'dualasr\[av\]'"):
+        reader(tmp_path / "a.M4A")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("mkv", "pcm_s16le"), ("webm", "libopus")])
+def test_reads_and_refuses_containers_with_pyav(tmp_path, suffix, codec):
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=48_000, layout="stereo")
+        stereo = np.stack([tone(rate=48_000), np.zeros(96_000, np.float32)])
+        frame = av.AudioFrame.from_ndarray(stereo, format="fltp", layout="stereo")
+        frame.sample_rate = 48_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    samples = load_audio(path)
+    assert samples.dtype == np.float32 and len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=1100)
+    assert np.abs(samples[4000:28_000]).max() == pytest.approx(0.25, abs=0.02)
+    assert audio_duration(path) == pytest.approx(2.0, abs=0.07)
+    path.write_bytes(bytes(5000))
+    with pytest.raises(AudioError, match="cannot be read as audio"):
+        load_audio(path)
+    with pytest.raises(AudioError, match="cannot be read as audio"):
+        audio_duration(path)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1, 4.99, 5, 5.01, 30, 47.3])
+@pytest.mark.parametrize("window_s", [0.01, 0.05, 0.7, 5, 30])
+def test_windows_cover_everything_without_overlap(seconds, window_s):
+    samples = np.random.default_rng(1).standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+    ranges = split_windows(samples, window_s)
+    assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == len(samples)
+    assert all(0 < end - start <= window_s * SAMPLE_RATE for start, end in ranges)
+    assert all(end - start >= window_s * SAMPLE_RATE * 0.66 for start, end in ranges[:-1])
+
+
+def test_windows_are_cut_in_the_pause():
+    samples = tone(9.0)
+    samples[int(4.2 * SAMPLE_RATE) : int(4.4 * SAMPLE_RATE)] *= 0.01  # the pause
+    samples[int(4.7 * SAMPLE_RATE) : int(4.72 * SAMPLE_RATE)] *= 0.01  # 20 ms, a stop consonant
+    samples[int(1.0 * SAMPLE_RATE) : int(1.5 * SAMPLE_RATE)] = 0  # quieter, but too early
+    (_, cut), _ = split_windows(samples, 5.0)
+    assert 4.2 * SAMPLE_RATE < cut < 4.4 * SAMPLE_RATE
+
+
+def test_windows_of_little_or_even_sound():
+    assert split_windows(np.zeros(0, np.float32), 5.0) == []
+    assert split_windows(tone(5.0), 5.0) == [(0, 80_000)]
+    assert split_windows(np.zeros(160_000, np.float32), 5.0)[0][1] >= 79_000  # all silent: as few windows as can be
+    with pytest.raises(ValueError, match="window_s"):
+        split_windows(tone(), 0.0)
+
+
+@pytest.mark.skipif(not (DATA / "fleurs_mini").is_dir(), reason="shared/data/fleurs_mini is not there")
+def test_real_clips():
+    for path in sorted((DATA / "fleurs_mini" / "test").glob("*_00[0-2].flac")):
+        samples = load_audio(path)
+        assert len(samples) / SAMPLE_RATE == pytest.approx(audio_duration(path))
+        assert 0.001 < np.abs(samples).max() <= 1.0
+        loudness = np.sqrt(np.mean(samples**2))
+        for _, cut in split_windows(samples, 4.0)[:-1]:
+            assert np.sqrt(np.mean(samples[cut - 160 : cut + 160] ** 2)) < loudness, f"{path}: cut inside a sound"

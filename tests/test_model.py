@@ -1,0 +1,87 @@
+"""The promises of the dual pipeline, on a two-layer random Whisper."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from dualasr.model import DecodeOptions
+from dualasr.secondary import slice_trunk
+
+
+def test_encode_from_fork_equals_full_encode(backbone, clips):
+    mel = backbone.features(clips)
+    plain = backbone.encoder(mel).last_hidden_state
+    for fork in range(backbone.layers + 1):
+        assert torch.equal(backbone.upper(backbone.trunk(mel, fork), fork), plain)
+
+
+@pytest.mark.parametrize("fork", [0, 1])
+def test_secondary_with_zero_b_equals_base_unsliced(backbone, clips, make_secondary, fork):
+    trunk = backbone.trunk(backbone.features(clips), fork)
+    secondary = make_secondary(backbone, fork=fork, zero_b=True)
+    assert torch.equal(secondary.encode(trunk), backbone.upper(trunk, fork))
+    moved = make_secondary(backbone, fork=fork).encode(trunk)
+    assert not torch.allclose(moved, backbone.upper(trunk, fork), atol=1e-3)
+
+
+def test_secondary_shares_the_base_tensors(backbone, make_secondary):
+    base = {tensor.data_ptr() for tensor in backbone.model.parameters()}
+    secondary = make_secondary(backbone, fork=1)
+    own = {tensor.data_ptr() for _, tensor in secondary.own_tensors()}
+    everything = {tensor.data_ptr() for tensor in secondary.parameters()}
+    assert not own & base
+    assert everything - own <= base
+    assert len(everything - own) == 16 - 1  # one Whisper encoder layer: k_proj has no bias
+
+
+def test_batch_of_n_equals_n_of_one(make_model, clips):
+    model = make_model(("north", "ky"))
+    together = model.listen(clips)
+    for i, clip in enumerate(clips):
+        alone = model.listen([clip])
+        assert torch.allclose(alone.encoded[0], together.encoded[i], atol=1e-5)
+        encoded, lengths = model.packs["north"].secondary.encode(*(pair := slice_trunk(alone.trunks[1], [alone.frames[0]]))), pair[1]
+        many, many_lengths = slice_trunk(together.trunks[1], list(together.frames))
+        batch = model.packs["north"].secondary.encode(many, many_lengths)
+        assert int(many_lengths[i]) == int(lengths[0])
+        assert torch.allclose(encoded[0], batch[i, : int(lengths[0])], atol=1e-5)
+    for options in (DecodeOptions(), DecodeOptions(beam=3, ctc_weight=0.3)):
+        batch = model.transcribe_windows(clips, route="north", options=options)
+        single = [model.transcribe_windows([clip], route="north", options=options)[0] for clip in clips]
+        assert [r.tokens for r in batch] == [r.tokens for r in single]
+
+
+def test_primary_is_plain_transformers(make_model, tiny_folder, clips):
+    plain = WhisperForConditionalGeneration.from_pretrained(tiny_folder).eval()
+    model = make_model(("north", "ky"), ("west", "ga"))
+    before = {name: tensor.clone() for name, tensor in model.backbone.model.state_dict().items()}
+    bare = model.without_pack("north").without_pack("west")
+    for sounds in [*([clip] for clip in clips), clips]:
+        expected = plain.generate(model.backbone.features(sounds)).tolist()
+        for chosen in (bare, model.without_pack("west"), model):
+            results = chosen.transcribe_windows(sounds, route="primary")
+            for row, result in zip(expected, results, strict=True):
+                end = plain.generation_config.eos_token_id
+                assert list(result.tokens) == (row[: row.index(end)] if end in row else row)
+    after = model.backbone.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_adding_or_removing_a_pack_changes_no_transcript_of_another(make_model, clips):
+    one, two = make_model(("north", "ky")), make_model(("north", "ky"), ("west", "ga"))
+    for route in ("primary", "north"):
+        a = one.transcribe_windows(clips, route=route)
+        b = two.transcribe_windows(clips, route=route)
+        c = two.without_pack("west").transcribe_windows(clips, route=route)
+        assert [r.tokens for r in a] == [r.tokens for r in b] == [r.tokens for r in c]
+
+
+def test_language_probs_sum_to_one(make_model, clips):
+    model = make_model(("north", "ky"), ("west", "ga"))
+    for result in model.transcribe_windows(clips):
+        assert np.isclose(sum(result.language_probs.values()), 1.0)
+        assert {"ky", "ga", *model.backbone.languages} == set(result.language_probs)
+        assert result.route in ("primary", "north", "west")
+        assert result.reason
+
