@@ -179,9 +179,8 @@ class Backbone:
             encoder_outputs=BaseModelOutput(encoded), num_beams=beam, return_timestamps=False,
             return_dict_in_generate=True, output_scores=True, force_unique_generate_call=True, **options,
         )  # fmt: skip
-        sums = self.model.compute_transition_scores(
-            output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
-        )
+        # with beams too: Whisper's generate has gathered the scores along the winning beam already
+        sums = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         steps = sums.shape[1]
         hypotheses = []
         for sequence, scores in zip(output.sequences[:, -steps:].tolist(), sums, strict=True):

@@ -48,13 +48,13 @@ class LASDecoder(nn.Module):
     def settings(self) -> dict:
         return asdict(self.options)
 
-    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> State:
-        """encoded (batch, frames, width), lengths (batch,) -> state; the first step that follows is the tag step."""
+    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
+        """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that follows is the tag step."""
         batch, frames, width = encoded.shape
         cell = encoded.new_zeros(batch, self.cell.hidden_size)
         beyond = torch.arange(frames, device=encoded.device) >= lengths.unsqueeze(1)
         first = torch.ones(batch, dtype=torch.bool, device=encoded.device)
-        return cell, cell, encoded.new_zeros(batch, width), self.key(encoded), self.value(encoded), beyond, first
+        return (self.key(encoded), self.value(encoded), beyond), (cell, cell, encoded.new_zeros(batch, width), first)
 
     def _attend(self, hidden, keys, values, beyond) -> torch.Tensor:
         batch, frames, width = keys.shape
@@ -64,12 +64,11 @@ class LASDecoder(nn.Module):
         weights = energy.softmax(1)
         return torch.einsum("bth,bthd->bhd", weights, values.view(batch, frames, heads, -1)).reshape(batch, width)
 
-    def _advance(self, embedded, state: State) -> tuple[torch.Tensor, State]:
-        hidden, cell, context, keys, values, beyond, first = state
+    def _advance(self, embedded, memory: State, state: State) -> tuple[torch.Tensor, State]:
+        hidden, cell, context, first = state
         hidden, cell = self.cell(torch.cat([embedded, context], -1), (hidden, cell))
-        context = self._attend(hidden, keys, values, beyond)
-        state = (hidden, cell, context, keys, values, beyond, torch.zeros_like(first))
-        return torch.cat([hidden, context], -1), state
+        context = self._attend(hidden, *memory)
+        return torch.cat([hidden, context], -1), (hidden, cell, context, torch.zeros_like(first))
 
     def _spell(self, features: torch.Tensor, tag_step: torch.Tensor) -> torch.Tensor:
         """(..., units + width) and (...) bool -> log-probabilities (..., vocabulary)."""
@@ -78,18 +77,18 @@ class LASDecoder(nn.Module):
         allowed = torch.where(tag_step.unsqueeze(-1), self.is_tag, ~self.is_tag)
         return logits.masked_fill(~allowed, -1e4).log_softmax(-1)
 
-    def step(self, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """tokens (batch,), state -> log-probabilities (batch, vocabulary), state."""
-        features, after = self._advance(self.embedding(tokens), state)
+    def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
+        """tokens (batch,), memory, state -> log-probabilities (batch, vocabulary), state."""
+        features, after = self._advance(self.embedding(tokens), memory, state)
         return self._spell(features, state[-1]), after
 
     def forward(self, encoded: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps, vocabulary)."""
-        state = self.start(encoded, lengths)
+        memory, state = self.start(encoded, lengths)
         embedded = F.dropout(self.embedding(tokens), self.options.dropout, self.training)
         features = []
         for column in range(tokens.shape[1]):
-            step, state = self._advance(embedded[:, column], state)
+            step, state = self._advance(embedded[:, column], memory, state)
             features.append(step)
         tag_step = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
         tag_step[:, 0] = True

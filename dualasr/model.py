@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dualasr.backbone import Backbone
 from dualasr.audio import SAMPLE_RATE
+from dualasr.backbone import Backbone
 from dualasr.errors import PackError
 from dualasr.pack import Pack, load_pack
 from dualasr.search import Hypothesis
 from dualasr.secondary import SearchOptions, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
-
-
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class WindowResult:
     tokens: tuple[int, ...]
     scores: dict
     reason: str
+    hypotheses: dict[str, tuple[Hypothesis, str]]  # of every route that was decoded, with its language
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ class DualWhisper:
         return pack.secondary.encode(trunk, lengths), lengths
 
     @torch.no_grad()
-    def bids(self, heard: Heard) -> tuple[list[list[Bid]], dict[str, tuple[list[int], torch.Tensor, torch.Tensor]]]:
-        """What every pack says of every window; the tag step is run where the selector's options ask for it.
+    def bids(self, heard: Heard, *, ask: bool = True) -> tuple[list[list[Bid]], dict[str, tuple[list[int], torch.Tensor, torch.Tensor]]]:
+        """What every pack says of every window; the tag step is run where the selector's options ask for it (never: `ask`).
 
         Second, by pack, the windows whose upper layers were run for it: their rows, encoder output and lengths.
         """
@@ -133,7 +132,7 @@ class DualWhisper:
             for row, head, share in zip(rows, heads, shares, strict=True):
                 row.append(Bid(pack.name, tuple(pack.info.languages), head, pack.info.calibration, tuple(share)))
         for k, pack in enumerate(self.packs.values()):
-            asked = [i for i, row in enumerate(rows) if self._asks(row, k)]
+            asked = [i for i, row in enumerate(rows) if ask and self._asks(row, k)]
             if asked:
                 outputs[pack.name] = (asked, *self._secondary(pack, heard.of(asked)))
                 log_probs = pack.secondary.tag_step(*outputs[pack.name][1:])
@@ -192,22 +191,27 @@ class DualWhisper:
         """
         if language is not None and route is None:
             route = self.route_of(language)
-        heard = self.listen(clips)
-        bids, outputs = self.bids(heard)
+        if route not in (None, PRIMARY):
+            self.pack(route)
+        return self.transcribe_heard(self.listen(clips), route=route, language=language, options=options)
+
+    def transcribe_heard(self, heard: Heard, *, route: str | None = None, language: str | None = None,
+                         also: Sequence[str] = (), options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
+        """`transcribe_windows` after `listen`; every window is decoded by the routes of `also`, too (`hypotheses`)."""
+        bids, outputs = self.bids(heard, ask=route is None)
         known = list(self.backbone.languages) or ["en"]
         primary_probs = heard.language_log_probs.exp().tolist()
         best_tags = heard.language_log_probs.max(-1).values.tolist()
         if route is None:
             decisions = [select(tag, row, self.selector) for tag, row in zip(best_tags, bids, strict=True)]
         else:
-            if route != PRIMARY:
-                self.pack(route)
             decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
         forced = None if language is None else [language]
-        wanted: dict[str, list[int]] = {}
+        wanted: dict[str, list[int]] = {name: list(range(len(bids))) for name in also}
         for i, decision in enumerate(decisions):
-            for name in {decision.route} if decision.settled else {PRIMARY, decision.rival}:
-                wanted.setdefault(name, []).append(i)
+            for name in [decision.route] if decision.settled else [PRIMARY, decision.rival]:
+                if name not in also:
+                    wanted.setdefault(name, []).append(i)
         found: dict[tuple[str, int], tuple[Hypothesis, str]] = {}
         for name, rows in wanted.items():
             languages = None if forced is None else forced * len(rows)
@@ -235,7 +239,7 @@ class DualWhisper:
             probs = language_probs(dict(zip(known, primary_probs[i], strict=True)), bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
-                hypothesis.tokens, scores, decision.reason,
+                hypothesis.tokens, scores, decision.reason, {name: found[name, i] for name in wanted if (name, i) in found},
             ))  # fmt: skip
         return results
 

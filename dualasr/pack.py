@@ -126,11 +126,11 @@ def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: Pack
             os.replace(folder, old)
         os.replace(part, folder)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
         shutil.rmtree(part, ignore_errors=True)
-        raise RunError(f"Cannot save the pack {folder}: {error.strerror or error}. Free some space or choose another "
+        raise RunError(f"Cannot save the pack {folder}: {getattr(error, 'strerror', None) or error}. Free some space or choose another "
                        "--out; what was saved before is untouched.") from error  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Greedy and beam search over "one step" of any autoregressive decoder, batched; CTC search over characters.
 
-A decoder gives `start(encoded, lengths)`, a tuple of tensors whose first axis is the batch, and
-`step(tokens, state) -> (log_probs, state)`. State goes in and comes out; nothing is hidden on modules.
+A decoder gives `start(encoded, lengths) -> (memory, state)`, two tuples of tensors whose first axis is the batch: memory stays,
+state changes; and `step(tokens, memory, state) -> (log_probs, state)`. Nothing is hidden on modules.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 State = tuple[torch.Tensor, ...]
+Found = tuple[tuple[int, ...], float, bool]  # tokens, log-probability, finished
 
 
 @dataclass(frozen=True)
@@ -33,69 +34,63 @@ class StepDecoder(Protocol):
 
     end: int
 
-    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> State: ...
+    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]: ...
 
-    def step(self, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]: ...
+    def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]: ...
 
 
 @torch.no_grad()
-def beam_search(
-    decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tensor, prefix: torch.Tensor, *,
-    beam: int = 1, limits: torch.Tensor,
-) -> list[list[tuple[tuple[int, ...], float, bool]]]:  # fmt: skip
-    """Beam search; beam 1 is greedy. A finished hypothesis competes by its plain sum of log-probabilities per token.
+def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tensor, prefix: torch.Tensor, *,
+                beam: int = 1, limits: torch.Tensor) -> list[list[Found]]:  # fmt: skip
+    """Beam search; beam 1 is greedy. A finished hypothesis competes by its log-probability per token, the end included.
 
     encoded (batch, frames, width), lengths (batch,), prefix (batch, given) tokens already known, limits (batch,) most
     tokens a clip may take. Returns for each clip up to `beam` (tokens, logprob, finished), best first.
     """
-    batch, device = len(encoded), encoded.device
-    state = decoder.start(encoded, lengths)
-    log_probs = None
+    memory, state = decoder.start(encoded, lengths)
     for column in range(prefix.shape[1]):
-        log_probs, state = decoder.step(prefix[:, column], state)
-    size = log_probs.shape[-1]
-    state = tuple(part.repeat_interleave(beam, 0) for part in state)
-    log_probs = log_probs.repeat_interleave(beam, 0)
-    scores = torch.full((batch, beam), -torch.inf, device=device)
+        log_probs, state = decoder.step(prefix[:, column], memory, state)
+    memory, state = (tuple(part.repeat_interleave(beam, 0) for part in parts) for parts in (memory, state))
+    log_probs, size = log_probs.repeat_interleave(beam, 0), log_probs.shape[-1]
+    scores = torch.full((len(encoded), beam), -torch.inf, device=encoded.device)
     scores[:, 0] = 0.0
-    tokens = torch.zeros((batch, beam, 0), dtype=torch.long, device=device)
-    done: list[list[tuple[tuple[int, ...], float, bool]]] = [[] for _ in range(batch)]
-    active = torch.ones(batch, dtype=torch.bool, device=device)
-    for length in range(int(limits.max()) + 1):
-        total = scores.unsqueeze(-1) + log_probs.view(batch, beam, size)
-        forced = limits <= length  # the limit is reached: close what is open
-        best, flat = total.flatten(1).topk(2 * beam if beam > 1 else 1)
-        origin, token = flat // size, flat % size
-        next_scores = torch.full_like(scores, -torch.inf)
-        next_origin = torch.zeros((batch, beam), dtype=torch.long, device=device)
-        next_token = torch.full((batch, beam), decoder.end, device=device)
-        for i in range(batch):
-            if not active[i]:
+    texts: list[list[tuple[int, ...]]] = [[()] * beam for _ in range(len(encoded))]  # of the clips still open
+    clips, limits = list(range(len(encoded))), limits.tolist()
+    done: list[list[Found]] = [[] for _ in clips]
+    for length in range(max(limits) + 1):
+        total = (scores.unsqueeze(-1) + log_probs.view(len(clips), beam, size)).flatten(1)
+        best, flat = (rows.tolist() for rows in total.topk(2 * beam if beam > 1 else 1))
+        before = scores.tolist()
+        open_rows, next_texts, next_scores, sources, tokens = [], [], [], [], []
+        for row, clip in enumerate(clips):
+            if limits[clip] <= length:  # close what is open
+                done[clip] += [(texts[row][k], s, False) for k, s in enumerate(before[row]) if s > -np.inf]
                 continue
-            if forced[i]:
-                kept = [(tuple(tokens[i, k].tolist()), float(scores[i, k]), False) for k in range(beam)]
-                done[i] += [row for row in kept if row[1] > -np.inf]
-                active[i] = False
-                continue
-            slot = 0
-            for rank in range(flat.shape[1]):
-                if best[i, rank] == -torch.inf or slot == beam:
+            kept: list[tuple[tuple[int, ...], float, int, int]] = []
+            for rank, (score, index) in enumerate(zip(best[row], flat[row], strict=True)):
+                origin, token = divmod(index, size)
+                if score == -np.inf or len(kept) == beam:
                     break
-                if token[i, rank] == decoder.end:
-                    if rank < beam:
-                        done[i].append((tuple(tokens[i, origin[i, rank]].tolist()), float(best[i, rank]), True))
-                    continue
-                next_scores[i, slot], next_origin[i, slot] = best[i, rank], origin[i, rank]
-                next_token[i, slot] = token[i, rank]
-                slot += 1
-            active[i] = len(done[i]) < beam and slot > 0
-        if not active.any():
+                if token != decoder.end:
+                    kept.append((texts[row][origin] + (token,), score, row * beam + origin, token))
+                elif rank < beam:
+                    done[clip].append((texts[row][origin], score, True))
+            if not kept or len(done[clip]) >= beam:
+                continue
+            kept += [((), -np.inf, row * beam, decoder.end)] * (beam - len(kept))
+            open_rows.append(clip)
+            for column, values in zip((next_texts, next_scores, sources, tokens), zip(*kept, strict=True), strict=True):
+                column.append(values)
+        if not open_rows:
             break
-        row = (torch.arange(batch, device=device).unsqueeze(1) * beam + next_origin).flatten()
-        tokens = torch.cat([tokens.flatten(0, 1)[row].view(batch, beam, -1), next_token.unsqueeze(-1)], -1)
-        scores = next_scores
-        log_probs, state = decoder.step(next_token.flatten(), tuple(part[row] for part in state))
-    return [sorted(rows, key=lambda row: row[1] / (len(row[0]) + 1), reverse=True)[:beam] for rows in done]
+        clips, texts = open_rows, [list(row) for row in next_texts]
+        scores = torch.tensor(next_scores, device=encoded.device)
+        index = torch.tensor(sources, device=encoded.device).flatten()
+        state = tuple(part[index] for part in state)
+        if len(open_rows) * beam < len(memory[0]):
+            memory = tuple(part[index] for part in memory)
+        log_probs, state = decoder.step(torch.tensor(tokens, device=encoded.device).flatten(), memory, state)
+    return [sorted(rows, key=lambda found: found[1] / (len(found[0]) + 1), reverse=True)[:beam] for rows in done]
 
 
 def ctc_greedy(log_probs: np.ndarray) -> list[int]:
@@ -113,6 +108,8 @@ def ctc_prefix_beam(log_probs: np.ndarray, *, beam: int = 8, units: int = 8) -> 
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}  # log-prob ending in blank, in a unit
     for frame in log_probs:
         candidates = [int(u) for u in np.argpartition(-frame, min(units, len(frame) - 1))[:units] if u != 0]
+        if frame[0] > -1e-3:  # a sure blank: nothing grows
+            candidates = []
         grown: dict[tuple[int, ...], list[float]] = {}
 
         def add(prefix: tuple[int, ...], blank: float, unit: float, grown=grown) -> None:

@@ -80,7 +80,7 @@ class SearchOptions:
 
     beam: int = 1
     ctc_weight: float = 0.5
-    units_per_second: float = 30.0
+    units_per_second: float = 20.0
 
 
 class Secondary(nn.Module):
@@ -121,7 +121,7 @@ class Secondary(nn.Module):
     def tag_step(self, encoded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The decoder's first step: log-probabilities (batch, other + languages)."""
         start = torch.full((len(encoded),), self.tokenizer.end, device=encoded.device)
-        log_probs, _ = self.decoder.step(start, self.decoder.start(encoded, lengths))
+        log_probs, _ = self.decoder.step(start, *self.decoder.start(encoded, lengths))
         return log_probs[:, 1 : self.tokenizer.first_text]
 
     def ctc_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:

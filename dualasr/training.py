@@ -11,26 +11,24 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from dualasr.audio import SAMPLE_RATE
 from dualasr.augment import Augmentation
-from dualasr.backbone import Backbone
 from dualasr.errors import RunError
 from dualasr.metrics import character_errors
 from dualasr.search import ctc_greedy
-from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.secondary import Secondary
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
-from dualasr.trunk_cache import TrunkCache
 
 MOST_TOKENS = 448  # of one label, as Whisper's decoder
 
@@ -280,9 +278,10 @@ def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequ
     found = checkpoints(run) if resume else []
     try:
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
-    except OSError as error:
-        raise RunError(f"Cannot write to {run}: {error.strerror or error}. Free some space and go on with --resume; "
-                       f"the checkpoints in it are whole.") from error  # fmt: skip
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"Cannot write to {run}: {reason}. Free some space and go on with --resume; "
+                       "the checkpoints in it are whole.") from error  # fmt: skip
     if options.keep == "best" and (run / "best.safetensors").exists():
         load_own(secondary, run / "best.safetensors")
     secondary.eval().requires_grad_(False)

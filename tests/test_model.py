@@ -41,7 +41,8 @@ def test_batch_of_n_equals_n_of_one(make_model, clips):
     for i, clip in enumerate(clips):
         alone = model.listen([clip])
         assert torch.allclose(alone.encoded[0], together.encoded[i], atol=1e-5)
-        encoded, lengths = model.packs["north"].secondary.encode(*(pair := slice_trunk(alone.trunks[1], [alone.frames[0]]))), pair[1]
+        trunk, lengths = slice_trunk(alone.trunks[1], [alone.frames[0]])
+        encoded = model.packs["north"].secondary.encode(trunk, lengths)
         many, many_lengths = slice_trunk(together.trunks[1], list(together.frames))
         batch = model.packs["north"].secondary.encode(many, many_lengths)
         assert int(many_lengths[i]) == int(lengths[0])

@@ -21,8 +21,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-from transformers import WhisperTokenizer
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 
 from dualasr.augment import spec_augment
 

@@ -1,0 +1,315 @@
+"""Add a language: from a corpus to a pack folder, in numbered steps, resumable at each.
+
+`OUT.run` holds the run: resolved arguments, metrics.jsonl, checkpoints while it trains, dev scores. `OUT` is the pack; it
+appears whole at the end. The trunk cache may be shared between runs.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dualasr.audio import audio_duration
+from dualasr.backbone import Backbone
+from dualasr.calibration import calibrate, choose_ctc_weight, with_info
+from dualasr.corpus import Utterance, load_corpus
+from dualasr.errors import AudioError, CorpusError, RunError
+from dualasr.model import DualWhisper
+from dualasr.pack import Pack, PackInfo, save_pack
+from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.text import normalise
+from dualasr.tokenizer import PackTokenizer
+from dualasr.training import Clip, Skipped, TrainingOptions, check_label, checkpoints, train_secondary
+from dualasr.trunk_cache import BYTES_A_VALUE, TrunkCache
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm"}
+MOST_NEGATIVES = 3000
+MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
+
+
+@dataclass(frozen=True)
+class AddLanguageOptions:
+    """`corpora` hold the new languages' speech, `negatives` any audio in other languages (transcripts are not read)."""
+
+    base: str
+    corpora: tuple[Path, ...]
+    languages: dict[str, str]  # code -> display name
+    out: Path
+    negatives: tuple[Path, ...] = ()
+    name: str = ""  # of the pack; default: the folder's
+    target: str = "written"  # or "normalised"
+    strict: bool = False
+    cache: Path | None = None  # default: trunk-cache beside OUT
+    source: str = ""
+    licence: str = ""
+    device: str = "cpu"
+    secondary: SecondaryOptions = SecondaryOptions()
+    training: TrainingOptions = TrainingOptions()
+
+    @property
+    def run(self) -> Path:
+        return self.out.with_name(self.out.name + ".run")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs, and what was left out."""
+
+    train: tuple[Clip, ...]
+    dev: tuple[Clip, ...]
+    dev_audio: tuple[Path, ...]
+    negatives: tuple[Clip, ...]
+    negatives_dev: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    hours: float
+
+
+def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> list[Path]:
+    """Sound files in other languages: the train split of a corpus, or every sound file below a folder; seeded order.
+
+    Raises CorpusError for a path that holds neither.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            corpus = load_corpus(path, "train", default_language="und", require_text=False)
+            found += [u.audio for u in corpus.utterances if u.language not in languages]
+        except CorpusError:
+            sounds = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES) if path.is_dir() else []
+            if not sounds:
+                raise
+            found += sounds
+    order = np.random.default_rng([seed, 17]).permutation(len(found))[:MOST_NEGATIVES]
+    return [found[i] for i in order]
+
+
+def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
+    """Train and dev by sentence, for a corpus without a dev split: one sentence in sixteen, chosen by its hash."""
+    def is_dev(u: Utterance) -> bool:
+        return hashlib.sha256(normalise(u.text, "marks").encode()).digest()[0] < 16
+
+    return [u for u in utterances if not is_dev(u)], [u for u in utterances if is_dev(u)]
+
+
+def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[Skipped]]:
+    utterances, skipped = [], []
+    for path in options.corpora:
+        only = next(iter(options.languages)) if len(options.languages) == 1 else None
+        corpus = load_corpus(path, split, languages=list(options.languages), default_language=only,
+                             strict=options.strict)  # fmt: skip
+        utterances += corpus.utterances
+        skipped += [Skipped(row.source, row.reason) for row in corpus.skipped]
+    return utterances, skipped
+
+
+def read_corpora(options: AddLanguageOptions, window_s: float):
+    """Step 1: train and dev utterances whose sound fits the window, and what was skipped.
+
+    With `strict` a clip that cannot be used raises CorpusError or AudioError.
+    """
+    train, skipped = _load(options, "train")
+    try:
+        dev, _ = _load(options, "dev")
+    except CorpusError:
+        train, dev = _split_off_dev(train)
+    missing = sorted(set(options.languages) - {u.language for u in train})
+    if missing:
+        raise CorpusError(f"No training clip is in {', '.join(missing)}; the corpora hold "
+                          f"{', '.join(sorted({u.language for u in train}))}.")  # fmt: skip
+    kept: dict[str, list[Utterance]] = {"train": [], "dev": []}
+    for split, utterances in (("train", train), ("dev", dev)):
+        for utterance in utterances:
+            try:
+                seconds = utterance.duration or audio_duration(utterance.audio)
+                if seconds > window_s:
+                    raise CorpusError(f"{utterance.audio}: {seconds:.1f} s of sound, the window is {window_s:.0f} s")
+                kept[split].append(replace(utterance, duration=seconds))
+            except (AudioError, CorpusError) as error:
+                if options.strict:
+                    raise
+                skipped.append(Skipped(utterance.id, str(error)))
+    if not kept["train"]:
+        raise CorpusError(f"No training clip can be used; the first reason: {skipped[0].reason}")
+    return kept["train"], kept["dev"], skipped
+
+
+def written(text: str, target: str) -> str:
+    """The label of a text: as people read it, or normalised (mark-safe)."""
+    return normalise(text, "marks") if target == "normalised" else " ".join(text.split())
+
+
+def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, train, dev, skipped) -> Prepared:
+    """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
+    fork = options.secondary.resolve(backbone.layers).fork
+    folder = options.cache or options.out.parent / "trunk-cache"
+    cache = TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
+    codes, variants = list(options.languages), options.training.variants
+    skipped = list(skipped)
+
+    def clips_of(utterances, count: int, labelled: bool) -> list[Clip]:
+        readable, pairs = [], []
+        for u in utterances:
+            readable.append(u)
+            pairs += [(u.audio if labelled else u, v) for v in range(count)]
+        entries = cache.fill(pairs)
+        clips = []
+        for i, u in enumerate(readable):
+            mine = tuple(entries[i * count : (i + 1) * count])
+            frames = min(np.load(path, mmap_mode="r").shape[0] for path in mine)
+            if not labelled:
+                clips.append(Clip(str(u), mine, frames))
+                continue
+            text = written(u.text, options.target)
+            reason = check_label(tokenizer, text, frames)
+            if reason:
+                if options.strict:
+                    raise CorpusError(f"{u.audio} ({u.id}): {reason}")
+                skipped.append(Skipped(u.id, reason))
+                continue
+            clips.append(Clip(u.id, mine, frames, 1 + codes.index(u.language), text, tuple(tokenizer.encode(text)),
+                              tuple(tokenizer.encode_characters(text))))  # fmt: skip
+        return clips
+
+    others = find_negatives(options.negatives, codes, options.training.seed) if options.negatives else []
+    held_out = others[: max(8, len(others) // 8)] if others else []
+    labelled = clips_of(train, variants, True)
+    dev_clips = clips_of(dev, 1, True)
+    audio = {u.id: u.audio for u in dev}
+    return Prepared(
+        tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
+        tuple(clips_of(others[len(held_out) :], variants, False)), tuple(held_out), tuple(skipped),
+        sum(u.duration for u in train) / 3600,
+    )  # fmt: skip
+
+
+def plan(options: AddLanguageOptions) -> dict:
+    """--dry-run: what a run would take. Nothing is written; the time is of three real steps on invented activations."""
+    backbone = Backbone.load(options.base, device=options.device)
+    train, dev, skipped = read_corpora(options, backbone.window_s)
+    tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
+    secondary = Secondary(backbone, tokenizer, options.secondary)
+    own = sum(p.numel() for _, p in secondary.own_tensors())
+    seconds = sum(u.duration for u in train)
+    tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
+    others = find_negatives(options.negatives, list(options.languages), options.training.seed)
+    size, length = options.training.batch, int(np.mean([u.duration for u in train]) / secondary.frame_s)
+    steps = int(np.mean(tokens)) + 2
+    batch = {
+        "trunk": torch.randn(size, length, backbone.width), "lengths": torch.full((size,), length),
+        "tokens": torch.zeros(size, steps, dtype=torch.long), "labels": torch.ones(size, steps, dtype=torch.long),
+        "characters": torch.ones(size, min(steps, length // 3), dtype=torch.long),
+        "character_lengths": torch.full((size,), min(steps, length // 3)), "language": torch.ones(size, dtype=torch.long),
+    }  # fmt: skip
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        secondary(**batch)["loss"].backward()
+        times.append(time.perf_counter() - began)
+    clips = (len(train) + min(len(others), MOST_NEGATIVES)) * options.training.variants
+    disk = clips * np.mean([u.duration for u in train]) / secondary.frame_s * backbone.width * BYTES_A_VALUE
+    folder = options.out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return {
+        "base": backbone.name, "languages": options.languages, "train": len(train), "dev": len(dev),
+        "skipped": len(skipped), "hours": round(seconds / 3600, 3), "negatives": len(others),
+        "vocabulary": tokenizer.size, "characters": len(tokenizer.characters), "tokens": sum(tokens),
+        "parameters": own, "pack_mb": round(own * 4 / 1e6, 1),
+        "memory_mb": round((own * 16 + sum(p.numel() for p in backbone.model.parameters()) * 4) / 1e6),
+        "cache_mb": round(disk / 1e6), "disk_free_mb": round(shutil.disk_usage(folder).free / 1e6),
+        "steps": options.training.steps,
+        "minutes": round(min(times) * options.training.steps * options.training.accumulation * 1.4 / 60, 1),
+    }  # fmt: skip
+
+
+def _settings(options: AddLanguageOptions) -> dict:
+    """Resolved arguments as JSON holds them."""
+    return json.loads(json.dumps(asdict(options), default=str, ensure_ascii=False))
+
+
+def open_run(options: AddLanguageOptions, resume: bool) -> None:
+    """Make OUT.run and keep the arguments there, or check that they are the same. Raises RunError."""
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", next(iter(options.languages), "")):
+        raise RunError(f"{next(iter(options.languages), '')!r} is no language code; give BCP 47, as ky, quz or qu-EC.")
+    if options.out.exists():
+        raise RunError(f"{options.out} exists; choose another --out or remove it. Nothing was overwritten.")
+    arguments = options.run / "arguments.json"
+    wanted = _settings(options)
+    if arguments.exists():
+        if not resume:
+            raise RunError(f"{options.run} holds an unfinished run; go on with --resume, or remove it.")
+        before = json.loads(arguments.read_text())
+        changed = sorted(key for key in wanted if before.get(key) != wanted[key])
+        if changed:
+            raise RunError(f"{options.run} was started with other settings ({', '.join(changed)}); resume with the same.")
+        return
+    try:
+        options.run.mkdir(parents=True, exist_ok=True)
+        part = arguments.with_suffix(".part")
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
+        os.replace(part, arguments)
+    except OSError as error:
+        raise RunError(f"Cannot write to {options.run}: {error.strerror or error}.") from error
+
+
+def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Callable[[str], None] = print) -> Pack:
+    """Train a pack and write it to `options.out`. Raises CorpusError, AudioError, RunError, BaseModelError, PackError."""
+    began = time.time()
+    open_run(options, resume)
+    backbone = Backbone.load(options.base, device=options.device)
+    say("1 data")
+    train, dev, skipped = read_corpora(options, backbone.window_s)
+    say(f"  {len(train)} training and {len(dev)} dev clips, {sum(u.duration for u in train) / 3600:.2f} hours")
+
+    say("2 tokenizer")
+    tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
+    torch.manual_seed(options.training.seed)
+    secondary = Secondary(backbone, tokenizer, options.secondary).to(options.device)
+    own = sum(p.numel() for _, p in secondary.own_tensors())
+    say(f"  {tokenizer.size} units, {len(tokenizer.characters)} characters; {own:,} parameters of the pack's own")
+
+    say("3 trunk activations")
+    data = prepare(options, backbone, tokenizer, train, dev, skipped)
+    for item in data.skipped[:10]:
+        say(f"  skipped {item.id}: {item.reason}")
+    if data.skipped:
+        say(f"  {len(data.skipped)} skipped in all")
+    (options.run / "skipped.json").write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
+
+    say(f"4 train, {options.training.steps} steps")
+    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)
+
+    say("5 dev")
+    info = PackInfo(options.name or options.out.name, dict(options.languages), options.target)
+    model = DualWhisper(backbone).with_pack(Pack(info, secondary))
+    name = info.name
+    some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
+    weight, rates = choose_ctc_weight(model, name, some, refs) if some else (0.5, {})
+    for value, rate in rates.items():
+        say(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
+    calibration = calibrate(with_info(model, name, ctc_weight=weight), name, some, data.negatives_dev[:MOST_DEV])
+    if not calibration.negatives:
+        say("  no --negatives: the pack cannot tell its languages from others; routing beside the primary is unreliable")
+    training = {
+        "clips": len(data.train), "hours": round(data.hours, 3), "negatives": len(data.negatives),
+        "steps": options.training.steps, "batch": options.training.batch * options.training.accumulation,
+        "learning rate": options.training.learning_rate, "seed": options.training.seed,
+        "minutes": round((time.time() - began) / 60, 1), "corpus": options.source or ", ".join(p.name for p in options.corpora),
+        "licence": options.licence or "not given",
+    }  # fmt: skip
+    scores = {"dev CER": round(rates[weight], 4)} if rates else {}
+    info = replace(info, ctc_weight=weight, calibration=calibration, training=training, scores=scores)
+
+    say(f"6 pack -> {options.out}")
+    save_pack(options.out, secondary, backbone, info)
+    for folder in checkpoints(options.run):
+        shutil.rmtree(folder, ignore_errors=True)
+    return Pack(info, secondary)

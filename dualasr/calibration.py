@@ -1,0 +1,74 @@
+"""What a pack learns from dev after training: the weight of CTC in its joint score, and its place in the selector.
+
+Positives are dev clips of the pack's languages; negatives are clips in other languages that training never saw.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dualasr.audio import load_audio
+from dualasr.metrics import character_errors
+from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.pack import Pack
+from dualasr.selector import PRIMARY, Calibration, SelectorOptions, fit_duel, fit_platt
+from dualasr.text import normalise
+
+CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
+MOST_DUELS = 32  # clips a side decoded by both pipelines
+
+
+def _batches(model: DualWhisper, clips: Sequence[Path], size: int = 8):
+    """Clips, cut at the window, in batches: lists of (samples,) arrays."""
+    for first in range(0, len(clips), size):
+        yield [load_audio(path)[: model.backbone.window_samples] for path in clips[first : first + size]]
+
+
+def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs: Sequence[str], *, beam: int = 5,
+                      weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
+    """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
+    hyps: dict[float, list[str]] = {weight: [] for weight in weights}
+    for sounds in _batches(model, clips):
+        heard = model.listen(sounds)
+        for weight in weights:
+            found, _ = model.decode(heard, name, options=DecodeOptions(beam=beam, ctc_weight=weight))
+            hyps[weight] += [hypothesis.text for hypothesis in found]
+    clean = [normalise(ref, "marks") for ref in refs]
+    rates = {w: character_errors(clean, [normalise(h, "marks") for h in hyps[w]]).rate for w in weights}
+    return min(rates, key=rates.get), rates
+
+
+def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Sequence[Path]) -> Calibration:
+    """Fit a pack's calibration: head, head + tag, and the duel of both transcripts (selector.py).
+
+    Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
+    """
+    if not others or not mine:
+        return Calibration(negatives=False)
+    asking = replace(model, selector=SelectorOptions(shortcut=False))
+    heads, tags, gaps = {}, {}, {}
+    for side, clips in (("mine", mine), ("others", others)):
+        heads[side], tags[side], gaps[side] = [], [], []
+        for sounds in _batches(asking, clips):
+            heard = asking.listen(sounds)
+            rows, _ = asking.bids(heard)
+            bids = [next(bid for bid in row if bid.name == name) for row in rows]
+            heads[side] += [bid.head for bid in bids]
+            tags[side] += [bid.head + bid.tag for bid in bids]
+            if len(gaps[side]) < MOST_DUELS:
+                first, _ = asking.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
+                second, _ = asking.decode(heard, name)
+                seconds = np.maximum(heard.seconds, 0.1)
+                gaps[side] += [(b.logprob - a.logprob) / s for a, b, s in zip(first, second, seconds, strict=True)]
+    return Calibration(
+        fit_platt(heads["mine"], heads["others"]), fit_platt(tags["mine"], tags["others"]),
+        fit_duel(gaps["mine"], gaps["others"]), negatives=True,
+    )  # fmt: skip
+
+
+def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:
+    """The model with fields of one pack's PackInfo changed."""
+    pack = model.pack(name)
+    return replace(model, packs={**model.packs, name: Pack(replace(pack.info, **changes), pack.secondary)})

@@ -1,0 +1,208 @@
+"""The command line: thin sub-commands over the library. Exit code 0, 1 for an error, 130 for Ctrl-C."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from dualasr.errors import DualasrError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dualasr", description="Teach Whisper a new language without forgetting the old ones.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.set_defaults(run=run)
+        return command
+
+    def model_flags(command, pack_help: str) -> None:
+        command.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
+        command.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help=pack_help)
+        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+        command.add_argument("--selector", choices=("calibrated", "paper"), default="calibrated", help="routing rule")
+
+    c = add("quickstart", run_quickstart, "the main job on generated speech: add two languages, measure, transcribe")
+    c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs and reports")
+    c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (default: 700)")
+    c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (default: 4)")
+    c.add_argument("--text", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="more sentences: DIR/*_<code>.txt")
+    c.add_argument("--seed", type=int, default=1)
+
+    c = add("add-language", run_add_language, "train a language pack for a frozen base")
+    c.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
+    c.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
+    c.add_argument("--language", action="append", required=True, metavar="CODE", help="BCP 47 or ISO 639-3; repeat for a group")
+    c.add_argument("--language-name", action="append", default=[], metavar="NAME", help="display name of each --language")
+    c.add_argument("--out", type=Path, required=True, metavar="DIR", help="the pack; DIR.run holds the run")
+    c.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH",
+                   help="audio in other languages: corpora or folders; transcripts are not read")  # fmt: skip
+    c.add_argument("--name", default="", help="name of the pack (default: DIR's)")
+    c.add_argument("--source", default="", help="where the corpus comes from, for the card")
+    c.add_argument("--licence", default="", help="its licence, for the card")
+    c.add_argument("--target", choices=("written", "normalised"), default="written", help="labels as people read them, or not")
+    c.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone")
+    c.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha; 0 means the rank")
+    c.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer; -1 means half depth")
+    c.add_argument("--units", type=int, default=0, help="LSTM units; 0 means min(512, 2 x width)")
+    c.add_argument("--steps", type=int, default=1500)
+    c.add_argument("--batch", type=int, default=24)
+    c.add_argument("--accumulation", type=int, default=1)
+    c.add_argument("--learning-rate", type=float, default=1e-3)
+    c.add_argument("--variants", type=int, default=4, help="augmented versions of each clip, itself among them")
+    c.add_argument("--keep", choices=("last", "best"), default="last", help="weights of the last step, or best on dev")
+    c.add_argument("--save-every", type=int, default=250, metavar="STEPS")
+    c.add_argument("--seed", type=int, default=1)
+    c.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
+    c.add_argument("--device", default="cpu")
+    c.add_argument("--cache", type=Path, default=None, metavar="DIR", help="trunk activations (default: trunk-cache beside DIR)")
+    c.add_argument("--strict", action="store_true", help="stop at a row or clip that cannot be used")
+    c.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    c.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
+
+    c = add("evaluate", run_evaluate, "WER and CER, pipeline-aware and language-agnostic, and routing")
+    model_flags(c, "language pack; repeat for several")
+    c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
+    c.add_argument("--split", default="test")
+    c.add_argument("--language", action="append", default=None, metavar="CODE", help="only these languages")
+    c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="OUT.md and OUT.clips.jsonl stand beside it")
+    c.add_argument("--beam", type=int, default=5)
+    c.add_argument("--batch", type=int, default=16)
+
+    c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
+    c.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    model_flags(c, "language pack; repeat for several")
+    c.add_argument("--language", default=None, metavar="CODE", help="the language, if known")
+    c.add_argument("--route", default=None, metavar="NAME", help="force a pipeline: primary, or a pack's name")
+    c.add_argument("--beam", type=int, default=1)
+    c.add_argument("--format", choices=("text", "json"), default="text")
+
+    c = add("packs", run_packs, "look into packs")
+    c.add_argument("action", choices=("show", "verify"))
+    c.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    return parser
+
+
+def _load(args):
+    from dualasr.model import load_model
+    from dualasr.selector import SelectorOptions
+
+    selector = SelectorOptions.paper() if args.selector == "paper" else SelectorOptions()
+    model = load_model(args.base, args.pack, device=args.device, selector=selector)
+    if len(model.packs):
+        for name, pack in model.packs.items():
+            if not pack.info.calibration.negatives:
+                print(f"dualasr: warning: pack {name!r} was trained without --negatives; its routing is unreliable", file=sys.stderr)
+    return model
+
+
+def run_quickstart(args) -> int:
+    from dualasr.quickstart import QuickstartOptions, quickstart
+
+    given = {key: vars(args)[key] for key in ("out", "steps", "readings", "text", "seed") if key in args}
+    quickstart(QuickstartOptions(**given), say=lambda line: print(line, flush=True))
+    return 0
+
+
+def run_add_language(args) -> int:
+    from dualasr.adding import AddLanguageOptions, add_language, plan
+    from dualasr.las import LASOptions
+    from dualasr.secondary import SecondaryOptions
+    from dualasr.training import TrainingOptions
+
+    names = dict(zip(args.language, args.language_name, strict=False))
+    options = AddLanguageOptions(
+        base=args.base, corpora=tuple(args.corpus), languages={code: names.get(code, code) for code in args.language},
+        out=args.out, negatives=tuple(args.negatives), name=args.name, target=args.target, strict=args.strict,
+        cache=args.cache, source=args.source, licence=args.licence, device=args.device,
+        secondary=SecondaryOptions(args.rank, args.alpha, args.fork, las=LASOptions(units=args.units)),
+        training=TrainingOptions(
+            steps=args.steps, batch=args.batch, accumulation=args.accumulation, learning_rate=args.learning_rate,
+            variants=args.variants, save_every=args.save_every, evaluate_every=args.save_every, keep=args.keep,
+            seed=args.seed, bf16=args.bf16,
+        ),
+    )  # fmt: skip
+    if args.dry_run:
+        for key, value in plan(options).items():
+            print(f"{key:14} {value}")
+        return 0
+    add_language(options, resume=args.resume, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def run_evaluate(args) -> int:
+    from dualasr.corpus import load_corpus
+    from dualasr.evaluation import EvaluationOptions, evaluate
+    from dualasr.report import to_markdown, write_report
+
+    corpus = load_corpus(args.corpus, args.split, languages=args.language)
+    evaluation = evaluate(_load(args), corpus.utterances, EvaluationOptions(beam=args.beam, batch=args.batch),
+                          skipped=corpus.skipped)  # fmt: skip
+    packs = "".join(f" --pack {path.name}" for path in args.pack)
+    command = f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split {args.split} --beam {args.beam}"
+    write_report(args.report, evaluation, command)
+    print(to_markdown(evaluation.report, command))
+    return 0
+
+
+def run_transcribe(args) -> int:
+    from dualasr.model import DecodeOptions
+    from dualasr.transcription import TranscribeOptions, transcribe_files
+
+    options = TranscribeOptions(decode=DecodeOptions(beam=args.beam))
+    failed, rows = 0, []
+    for path, result in transcribe_files(_load(args), args.files, route=args.route, language=args.language, options=options):
+        if isinstance(result, DualasrError):
+            failed += 1
+            print(f"dualasr: {result}", file=sys.stderr, flush=True)
+        elif args.format == "json":
+            rows.append({"file": str(path), **result.to_dict()})
+        else:
+            print(result.text if len(args.files) == 1 else f"{path}: {result.text}", flush=True)
+    if args.format == "json":
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+    return 1 if failed else 0
+
+
+def run_packs(args) -> int:
+    from dualasr.pack import read_pack
+
+    failed = 0
+    for path in args.paths:
+        try:
+            record = read_pack(path)
+        except DualasrError as error:
+            failed += 1
+            print(f"dualasr: {error}", file=sys.stderr)
+            continue
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6
+        if args.action == "verify":
+            print(f"{path}: {len(record['files'])} files verified, {size:.1f} MB")
+            continue
+        languages = ", ".join(f"{name} ({code})" for code, name in record["languages"].items())
+        print(f"{record['name']}: {languages}; for {record['base']['name']} {record['base']['checksum'][:12]}; {size:.1f} MB")
+        about = {"rank": record["secondary"]["rank"], "fork": record["secondary"]["fork"], "decoder": record["secondary"]["decoder"],
+                 "negatives": record["calibration"]["negatives"], **record["training"], **record["scores"]}  # fmt: skip
+        print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
+    return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        return args.run(args)
+    except DualasrError as error:
+        print(f"dualasr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dualasr: interrupted; what was finished is kept", file=sys.stderr)
+        return 130

@@ -1,0 +1,166 @@
+"""A pack is data: what is saved is what loads, and what is damaged, foreign or unsafe does not."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from dualasr.backbone import Backbone
+from dualasr.errors import PackError, RunError
+from dualasr.model import load_model
+from dualasr.pack import PackInfo, load_pack, read_pack, rewrite_info, save_pack
+from dualasr.selector import Calibration, Platt
+
+INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=Calibration(Platt(2.0, -1.0), negatives=True), scores={"dev CER": 0.2})
+
+
+@pytest.fixture
+def pack(backbone, make_secondary, tmp_path):
+    folder = tmp_path / "north"
+    save_pack(folder, make_secondary(backbone), backbone, INFO)
+    return folder
+
+
+def reseal(folder, change):
+    """Edit pack.json as an attacker who knows the format would."""
+    from dualasr.pack import _seal
+
+    record = json.loads((folder / "pack.json").read_text())
+    change(record)
+    record["seal"] = _seal(record)
+    (folder / "pack.json").write_text(json.dumps(record))
+
+
+def test_what_is_saved_is_what_loads(backbone, make_secondary, pack, clips):
+    loaded = load_pack(pack, backbone)
+    assert loaded.info == INFO
+    original = make_secondary(backbone)
+    own = dict(loaded.secondary.own_tensors())
+    assert own and all(torch.equal(tensor, own[name]) for name, tensor in original.own_tensors())
+    trunk = backbone.trunk(backbone.features(clips), original.options.fork)
+    assert torch.equal(original.encode(trunk), loaded.secondary.encode(trunk))
+    assert original.tokenizer.encode("Тоодо кар.") == loaded.secondary.tokenizer.encode("Тоодо кар.")
+    assert not [path for path in pack.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_adapter_is_in_pefts_own_format(tiny_folder, backbone, pack, clips):
+    """Plain peft reads the folder and computes the same encoder output, up to our own LayerNorm."""
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
+
+    plain = PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(tiny_folder), pack).eval()
+    mel = backbone.features(clips)
+    secondary = load_pack(pack, backbone).secondary
+    ours = secondary.encode(backbone.trunk(mel, secondary.options.fork))  # its LayerNorm still equals the base's
+    assert torch.allclose(plain.get_encoder()(mel).last_hidden_state, ours, atol=1e-5)
+
+
+def test_another_base_is_refused(tiny_folder, pack, tmp_path):
+    other = Backbone.load(tiny_folder)
+    with torch.no_grad():
+        other.model.model.encoder.conv1.bias[0] += 1e-3
+    with pytest.raises(PackError, match="was trained on"):
+        load_pack(pack, other)
+
+
+@pytest.mark.parametrize("name", ["pack.json", "decoder.safetensors", "adapter_model.safetensors", "tokenizer.json",
+                                  "characters.json", "adapter_config.json", "README.md"])  # fmt: skip
+def test_a_changed_byte_is_refused(backbone, pack, name):
+    path = pack / name
+    data = bytearray(path.read_bytes())
+    at = data.index(b"north") + 1 if name == "pack.json" else len(data) // 2
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(PackError):
+        load_pack(pack, backbone)
+
+
+def test_a_missing_file_is_refused(backbone, pack):
+    (pack / "decoder.safetensors").unlink()
+    with pytest.raises(PackError, match="lacks decoder.safetensors"):
+        load_pack(pack, backbone)
+
+
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd", "sub/file.json"])
+def test_paths_outside_the_folder_are_refused(backbone, pack, path):
+    (pack.parent / "outside.json").write_text("{}")
+    reseal(pack, lambda record: record["files"].update({path: "0" * 64}))
+    with pytest.raises(PackError, match="outside its folder"):
+        load_pack(pack, backbone)
+
+
+def test_a_link_out_of_the_folder_is_refused(backbone, pack):
+    target = pack.parent / "tokenizer.json"
+    os.replace(pack / "tokenizer.json", target)
+    (pack / "tokenizer.json").symlink_to(target)
+    with pytest.raises(PackError, match="outside its folder"):
+        load_pack(pack, backbone)
+
+
+def test_a_pickle_is_refused_and_never_read(backbone, pack):
+    class Boom:
+        def __reduce__(self):
+            return (os.mkdir, (str(pack.parent / "boom"),))
+
+    (pack / "extra.pkl").write_bytes(pickle.dumps(Boom()))
+    with pytest.raises(PackError, match="neither safetensors"):
+        load_pack(pack, backbone)
+    (pack / "extra.pkl").unlink()
+    (pack / "decoder.safetensors").write_bytes(pickle.dumps(Boom()))
+    with pytest.raises(PackError):
+        load_pack(pack, backbone)
+    assert not (pack.parent / "boom").exists()
+
+
+def test_another_format_version_is_refused(backbone, pack):
+    reseal(pack, lambda record: record.update(format_version=2))
+    with pytest.raises(PackError, match="format 2"):
+        load_pack(pack, backbone)
+
+
+def test_no_pack_there(backbone, tmp_path):
+    with pytest.raises(PackError, match="no pack at"):
+        read_pack(tmp_path / "nowhere")
+    with pytest.raises(PackError, match="no pack.json"):
+        read_pack(tmp_path)
+
+
+def test_two_packs_of_one_language_are_refused(tiny_folder, backbone, make_secondary, pack, tmp_path):
+    save_pack(tmp_path / "twin", make_secondary(backbone, seed=5), backbone, PackInfo("twin", {"ky": "Kyrgyz"}))
+    with pytest.raises(PackError, match="both hold ky"):
+        load_model(tiny_folder, [pack, tmp_path / "twin"])
+
+
+def test_rewriting_info_keeps_the_pack_valid(backbone, pack):
+    rewrite_info(pack, ctc_weight=0.85, scores={"dev CER": 0.1})
+    info = load_pack(pack, backbone).info
+    assert info.ctc_weight == 0.85 and info.scores == {"dev CER": 0.1} and info.calibration == INFO.calibration
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere; the full-disk test covers it")
+def test_unwritable_place(backbone, make_secondary, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="Cannot save"):
+        save_pack(tmp_path / "north", make_secondary(backbone), backbone, INFO)
+
+
+def test_a_full_disk_leaves_the_last_good_pack(backbone, make_secondary, pack):
+    """/dev/full stands in for the disk: writing the new decoder fails, the pack that stood there still loads."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    import resource
+    import signal
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    try:
+        with pytest.raises(Exception) as caught:
+            save_pack(pack, make_secondary(backbone, seed=9), backbone, INFO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert isinstance(caught.value, RunError), repr(caught.value)
+    assert load_pack(pack, backbone).info == INFO
+    assert sorted(path.name for path in pack.parent.iterdir()) == ["north"]

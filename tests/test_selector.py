@@ -1,0 +1,103 @@
+"""The selector's two rules on hand-made scores."""
+
+import numpy as np
+import pytest
+
+from dualasr.selector import (
+    PRIMARY,
+    Bid,
+    Calibration,
+    Platt,
+    SelectorOptions,
+    fit_duel,
+    fit_platt,
+    language_probs,
+    select,
+    settle,
+)
+
+
+class Transcript:
+    def __init__(self, logprob, tokens):
+        self.logprob, self.avg_logprob = logprob, logprob / tokens
+
+
+def bid(name="north", head=0.0, tag=0.0, languages=("ky",), best_tag=0.0, calibration=Calibration()):
+    return Bid(name, languages, head, calibration, (1 / len(languages),) * len(languages), tag, best_tag)
+
+
+def test_no_pack_means_primary():
+    assert select(-0.1, [], SelectorOptions()).route == PRIMARY
+
+
+@pytest.mark.parametrize("head, tag, route, settled", [
+    (5, 5, "north", True), (-5, -5, PRIMARY, True), (0.5, 0.5, "north", False), (-0.5, -0.5, PRIMARY, False),
+])  # fmt: skip
+def test_calibrated_rule(head, tag, route, settled):
+    decision = select(-0.01, [bid(head=head, tag=tag)], SelectorOptions())
+    assert (decision.route, decision.settled, decision.rival) == (route, settled, "north")
+
+
+def test_best_of_two_packs_leads():
+    decision = select(-0.1, [bid("north", 2, 3), bid("west", 4, 4, ("ga",))], SelectorOptions())
+    assert decision.route == "west" and decision.settled
+
+
+def test_duel_moves_a_close_call():
+    fair = Calibration(duel=Platt(1.0, 0.0))
+    first = select(-0.1, [bid(head=0.2, tag=0.2, calibration=fair)], SelectorOptions())
+    good, bad = Transcript(-2.0, 10), Transcript(-30.0, 10)
+    assert settle(first, bid(head=0.2, tag=0.2, calibration=fair), good, bad, 4.0, SelectorOptions()).route == PRIMARY
+    assert settle(first, bid(head=0.2, tag=0.2, calibration=fair), bad, good, 4.0, SelectorOptions()).route == "north"
+
+
+def test_papers_rule_fails_on_one_tag_packs():
+    """A pack's single tag has log-probability 0 whatever it hears, so the primary never wins at the tag step."""
+    paper, ours = SelectorOptions.paper(), SelectorOptions()
+    english = bid(head=-9, tag=-9, best_tag=0.0)  # surely not the pack's language
+    unsure = select(-1.5, [english], paper)
+    assert unsure.route == "north" and unsure.settled, "the paper's rule gives English to the pack"
+    assert select(-1.5, [english], ours).route == PRIMARY
+    for confidence in (-0.01, -0.4, -3.0):
+        assert select(confidence, [english], paper).route == "north"
+        assert select(confidence, [english], ours).route == PRIMARY
+
+
+def test_papers_rule_between_many_tags():
+    options = SelectorOptions.paper()
+    assert select(-0.1, [bid(best_tag=-1.0, languages=("ky", "ga"))], options).route == PRIMARY
+    assert select(-1.0, [bid(best_tag=-0.1, languages=("ky", "ga"))], options).route == "north"
+    close = select(-0.3, [bid(best_tag=-0.2, languages=("ky", "ga"))], options)
+    assert not close.settled
+    pack = bid(best_tag=-0.2, languages=("ky", "ga"))
+    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-4.0, 10), 3.0, options).route == PRIMARY
+    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-2.5, 10), 3.0, options).route == "north"  # beta 0.15
+
+
+def test_language_probs_is_a_posterior():
+    probs = language_probs({"en": 0.75, "es": 0.25}, [bid(head=0.0, tag=0.0), bid("west", 0.0, 0.0, ("ga", "gv"))])
+    assert sum(probs.values()) == pytest.approx(1.0)
+    assert probs["ky"] == pytest.approx(1 / 3) and probs["en"] == pytest.approx(0.25) and probs["ga"] == pytest.approx(1 / 6)
+    assert list(probs.values()) == sorted(probs.values(), reverse=True)
+    extreme = language_probs({"en": 1.0}, [bid(head=800.0, tag=800.0)])
+    assert extreme["ky"] == pytest.approx(1.0)
+
+
+def test_platt_recovers_a_known_scale():
+    """Scores drawn from two unit normals at -1 and +1 have log-odds 2 x score exactly."""
+    rng = np.random.default_rng(0)
+    fitted = fit_platt(rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000))
+    assert fitted.scale == pytest.approx(2.0, rel=0.1) and fitted.offset == pytest.approx(0.0, abs=0.15)
+
+
+def test_platt_on_separable_scores_stays_finite_and_right():
+    fitted = fit_platt([5.0] * 10 + [4.0], [-3.0] * 10 + [-2.0])
+    assert np.isfinite([fitted.scale, fitted.offset]).all()
+    assert fitted(4.0) > 1 and fitted(-2.0) < -1
+
+
+def test_duel_never_prefers_the_worse_transcript():
+    assert fit_duel([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0]).scale == 0.0
+    assert fit_duel([1.0], [2.0]) == Platt(0.0, 0.0)
+    fitted = fit_duel([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
+    assert fitted(3.0) > 0 > fitted(-3.0)

@@ -1,0 +1,270 @@
+"""Transcription of files: every format and length gives an answer, a broken file costs only itself."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.errors import AudioError, PackError
+from dualasr.transcription import Segment, TranscribeOptions, _join, _whole, transcribe, transcribe_files
+
+ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(("north", "ky"), ("west", "ga"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write samples to a sound file and give its path."""
+
+    def write(name, samples, rate=SAMPLE_RATE, **kind):
+        soundfile.write(tmp_path / name, samples, rate, **kind)
+        return tmp_path / name
+
+    return write
+
+
+def warble(seconds, rate=SAMPLE_RATE):
+    """A tone whose pitch and loudness change, with noise, so that every window holds something else."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(1).standard_normal(len(time)) * 0.03
+    pitch = 2 * np.pi * (300 * time + 40 * np.sin(time))
+    return (0.3 * np.sin(pitch) * np.sin(2 * np.pi * 1.5 * time) ** 2 + noise).astype(np.float32)
+
+
+def test_every_format_gives_the_same_length(model, clips, write):
+    sound, results = (clips[1] * 32767).astype(np.int16), {}  # libsndfile rounds floats differently in wav and flac
+    for suffix in ("wav", "flac", "mp3", "ogg"):
+        results[suffix] = transcribe(model, write(f"a.{suffix}", sound), route="north", options=ALL)
+        assert results[suffix].duration == pytest.approx(2.3), suffix
+        assert results[suffix].text, suffix
+    assert results["wav"] == results["flac"]
+
+
+@pytest.mark.parametrize("route", ["primary", "north"])
+def test_a_file_is_transcribed_like_its_samples(model, clips, write, route):
+    path = write("a.wav", clips[2], subtype="FLOAT")
+    expected = transcribe(model, clips[2], route=route, options=ALL)
+    assert transcribe(model, path, route=route, options=ALL) == expected
+    assert transcribe(model, str(path), route=route, options=ALL) == expected
+    window = model.transcribe_windows([clips[2]], route=route)[0]
+    assert expected.text == window.text != ""
+    assert expected.language == window.language
+    assert expected.segments[0].avg_logprob == window.avg_logprob
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 2), (8_000, 1), (44_100, 1), (44_100, 2)])
+def test_rates_and_channels(model, write, rate, channels):
+    sound = warble(2, rate)
+    path = write("a.wav", np.stack([sound] * channels, axis=1), rate)
+    result = transcribe(model, path, options=ALL)
+    assert result.duration == pytest.approx(2, abs=1e-3)
+    assert result.text
+    if rate == SAMPLE_RATE:
+        assert result.text == transcribe(model, write("mono.wav", sound), options=ALL).text
+
+
+@pytest.mark.parametrize("sound", [np.zeros(0), warble(0.02), np.zeros(3 * SAMPLE_RATE), np.full(SAMPLE_RATE, 9e-5)])
+@pytest.mark.parametrize("forced", [{}, {"route": "north"}, {"language": "ky"}])
+def test_no_sound_gives_no_text(model, sound, forced):
+    result = transcribe(model, sound.astype(np.float32), options=ALL, **forced)
+    assert (result.text, result.language, result.route, result.segments) == ("", None, "primary", ())
+    assert result.language_probs == {}
+    assert result.duration == len(sound) / SAMPLE_RATE
+    assert result.scores["windows"] == {"text": 0, "empty": 0, "no_speech": 0, "silent": int(len(sound) > 0)}
+
+
+def test_the_shortest_window_is_decoded(model):
+    for samples, silent in ((399, 1), (400, 0)):
+        result = transcribe(model, warble(1)[:samples], options=ALL)
+        assert result.scores["windows"]["silent"] == silent
+        assert bool(result.language_probs) != bool(silent)
+
+
+def test_no_speech_needs_both_thresholds(model, clips):
+    for no_speech, logprob, kept in ((-1.0, 1.0, False), (-1.0, -1e9, True), (1.0, 1.0, True)):
+        options = TranscribeOptions(no_speech_threshold=no_speech, logprob_threshold=logprob)
+        result = transcribe(model, clips[3], route="north", options=options)
+        assert bool(result.text) == bool(result.segments) == kept
+        assert result.scores["windows"] == {"text": kept, "empty": 0, "no_speech": not kept, "silent": 0}
+        assert sum(result.language_probs.values()) == pytest.approx(1)  # it had sound, so it was asked
+        if not kept:
+            assert (result.language, result.route) == (None, "primary")
+
+
+@pytest.mark.parametrize("route", ["primary", "north"])
+def test_segments_of_a_long_file_cover_it(model, write, route):
+    result = transcribe(model, write("a.wav", warble(35)), route=route, options=ALL)
+    segments = result.segments
+    assert len(segments) >= 3
+    assert (segments[0].start, segments[-1].end) == (0, result.duration) == (0, 35)
+    for before, after in zip(segments, segments[1:], strict=False):
+        assert before.end == after.start
+    for segment in segments:
+        assert 0 < segment.end - segment.start <= model.backbone.window_s
+    assert result.text == " ".join(segment.text for segment in segments)
+
+
+def test_a_silent_window_is_left_out(model):
+    sound = warble(40)
+    sound[10 * SAMPLE_RATE : 32 * SAMPLE_RATE] = 0
+    result = transcribe(model, sound, route="north", options=ALL)
+    assert result.scores["windows"] == {"text": 2, "empty": 0, "no_speech": 0, "silent": 1}
+    first, second = result.segments
+    assert first.start == 0 and 10 <= first.end < 15 and 25 < second.start <= 32 and second.end == 40
+
+
+def test_the_whole_is_the_majority_and_the_mean_by_seconds(model):
+    sound = np.concatenate([warble(8), np.zeros(12 * SAMPLE_RATE, np.float32), warble(30)])
+    result = transcribe(model, sound, options=ALL)
+    segments = result.segments
+    assert len(segments) == result.scores["windows"]["text"] >= 3
+    seconds = np.array([segment.end - segment.start for segment in segments])
+    for found, key in ((result.route, "route"), (result.language, "language")):
+        total = Counter()
+        for segment, length in zip(segments, seconds, strict=True):
+            total[getattr(segment, key)] += length
+        assert total[found] == max(total.values())
+        assert result.scores[f"{key}_seconds"] == pytest.approx(total)
+    for code, prob in result.language_probs.items():
+        shares = [segment.language_probs[code] for segment in segments]
+        assert prob == pytest.approx(float(np.average(shares, weights=seconds)))
+    assert list(result.language_probs.values()) == sorted(result.language_probs.values(), reverse=True)
+    assert sum(result.language_probs.values()) == pytest.approx(1)
+    assert {"ky", "ga", *model.backbone.languages} == set(result.language_probs)
+
+
+def test_the_majority_may_be_a_later_window(model):
+    """Seconds decide, not the number or the order of windows."""
+    one = transcribe(model, warble(2), route="north", options=ALL).segments[0]
+    parts = [replace(one, start=a, end=b, route=route, language=code) for a, b, route, code in
+             ((0, 3, "primary", "de"), (3, 6, "primary", "de"), (6, 13, "north", "ky"))]  # fmt: skip
+    whole = _whole(tuple(parts), {}, 13.0, {})
+    assert (whole.route, whole.language) == ("north", "ky")
+    assert whole.scores["route_seconds"] == {"primary": 6, "north": 7}
+
+
+def test_forced_route_and_language_appear(model, clips):
+    for asked, expected in (
+        ({"route": "west"}, ("west", "ga")),
+        ({"language": "ky"}, ("north", "ky")),
+        ({"route": "north", "language": "ky"}, ("north", "ky")),
+        ({"language": "de"}, ("primary", "de")),
+        ({"route": "primary", "language": "tr"}, ("primary", "tr")),
+    ):
+        result = transcribe(model, clips[1], options=ALL, **asked)
+        assert (result.route, result.language) == expected
+        assert {(segment.route, segment.language) for segment in result.segments} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"route": "south"}, ("'south'", "primary, north, west")),
+        ({"language": "xx"}, ("'xx'", "ky", "ga", "de")),
+        ({"route": "north", "language": "ga"}, ("'north'", "'ga'", "ky")),
+        ({"route": "primary", "language": "ky"}, ("'primary'", "'ky'", "de")),
+        ({"route": "south", "language": "ky"}, ("'south'", "primary, north, west")),
+    ],
+)
+def test_unknown_route_or_language(model, asked, words):
+    for call in (lambda: transcribe(model, np.zeros(16_000, np.float32), **asked),
+                 lambda: transcribe(model, "no such file.wav", **asked),
+                 lambda: transcribe_files(model, [], **asked)):  # fmt: skip
+        with pytest.raises(PackError) as error:
+            call()
+        assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([0.1, np.nan] * 400, np.float32), "NaN"),
+        (np.array([0.1, -np.inf] * 400, np.float32), "infinite"),
+        (np.zeros((16_000, 2), np.float32), r"\(16000, 2\)"),
+        (np.float32(0.5), r"shape \(\)"),
+        (np.zeros(16_000, np.int16), "int16"),
+        (np.zeros(16_000, complex), "complex128"),
+    ],
+)
+def test_arrays_that_are_refused(model, array, words):
+    with pytest.raises(AudioError, match=words):
+        transcribe(model, array)
+
+
+def test_float64_samples_are_taken(model, clips):
+    assert transcribe(model, clips[0].astype(np.float64), options=ALL) == transcribe(model, clips[0], options=ALL)
+
+
+def test_broken_files_cost_only_themselves(model, clips, write, tmp_path):
+    good = [write("first.wav", clips[0]), write("last.flac", clips[1])]
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("This is no sound.\n" * 50)
+    (tmp_path / "cut.wav").write_bytes(good[0].read_bytes()[:9000])
+    (tmp_path / "cut.flac").write_bytes(good[1].read_bytes()[:9000])
+    write("nan.wav", np.full(16_000, np.nan, np.float32), subtype="FLOAT")
+    names = ("missing.wav", "empty.wav", "text.wav", "cut.wav", "cut.flac", "nan.wav", ".")
+    broken = [tmp_path / name for name in names]
+    paths = [good[0], *broken, good[1]]
+    results = list(transcribe_files(model, map(str, paths), route="north", options=ALL))
+    assert [path for path, _ in results] == paths
+    for path, result in results[1:-1]:
+        assert isinstance(result, AudioError), path
+        assert str(result).startswith(str(path)) and "\n" not in str(result)
+    assert [result for _, result in (results[0], results[-1])] == [
+        transcribe(model, path, route="north", options=ALL) for path in good
+    ]
+
+
+def test_files_are_done_as_they_are_asked_for(model, clips, write, tmp_path):
+    later = tmp_path / "b.wav"
+    results = transcribe_files(model, [write("a.wav", clips[0]), later], options=ALL)
+    assert next(results)[0].name == "a.wav"
+    write("b.wav", clips[0])
+    path, result = next(results)
+    assert path == later and result.duration == pytest.approx(1)
+    assert next(results, None) is None
+
+
+@pytest.mark.parametrize("route", [None, "primary", "north"])
+def test_batch_size_changes_no_text(model, route):
+    sound = warble(50)
+    one, eight = (transcribe(model, sound, route=route, options=replace(ALL, batch=batch)) for batch in (1, 8))
+    assert len(one.segments) >= 4
+    assert [(s.start, s.text, s.route) for s in one.segments] == [(s.start, s.text, s.route) for s in eight.segments]
+    assert one.text == eight.text
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        TranscribeOptions(batch=0)
+
+
+def test_to_dict_survives_json(model, clips):
+    for sound in (clips[1], np.zeros(800, np.float32)):
+        result = transcribe(model, sound, options=ALL)
+        plain = result.to_dict()
+        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+        assert list(plain) == ["text", "language", "route", "language_probs", "segments", "duration", "scores"]
+        assert [Segment(**segment) for segment in plain["segments"]] == list(result.segments)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ((), ""),
+        ((("de", "ein"), ("de", "Satz")), "ein Satz"),
+        ((("ja", "これは"), ("ja", "文")), "これは文"),
+        ((("ja", "これは"), ("de", "Satz"), ("zh", "文")), "これは Satz 文"),
+    ],
+)
+def test_texts_are_joined_as_the_language_is_written(parts, text):
+    segments = [Segment(i, i + 1, words, code, "primary", 0, 0, {}, {}, "") for i, (code, words) in enumerate(parts)]
+    assert _join(tuple(segments)) == text
