@@ -310,6 +310,6 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
 
     say(f"6 pack -> {options.out}")
     save_pack(options.out, secondary, backbone, info)
-    for folder in checkpoints(options.run):
+    for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
     return Pack(info, secondary)

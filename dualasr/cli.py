@@ -11,7 +11,8 @@ from dualasr.errors import DualasrError
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dualasr", description="Teach Whisper a new language without forgetting the old ones.")
+    about = "Teach Whisper a new language without making it forget the ones it knows."
+    parser = argparse.ArgumentParser(prog="dualasr", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run, text: str) -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     c = add("add-language", run_add_language, "train a language pack for a frozen base")
     c.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
-    c.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
+    c.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or manifest")
     c.add_argument("--language", action="append", required=True, metavar="CODE", help="BCP 47 or ISO 639-3; repeat for a group")
     c.add_argument("--language-name", action="append", default=[], metavar="NAME", help="display name of each --language")
     c.add_argument("--out", type=Path, required=True, metavar="DIR", help="the pack; DIR.run holds the run")
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=1)
     c.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
     c.add_argument("--device", default="cpu")
-    c.add_argument("--cache", type=Path, default=None, metavar="DIR", help="trunk activations (default: trunk-cache beside DIR)")
+    c.add_argument("--cache", type=Path, metavar="DIR", help="trunk activations; None: trunk-cache beside --out")
     c.add_argument("--strict", action="store_true", help="stop at a row or clip that cannot be used")
     c.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     c.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
@@ -92,10 +93,9 @@ def _load(args):
 
     selector = SelectorOptions.paper() if args.selector == "paper" else SelectorOptions()
     model = load_model(args.base, args.pack, device=args.device, selector=selector)
-    if len(model.packs):
-        for name, pack in model.packs.items():
-            if not pack.info.calibration.negatives:
-                print(f"dualasr: warning: pack {name!r} was trained without --negatives; its routing is unreliable", file=sys.stderr)
+    for name, pack in model.packs.items():
+        if not pack.info.calibration.negatives:
+            print(f"dualasr: warning: pack {name!r} had no --negatives; its routing is unreliable", file=sys.stderr)
     return model
 
 
@@ -184,8 +184,9 @@ def run_packs(args) -> int:
             continue
         languages = ", ".join(f"{name} ({code})" for code, name in record["languages"].items())
         print(f"{record['name']}: {languages}; for {record['base']['name']} {record['base']['checksum'][:12]}; {size:.1f} MB")
-        about = {"rank": record["secondary"]["rank"], "fork": record["secondary"]["fork"], "decoder": record["secondary"]["decoder"],
-                 "negatives": record["calibration"]["negatives"], **record["training"], **record["scores"]}  # fmt: skip
+        shape = {key: record["secondary"][key] for key in ("rank", "alpha", "fork", "decoder")}
+        about = {**shape, "calibrated against negatives": record["calibration"]["negatives"], **record["training"],
+                 **record["scores"]}  # fmt: skip
         print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
     return 1 if failed else 0
 

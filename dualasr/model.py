@@ -19,6 +19,8 @@ from dualasr.search import Hypothesis
 from dualasr.secondary import SearchOptions, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
 
+Output = tuple[list[int], torch.Tensor, torch.Tensor]  # rows of a batch, a pack's encoder output of these, its lengths
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
@@ -117,13 +119,13 @@ class DualWhisper:
         return pack.secondary.encode(trunk, lengths), lengths
 
     @torch.no_grad()
-    def bids(self, heard: Heard, *, ask: bool = True) -> tuple[list[list[Bid]], dict[str, tuple[list[int], torch.Tensor, torch.Tensor]]]:
+    def bids(self, heard: Heard, *, ask: bool = True) -> tuple[list[list[Bid]], dict[str, Output]]:
         """What every pack says of every window; the tag step is run where the selector's options ask for it (never: `ask`).
 
         Second, by pack, the windows whose upper layers were run for it: their rows, encoder output and lengths.
         """
         rows: list[list[Bid]] = [[] for _ in heard.seconds]
-        outputs: dict[str, tuple[list[int], torch.Tensor, torch.Tensor]] = {}
+        outputs: dict[str, Output] = {}
         for pack in self.packs.values():
             trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames), margin=0)
             logits = pack.secondary.language_logits(trunk, lengths)

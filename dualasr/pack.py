@@ -121,6 +121,8 @@ def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: Pack
         }  # fmt: skip
         record["seal"] = _seal(record)
         (part / "pack.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        for path in part.iterdir():
+            path.chmod(0o644)  # safetensors makes files that their owner alone may read
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             os.replace(folder, old)
@@ -130,8 +132,9 @@ def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: Pack
         if old.exists() and not folder.exists():
             os.replace(old, folder)
         shutil.rmtree(part, ignore_errors=True)
-        raise RunError(f"Cannot save the pack {folder}: {getattr(error, 'strerror', None) or error}. Free some space or choose another "
-                       "--out; what was saved before is untouched.") from error  # fmt: skip
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"Cannot save the pack {folder}: {reason}. Free some space or choose another --out; what was saved "
+                       "before is untouched.") from error  # fmt: skip
 
 
 def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:

@@ -10,6 +10,8 @@ from dualasr.pack import Pack, PackInfo
 from dualasr.secondary import Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 
+torch.set_num_threads(1)  # two-layer models are slower on many
+
 TEXTS = ["Тоодо кар жаады.", "Апам нан бышырды.", "Балдар мектепке барды.", "Ат суу ичти."] * 12
 
 

@@ -1,0 +1,55 @@
+"""Generated speech: voices kept apart, crashes survived, sentences as promised."""
+
+import numpy as np
+import pytest
+
+from dualasr.errors import DualasrError
+from dualasr.quickstart import NEW, OLD, sentences
+from dualasr.synth import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
+from dualasr.text import word_types
+
+pytest.importorskip("espeakng_loader")
+
+
+def test_test_voices_are_in_no_training_set():
+    assert not set(TEST_VARIANTS) & set(TRAIN_VARIANTS)
+    rng = np.random.default_rng(0)
+    train, test = ([draw_voice(rng, role) for _ in range(2000)] for role in ("train", "test"))
+    assert not {v.variant for v in train} & {v.variant for v in test}
+    assert not {v.rate for v in train} & {v.rate for v in test}
+    assert not {v.pitch for v in train} & {v.pitch for v in test}
+
+
+def test_every_language_of_the_quickstart_speaks():
+    voice = Voice("f2", 155, 50, 50)
+    with Speaker() as speaker:
+        for code in [*NEW, *OLD]:
+            samples = speaker.speak(sentences(code, "test")[0], code, voice)
+            assert samples.dtype == np.float32 and 16_000 < len(samples) < 16_000 * 12
+            assert 0.3 < np.abs(samples).max() <= 0.51
+        slow, fast = (speaker.speak("one two three four", "en", Voice("f2", rate, 50, 50)) for rate in (110, 220))
+        assert len(slow) > 1.3 * len(fast)
+        with pytest.raises(DualasrError, match="no voice"):
+            speaker.speak("hm", "tlh-nowhere", voice)
+        assert len(speaker.speak("still here", "en", voice)), "an unknown voice must not end the speaker"
+
+
+def test_a_crash_of_the_library_is_survived():
+    with Speaker() as speaker:
+        speaker.speak("first", "en", Voice("f2", 155, 50, 50))
+        speaker._process.kill()
+        speaker._process.join()
+        assert len(speaker.speak("lost", "en", Voice("f2", 155, 50, 50))) == 0
+        assert len(speaker.speak("second", "en", Voice("f2", 155, 50, 50))) > 8000
+
+
+def test_sentences_are_apart():
+    for code in [*NEW, *OLD]:
+        splits = ("train", "dev", "test") if code in NEW else ("negatives", "test")
+        texts = {split: sentences(code, split) for split in splits}
+        assert len(texts["test"]) >= 60
+        everything = [text for split in splits for text in texts[split]]
+        assert len(everything) == len(set(everything))
+        if code in NEW:
+            seen, test = word_types(texts["train"]), word_types(texts["test"])
+            assert len(test - seen) >= len(test) / 4

@@ -1,0 +1,253 @@
+"""Training: the fast way against the obvious one, resuming, and corpora with something wrong in them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dualasr.adding import AddLanguageOptions, add_language, plan
+from dualasr.errors import CorpusError, RunError
+from dualasr.las import LASOptions
+from dualasr.pack import load_pack, read_pack
+from dualasr.secondary import SecondaryOptions, slice_trunk
+from dualasr.training import CachedClips, Clip, TrainingOptions, check_label, collate, plan_batches, train_secondary
+from dualasr.trunk_cache import TrunkCache
+
+WORDS = "кар тоо суу ат нан апа бала үй жол күн".split()
+
+
+def make_corpus(folder: Path, count: int = 14, extra: tuple[dict, ...] = ()) -> Path:
+    """Sounds that spell: every word is a chord of its own."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    rows = []
+    for i in range(count):
+        words = list(rng.choice(WORDS, rng.integers(2, 4)))
+        time_ = np.arange(6400) / 16_000
+        parts = [np.sin(2 * np.pi * (200 + 90 * WORDS.index(w)) * time_) * np.hanning(6400) for w in words]
+        soundfile.write(folder / f"{i}.wav", 0.3 * np.concatenate(parts), 16_000)
+        split = "dev" if i % 5 == 4 else "train"
+        rows.append({"id": f"c{i}", "audio": f"{i}.wav", "text": " ".join(words), "lang": "ky", "split": split})
+    with (folder / "manifest.jsonl").open("w") as file:
+        for row in [*rows, *extra]:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return folder
+
+
+@pytest.fixture
+def options(tiny_folder, tmp_path):
+    return AddLanguageOptions(
+        base=str(tiny_folder), corpora=(make_corpus(tmp_path / "corpus"),), languages={"ky": "Kyrgyz"},
+        out=tmp_path / "packs" / "ky", secondary=SecondaryOptions(rank=2),
+        training=TrainingOptions(steps=4, batch=4, variants=2, save_every=2, evaluate_every=2),
+    )  # fmt: skip
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+def cached(backbone, secondary, folder, clips):
+    """Clips in a cache, with labels."""
+    cache = TrunkCache(folder, backbone, secondary.options.fork)
+    paths = []
+    for i, clip in enumerate(clips):
+        path = folder / f"{i}.wav"
+        soundfile.write(path, clip, 16_000, subtype="FLOAT")
+        paths.append(path)
+    entries = cache.fill([(path, 0) for path in paths], progress=False)
+    text = "Тоодо кар жаады."
+    tokens, characters = secondary.tokenizer.encode(text), secondary.tokenizer.encode_characters(text)
+    frames = [np.load(entry).shape[0] for entry in entries]
+    return [Clip(str(i), (entry,), n, 1, text, tuple(tokens), tuple(characters))
+            for i, (entry, n) in enumerate(zip(entries, frames, strict=True))]  # fmt: skip
+
+
+def test_cached_equals_uncached(backbone, make_secondary, clips, tmp_path):
+    secondary = make_secondary(backbone)
+    labelled = cached(backbone, secondary, tmp_path, clips)
+    dataset = CachedClips(labelled, secondary.tokenizer, TrainingOptions(time_mask=0.0))
+    batch = collate([dataset[(i, i)] for i in range(len(clips))])
+    trunk = backbone.trunk(backbone.features(clips), secondary.options.fork)
+    sliced, lengths = slice_trunk(trunk, [backbone.frames(len(clip)) for clip in clips])
+    assert torch.equal(lengths, batch["lengths"])
+    fresh = batch | {"trunk": sliced}
+    with torch.no_grad():
+        for i, n in enumerate(lengths.tolist()):
+            assert torch.allclose(batch["trunk"][i, :n], sliced[i, :n], rtol=1e-3, atol=1e-4)  # float16
+        assert secondary(**batch)["loss"].item() == pytest.approx(secondary(**fresh)["loss"].item(), rel=1e-4)
+
+
+def test_padding_in_a_batch_does_not_change_the_loss(backbone, make_secondary, clips, tmp_path):
+    secondary = make_secondary(backbone)
+    labelled = cached(backbone, secondary, tmp_path, clips)
+    dataset = CachedClips(labelled, secondary.tokenizer, TrainingOptions(time_mask=0.0))
+    items = [dataset[(i, i)] for i in range(len(clips))]
+    with torch.no_grad():
+        together = secondary(**collate(items), num_items_in_batch=1)["loss"].item()
+        apart = sum(secondary(**collate([item]), num_items_in_batch=1)["loss"].item() for item in items)
+    assert together == pytest.approx(apart, rel=1e-4)
+
+
+def test_accumulating_twice_b_equals_once_two_b(backbone, make_secondary, clips, tmp_path):
+    finals = []
+    for batch, accumulation in ((4, 1), (2, 2)):
+        secondary = make_secondary(backbone, las=LASOptions(dropout=0.0))
+        labelled = cached(backbone, secondary, tmp_path, clips)
+        training = TrainingOptions(steps=3, batch=batch, accumulation=accumulation, save_every=100, evaluate_every=100)
+        train_secondary(secondary, labelled, (), (), tmp_path / f"run{batch}", training)
+        finals.append({name: p.clone() for name, p in secondary.own_tensors()})
+    for name, tensor in finals[0].items():
+        assert torch.allclose(tensor, finals[1][name], atol=2e-5), name
+
+
+def test_training_moves_the_pack_and_nothing_else(backbone, make_secondary, clips, tmp_path):
+    secondary = make_secondary(backbone)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    own = {name: tensor.clone() for name, tensor in secondary.own_tensors()}
+    mel = backbone.features(clips)
+    tokens = backbone.model.generate(mel)
+    train_secondary(secondary, cached(backbone, secondary, tmp_path, clips), (), (), tmp_path / "run",
+                    TrainingOptions(steps=2, batch=4, save_every=100, evaluate_every=100))  # fmt: skip
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items())
+    assert torch.equal(tokens, backbone.model.generate(mel))
+    still = [name for name, tensor in secondary.own_tensors() if torch.equal(own[name], tensor)]
+    assert not still, f"not trained: {still}"
+
+
+def test_plan_covers_every_clip_and_repeats():
+    options = TrainingOptions(steps=30, batch=4, negatives=0.5, seed=3)
+    lengths, negatives = list(range(10, 50)), [5, 60, 20]
+    batches = plan_batches(lengths, negatives, options)
+    assert batches == plan_batches(lengths, negatives, options)
+    assert batches != plan_batches(lengths, negatives, replace(options, seed=4))
+    assert {i for batch in batches[:10] for i, _ in batch if i < 40} == set(range(40))
+    assert all(sum(i >= 40 for i, _ in batch) == 2 for batch in batches)
+    positions = [position for batch in batches for _, position in batch]
+    assert len(set(positions)) == len(positions)
+
+
+def test_labels_the_decoder_cannot_hold(backbone, make_secondary):
+    tokenizer = make_secondary(backbone).tokenizer
+    assert check_label(tokenizer, "Апам нан бышырды.", 100) is None
+    assert "too many for" in check_label(tokenizer, "Апам нан бышырды.", 10)
+    assert "the decoder holds" in check_label(tokenizer, "Тоодо кар жаады. " * 200, 100_000)
+    assert "empty" in check_label(tokenizer, "", 100)
+
+
+def test_add_language_end_to_end(options, backbone):
+    pack = add_language(options, say=silent)
+    loaded = load_pack(options.out, backbone)
+    assert loaded.info.languages == {"ky": "Kyrgyz"} and not loaded.info.calibration.negatives
+    assert all(torch.equal(a, b) for (_, a), (_, b) in
+               zip(pack.secondary.own_tensors(), loaded.secondary.own_tensors(), strict=True))  # fmt: skip
+    steps = [json.loads(line)["step"] for line in (options.run / "metrics.jsonl").read_text().splitlines()]
+    assert 4 in steps
+    assert not list(options.run.glob("checkpoint-*"))
+
+
+def test_negatives_are_calibrated(options, tmp_path):
+    sounds = tmp_path / "others"
+    sounds.mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(20):
+        soundfile.write(sounds / f"{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
+    pack = add_language(replace(options, negatives=(sounds,)), say=silent)
+    assert pack.info.calibration.negatives and pack.info.training["negatives"] == 12
+
+
+def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
+    folder = tmp_path / "broken"
+    soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 20), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(3200), 16_000)
+    (tmp_path / "noise.wav").write_bytes(b"this is no sound" * 20)
+    row = {"lang": "ky", "split": "train", "text": "кар тоо"}
+    extra = (row | {"id": "no-audio"}, row | {"id": "no-text", "text": "", "audio": "0.wav"},
+             row | {"id": "long", "audio": str(tmp_path / "long.wav")},
+             row | {"id": "no-sound", "audio": str(tmp_path / "noise.wav")},
+             row | {"id": "dense", "audio": str(tmp_path / "short.wav"), "text": "кар тоо " * 20})  # fmt: skip
+    make_corpus(folder, extra=extra)
+    lines: list[str] = []
+    broken = replace(options, corpora=(folder,))
+    add_language(broken, say=lines.append)
+    skipped = {item["id"]: item["reason"] for item in json.loads((broken.run / "skipped.json").read_text())}
+    assert len(skipped) == 5 and any("5 skipped" in line for line in lines)
+    assert "window is 15 s" in skipped["long"] and "too many for" in skipped["dense"]
+    assert read_pack(broken.out)["training"]["clips"] == 12
+    with pytest.raises(CorpusError, match="manifest.jsonl:15"):
+        add_language(replace(broken, out=tmp_path / "packs" / "strict", strict=True), say=silent)
+
+
+def test_an_existing_folder_is_never_overwritten(options, tmp_path):
+    add_language(options, say=silent)
+    seal = read_pack(options.out)["seal"]
+    for resume in (False, True):
+        with pytest.raises(RunError, match="exists"):
+            add_language(options, resume=resume, say=silent)
+    assert read_pack(options.out)["seal"] == seal
+    unfinished = replace(options, out=tmp_path / "packs" / "other")
+    unfinished.run.mkdir(parents=True)
+    (unfinished.run / "arguments.json").write_text(json.dumps({"base": "another"}))
+    with pytest.raises(RunError, match="--resume"):
+        add_language(unfinished, say=silent)
+    with pytest.raises(RunError, match="other settings"):
+        add_language(unfinished, resume=True, say=silent)
+
+
+def test_unknown_language_of_the_corpus(options):
+    with pytest.raises(CorpusError, match="ga"):
+        add_language(replace(options, languages={"ga": "Irish"}), say=silent)
+
+
+def test_dry_run_writes_nothing(options):
+    facts = plan(options)
+    assert facts["train"] == 12 and facts["dev"] == 2 and facts["parameters"] > 0 and facts["minutes"] >= 0
+    assert not options.out.parent.exists()
+
+
+def command(options: AddLanguageOptions, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "dualasr", "add-language", "--base", options.base, "--corpus", str(options.corpora[0]),
+            "--language", "ky", "--out", str(out), "--cache", str(out.parent / "cache"), "--rank", "2", "--steps", "12",
+            "--batch", "4", "--variants", "2", "--save-every", "4", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+def test_killed_and_resumed_equals_unbroken(options, tmp_path, moment):
+    """SIGKILL before, during and after the first save; the clips of an epoch do not divide the steps."""
+    whole, broken = tmp_path / "whole" / "ky", tmp_path / "broken" / "ky"
+    subprocess.run(command(options, whole), check=True, capture_output=True)
+    run, process = broken.with_name("ky.run"), subprocess.Popen(command(options, broken), stdout=subprocess.DEVNULL)
+    signs = {"before": run / "skipped.json", "during": run / "saving" / "checkpoint-4", "after": run / "checkpoint-4"}
+    while process.poll() is None and not signs[moment].exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not broken.exists(), "killed too late for this test to mean anything"
+    refused = subprocess.run(command(options, broken), capture_output=True, text=True)
+    assert refused.returncode == 1 and "--resume" in refused.stderr and "Traceback" not in refused.stderr
+    subprocess.run(command(options, broken, "--resume"), check=True, capture_output=True)
+    for name in ("decoder.safetensors", "adapter_model.safetensors", "tokenizer.json"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+def test_a_full_disk_while_training(options, tmp_path):
+    """The limit on file size stands in for the full disk: exit 1, a sentence, and what was saved before stays."""
+    out = tmp_path / "full" / "ky"
+    script = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+              "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+              "from dualasr.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    arguments = command(options, out)[3:]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert result.returncode == 1 and "Free some space" in result.stderr and "Traceback" not in result.stderr
+    assert not out.exists() and not list(out.with_name("ky.run").glob("checkpoint-*"))
+    subprocess.run(command(options, out, "--resume"), check=True, capture_output=True, env=os.environ)
+    assert read_pack(out)["name"] == "ky"
