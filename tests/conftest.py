@@ -1,8 +1,14 @@
 """Fixtures: a two-layer Whisper with random weights, sound, and small packs on it."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
+
+from dualasr.cli import QUIET
+
+os.environ.update(QUIET)  # before transformers is imported
 
 from dualasr.backbone import Backbone, base_path
 from dualasr.model import DualWhisper

@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--decoder-layers", type=int, default=2)
     parser.add_argument("--frames", type=int, default=14_000, help="padded mel frames a batch")
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--init", type=Path, help="start from the weights of an exported base instead of at random")
     parser.add_argument("--guided", type=float, default=0.6, help="share of the steps with guided attention")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=500)
@@ -218,6 +219,8 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     model = build_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers).to(device)
+    if args.init:
+        model.load_state_dict(WhisperForConditionalGeneration.from_pretrained(args.init, dtype=torch.float32).state_dict())
     watch_cross_attention(model)
     head = nn.Linear(args.width, len(alphabet) + 1).to(device)
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]

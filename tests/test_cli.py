@@ -1,0 +1,101 @@
+"""The command line: exit codes and sentences, files and formats."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from dualasr.cli import main
+from dualasr.pack import PackInfo, save_pack
+
+COMMANDS = ("quickstart", "add-language", "evaluate", "transcribe", "packs")
+
+
+@pytest.fixture
+def pack(backbone, make_secondary, tmp_path):
+    folder = tmp_path / "north"
+    save_pack(folder, make_secondary(backbone), backbone, PackInfo("north", {"ky": "Kyrgyz"}))
+    return folder
+
+
+@pytest.fixture
+def wav(clips, tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, clips[1], 16_000)
+    return path
+
+
+def test_help_names_every_command_and_needs_no_torch():
+    code = "import sys, dualasr.cli as cli; print(cli.build_parser().format_help(), 'torch' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(command in output for command in COMMANDS)
+    assert output.strip().endswith("False")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0 and "usage: dualasr" in capsys.readouterr().out
+
+
+def test_transcribe_json(tiny_folder, pack, wav, capsys):
+    assert main(["transcribe", str(wav), "--base", str(tiny_folder), "--pack", str(pack), "--format", "json"]) == 0
+    out = capsys.readouterr()
+    (row,) = json.loads(out.out)
+    assert row["file"] == str(wav) and {"text", "language", "route", "language_probs", "segments"} <= set(row)
+    assert "had no --negatives" in out.err
+
+
+def test_a_broken_file_is_named_and_the_others_are_done(tiny_folder, wav, tmp_path, capsys):
+    broken, missing = tmp_path / "broken.wav", tmp_path / "missing.wav"
+    broken.write_bytes(b"RIFF nothing here")
+    code = main(["transcribe", str(broken), str(wav), str(missing), "--base", str(tiny_folder), "--format", "json"])
+    out = capsys.readouterr()
+    assert code == 1 and [row["file"] for row in json.loads(out.out)] == [str(wav)]
+    errors = out.err.strip().splitlines()
+    assert len(errors) == 2 and str(broken) in errors[0] and str(missing) in errors[1]
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--base", "no/such-base"], "Cannot load the base"),
+    (["--pack", "nowhere"], "no pack at nowhere"),
+    (["--route", "west"], "no route 'west'"),
+    (["--language", "xx"], "knows 'xx'"),
+])  # fmt: skip
+def test_bad_arguments_are_sentences(tiny_folder, wav, arguments, sentence, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    base = [] if "--base" in arguments else ["--base", str(tiny_folder)]
+    assert main(["transcribe", str(wav), *base, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("dualasr: ") and sentence in error and "Traceback" not in error
+
+
+def test_a_folder_that_is_no_whisper(tmp_path, wav, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main(["transcribe", str(wav), "--base", str(tmp_path)]) == 1
+    assert "model_type is 'bert'" in capsys.readouterr().err
+
+
+def test_packs_show_and_verify(pack, capsys):
+    assert main(["packs", "verify", str(pack)]) == 0
+    assert main(["packs", "show", str(pack)]) == 0
+    assert "Kyrgyz (ky)" in capsys.readouterr().out
+    (pack / "tokenizer.json").write_text("{}")
+    assert main(["packs", "verify", str(pack)]) == 1
+    assert "tokenizer.json was changed" in capsys.readouterr().err
+
+
+def test_evaluate_writes_its_report(tiny_folder, pack, wav, tmp_path, capsys):
+    rows = [{"id": str(i), "audio": "clip.wav", "text": "Кар жаады.", "lang": "ky", "split": "test"} for i in range(2)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = tmp_path / "out" / "report.json"
+    model = ["--base", str(tiny_folder), "--pack", str(pack)]
+    assert main(["evaluate", *model, "--corpus", str(tmp_path), "--report", str(report), "--beam", "2"]) == 0
+    written = json.loads(report.read_text())
+    assert written["languages"]["ky"]["n"] == 2 and np.isfinite(written["languages"]["ky"]["pipeline_aware"]["cer"])
+    assert sum(written["routing"]["confusion"]["ky"].values()) == 2
+    assert "dualasr evaluate" in report.with_suffix(".md").read_text()
