@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (default: 700)")
     c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (default: 4)")
     c.add_argument("--text", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="more sentences: DIR/*_<code>.txt")
+    c.add_argument("--limit", type=int, default=argparse.SUPPRESS, metavar="N", help="N sentences a split, for a quick look")
+    c.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
     c.add_argument("--seed", type=int, default=1)
 
     c = add("add-language", run_add_language, "train a language pack for a frozen base")
@@ -103,7 +105,7 @@ def _load(args):
 def run_quickstart(args) -> int:
     from dualasr.quickstart import QuickstartOptions, quickstart
 
-    given = {key: vars(args)[key] for key in ("out", "steps", "readings", "text", "seed") if key in args}
+    given = {key: vars(args)[key] for key in ("out", "base", "steps", "readings", "text", "limit", "seed") if key in args}
     quickstart(QuickstartOptions(**given), say=lambda line: print(line, flush=True))
     return 0
 

@@ -36,7 +36,7 @@ OLD = {"en": "en_us", "es": "es_419", "de": "de_de", "tr": "tr_tr", "bg": "bg_bg
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """`readings` voices for each training sentence; `text` a folder of further <code>.txt to read, one sentence a line."""
+    """`readings` voices for each training sentence; `text` a folder of more sentences, <code>.txt or *_<code>.txt."""
 
     out: Path
     base: str = "micro"
@@ -45,6 +45,7 @@ class QuickstartOptions:
     text: Path | None = None
     seed: int = 1
     beam: int = 5
+    limit: int | None = None  # sentences of each split, for a quick look
 
 
 def sentences(language: str, split: str) -> list[str]:
@@ -96,9 +97,9 @@ def generate_corpus(out: Path, options: QuickstartOptions, say: Callable[[str], 
 def _texts(code: str, split: str, options: QuickstartOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
     """Texts to read and their sentence ids. A base language's training split is audio for negatives, from other words."""
     if code in OLD and split == "train":
-        texts = recombine(sentences(code, "negatives"), 120, rng)
+        texts = recombine(sentences(code, "negatives")[: options.limit], 2 * options.limit if options.limit else 120, rng)
         return texts, list(range(len(texts)))
-    texts = sentences(code, split)
+    texts = sentences(code, split)[: options.limit]
     ids = list(range(len(texts)))
     if split == "train":
         more = []
@@ -162,6 +163,8 @@ def quickstart(options: QuickstartOptions, *, say: Callable[[str], None] = print
         raise RunError(f"{out} exists and is not a quickstart; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings, indent=1))
+    command = (f"dualasr quickstart --base {options.base} --steps {options.steps} --readings {options.readings} "
+               f"--seed {options.seed}")  # fmt: skip
 
     say(f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's {', '.join(OLD)}")
     corpus = generate_corpus(out, options, say)
@@ -191,14 +194,14 @@ def quickstart(options: QuickstartOptions, *, say: Callable[[str], None] = print
             report_path.parent.mkdir(exist_ok=True)
             test = load_corpus(corpus, "test")
             evaluation = evaluate(load_model(options.base, packs), test.utterances, EvaluationOptions(beam=options.beam))
-            write_report(report_path, evaluation, command=f"dualasr quickstart --seed {options.seed}")
+            write_report(report_path, evaluation, command)
         steps.append(json.loads(report_path.read_text()) | {"step": label})
         say(regression_table(steps))
 
     table = regression_table(steps)
     summary = (f"# Regression\n\nCER in percent with the pipeline known, in brackets with nothing known; mark-safe normaliser, "
                f"beam {options.beam}, held-out sentences and voices.\n\n{table}\n\n![](regression.png)\n\n"
-               f"Made by `dualasr quickstart --seed {options.seed}`.\n")  # fmt: skip
+               f"Made by `{command}`.\n")  # fmt: skip
     (out / "regression.md").write_text(summary, encoding="utf-8")
     draw_regression(steps, out / "regression.png")
 
