@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -154,22 +154,19 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
     codes, variants = list(options.languages), options.training.variants
     skipped = list(skipped)
 
-    def clips_of(utterances, count: int, labelled: bool) -> list[Clip]:
-        readable, pairs = [], []
-        for u in utterances:
-            readable.append(u)
-            pairs += [(u.audio if labelled else u, v) for v in range(count)]
-        entries = cache.fill(pairs)
-        clips = []
-        for i, u in enumerate(readable):
+    def entries_of(audio: Sequence[Path], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
+        """The entries of each file, the frames of its shortest variant, and why it cannot be read."""
+        entries = cache.fill([(path, variant) for path in audio for variant in range(count)])
+        for i in range(len(audio)):
             mine = tuple(entries[i * count : (i + 1) * count])
-            frames = min(np.load(path, mmap_mode="r").shape[0] for path in mine)
-            if not labelled:
-                clips.append(Clip(str(u), mine, frames))
-                continue
+            lost = next((str(entry) for entry in mine if isinstance(entry, AudioError)), None)
+            yield mine, 0 if lost else min(np.load(path, mmap_mode="r").shape[0] for path in mine), lost
+
+    def clips_of(utterances: Sequence[Utterance], count: int) -> list[Clip]:
+        clips = []
+        for u, (mine, frames, lost) in zip(utterances, entries_of([u.audio for u in utterances], count), strict=True):
             text = written(u.text, options.target)
-            reason = check_label(tokenizer, text, frames)
-            if reason:
+            if reason := lost or check_label(tokenizer, text, frames):
                 if options.strict:
                     raise CorpusError(f"{u.audio} ({u.id}): {reason}")
                 skipped.append(Skipped(u.id, reason))
@@ -178,21 +175,29 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
                               tuple(tokenizer.encode_characters(text))))  # fmt: skip
         return clips
 
+    def negatives_of(audio: Sequence[Path], count: int) -> list[Clip]:
+        clips = []
+        for path, (mine, frames, lost) in zip(audio, entries_of(audio, count), strict=True):
+            if lost:
+                skipped.append(Skipped(str(path), lost))
+            else:
+                clips.append(Clip(str(path), mine, frames))
+        return clips
+
     others = find_negatives(options.negatives, codes, options.training.seed) if options.negatives else []
-    held_out = others[: max(8, len(others) // 8)] if others else []
-    labelled = clips_of(train, variants, True)
-    dev_clips = clips_of(dev, 1, True)
+    split = max(8, len(others) // 8)  # of the negatives, for the calibration
+    labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
     audio = {u.id: u.audio for u in dev}
     return Prepared(
         tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
-        tuple(clips_of(others[len(held_out) :], variants, False)), tuple(held_out), tuple(skipped),
-        sum(u.duration for u in train) / 3600,
+        tuple(negatives_of(others[split:], variants)), tuple(Path(clip.id) for clip in negatives_of(others[:split], 1)),
+        tuple(skipped), sum(u.duration for u in train) / 3600,
     )  # fmt: skip
 
 
 def plan(options: AddLanguageOptions) -> dict:
     """--dry-run: what a run would take. Nothing is written; the time is of three real steps on invented activations."""
-    backbone = Backbone.load(options.base, device=options.device)
+    backbone = Backbone.load(options.base)
     train, dev, skipped = read_corpora(options, backbone.window_s)
     tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
     secondary = Secondary(backbone, tokenizer, options.secondary)

@@ -55,7 +55,7 @@ class PackTokenizer:
 
     def decode(self, tokens: Iterable[int]) -> tuple[str, int]:
         """Text of the text units, and how many bytes at the edges of no valid UTF-8 were dropped."""
-        alphabet = _byte_of_character()
+        alphabet = byte_of_character()
         pieces = [self.bpe.id_to_token(i - self.first_text) for i in tokens if i >= self.first_text]
         data = bytes(alphabet[c] for piece in pieces for c in piece)
         text = data.decode("utf-8", "ignore")
@@ -70,7 +70,7 @@ class PackTokenizer:
         return "".join(self.characters[u - 1] for u in units).strip()
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes, inverted: printable bytes stand for themselves."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     shifted = [b for b in range(256) if b not in plain]

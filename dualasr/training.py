@@ -166,8 +166,9 @@ def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> flo
             group = clips[first : first + batch]
             values = [torch.from_numpy(np.load(clip.entries[0]).astype(np.float32)) for clip in group]
             lengths = torch.tensor([len(v) for v in values])
-            encoded = secondary.encode(torch.nn.utils.rnn.pad_sequence(values, batch_first=True), lengths)
-            frames = secondary.ctc_log_probs(encoded).numpy()
+            trunk, device = torch.nn.utils.rnn.pad_sequence(values, batch_first=True), secondary.layer_norm.weight.device
+            encoded = secondary.encode(trunk.to(device), lengths.to(device))
+            frames = secondary.ctc_log_probs(encoded).cpu().numpy()
             hyps += [secondary.tokenizer.decode_characters(ctc_greedy(f[:n])) for f, n in zip(frames, lengths, strict=True)]
             refs += [clip.text for clip in group]
     return character_errors([normalise(t, "marks") for t in refs], [normalise(t, "marks") for t in hyps]).rate

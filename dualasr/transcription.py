@@ -26,9 +26,10 @@ MIN_SAMPLES = 400  # 25 ms, one frame of Whisper's spectrogram
 class TranscribeOptions:
     """How a file is decoded, and which of its windows give no text.
 
-    batch: windows decoded at once. A window is no speech where no_speech_prob > no_speech_threshold and avg_logprob <
-    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. It is silence, and is not
-    decoded, where no sample reaches silence_peak (full scale is 1). Raises ValueError for a batch below 1.
+    batch: windows decoded at once. A window of the primary is no speech where no_speech_prob > no_speech_threshold and
+    avg_logprob < logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A pack's window is
+    never judged so: its language may be no speech to the primary, and `<|other|>` has turned noise away. A window is
+    silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). Raises ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
@@ -157,7 +158,8 @@ def _has_sound(window: np.ndarray, silence_peak: float) -> bool:
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
     """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too."""
-    return result.no_speech_prob > options.no_speech_threshold and result.avg_logprob < options.logprob_threshold
+    unsure = result.no_speech_prob > options.no_speech_threshold and result.avg_logprob < options.logprob_threshold
+    return unsure and result.route == PRIMARY
 
 
 def _segment(span: tuple[int, int], result: WindowResult) -> Segment:

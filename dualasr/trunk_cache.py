@@ -8,7 +8,7 @@ whole or not at all, so that runs may share a folder and a stopped run goes on w
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dualasr.audio import load_audio
 from dualasr.augment import Augmentation, augment
 from dualasr.backbone import Backbone
-from dualasr.errors import RunError
+from dualasr.errors import AudioError, RunError
 from dualasr.secondary import MARGIN, slice_trunk
 
 VERSION = "1"  # of what an entry holds
@@ -37,7 +37,8 @@ class TrunkCache:
 
     def path(self, audio: Path, variant: int) -> Path:
         """Where the entry of a clip and variant stands: keyed by the file's bytes."""
-        digest = hashlib.sha256(Path(audio).read_bytes())
+        with open(audio, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
         if variant:
             about += f"|{self.seed}|{self.augmentation}"
@@ -50,26 +51,37 @@ class TrunkCache:
         samples = load_audio(audio)
         if variant:
             clip = int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:8], "little")
-            samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), self.augmentation)
+            slowest = len(samples) / self.augmentation.speed_range[0]
+            fits = slowest <= self.backbone.window_samples  # else slowing it down would cut its end off
+            options = self.augmentation if fits else replace(self.augmentation, speed=0.0)
+            samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), options)
         return samples[: self.backbone.window_samples]
 
-    def fill(self, clips: Sequence[tuple[Path, int]], *, batch: int = 16, progress: bool | None = None) -> list[Path]:
-        """Compute what is missing of (audio, variant) pairs; their entries, in order. `progress` None: on a terminal.
+    def fill(self, clips: Sequence[tuple[Path, int]], *, batch: int = 16,
+             progress: bool | None = None) -> list[Path | AudioError]:  # fmt: skip
+        """Compute what is missing of (audio, variant) pairs; their entries, in order, or why a file cannot be read.
 
-        Raises AudioError for a file that cannot be read, RunError where the disk is full.
+        `progress` None shows a bar on a terminal. Raises RunError where the disk is full.
         """
-        paths = [self.path(*clip) for clip in clips]
-        missing = [(clip, path) for clip, path in zip(clips, paths, strict=True) if not path.exists()]
+        paths: list[Path | AudioError] = [self.path(*clip) for clip in clips]
+        missing = [(clip, i) for i, (clip, path) in enumerate(zip(clips, paths, strict=True)) if not path.exists()]
         hidden_bar = None if progress is None else not progress
         with tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden_bar) as bar:
             for first in range(0, len(missing), batch):
-                group = missing[first : first + batch]
-                sounds = [self.samples(*clip) for clip, _ in group]
+                group, sounds = [], []
+                bar.update(len(missing[first : first + batch]))
+                for clip, i in missing[first : first + batch]:
+                    try:
+                        sounds.append(self.samples(*clip))
+                        group.append(paths[i])
+                    except AudioError as error:
+                        paths[i] = error
+                if not sounds:
+                    continue
                 trunk = self.backbone.trunk(self.backbone.features(sounds), self.fork)
                 sliced, lengths = slice_trunk(trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN)
-                for (_, path), values, length in zip(group, sliced, lengths.tolist(), strict=True):
+                for path, values, length in zip(group, sliced, lengths.tolist(), strict=True):
                     self._write(path, values[:length].to(torch.float16).cpu().numpy())
-                bar.update(len(group))
         return paths
 
     @staticmethod

@@ -58,9 +58,9 @@ def test_it_is_small_and_never_met_the_new_languages():
         assert not any(source["file"].endswith(f"_{code}.txt") or source["file"] == f"{code}.txt" for code in FORBIDDEN)
         assert len(source["sha256"]) == 64
     vocabulary = json.loads((folder / "vocab.json").read_text())
-    from dualasr.tokenizer import _byte_of_character
+    from dualasr.tokenizer import byte_of_character
 
-    alphabet = _byte_of_character()
+    alphabet = byte_of_character()
     units = [bytes(alphabet[c] for c in unit).decode("utf-8", "ignore") for unit in vocabulary if "<|" not in unit]
     assert not any(set(unit) & set("ңөүӊҥ" + "ଅଆଇକଖ") for unit in units)
 

@@ -170,18 +170,22 @@ def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
     soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 20), 16_000)
     soundfile.write(tmp_path / "short.wav", np.zeros(3200), 16_000)
     (tmp_path / "noise.wav").write_bytes(b"this is no sound" * 20)
+    soundfile.write(tmp_path / "cut.flac", np.random.default_rng(0).standard_normal(32_000) * 0.1, 16_000)
+    data = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
     row = {"lang": "ky", "split": "train", "text": "кар тоо"}
     extra = (row | {"id": "no-audio"}, row | {"id": "no-text", "text": "", "audio": "0.wav"},
              row | {"id": "long", "audio": str(tmp_path / "long.wav")},
              row | {"id": "no-sound", "audio": str(tmp_path / "noise.wav")},
+             row | {"id": "cut", "audio": str(tmp_path / "cut.flac")},
              row | {"id": "dense", "audio": str(tmp_path / "short.wav"), "text": "кар тоо " * 20})  # fmt: skip
     make_corpus(folder, extra=extra)
     lines: list[str] = []
     broken = replace(options, corpora=(folder,))
     add_language(broken, say=lines.append)
     skipped = {item["id"]: item["reason"] for item in json.loads((broken.run / "skipped.json").read_text())}
-    assert len(skipped) == 5 and any("5 skipped" in line for line in lines)
-    assert "window is 15 s" in skipped["long"] and "too many for" in skipped["dense"]
+    assert len(skipped) == 6 and any("6 skipped" in line for line in lines)
+    assert "window is 15 s" in skipped["long"] and "too many for" in skipped["dense"] and "cut.flac" in skipped["cut"]
     assert read_pack(broken.out)["training"]["clips"] == 12
     with pytest.raises(CorpusError, match="manifest.jsonl:15"):
         add_language(replace(broken, out=tmp_path / "packs" / "strict", strict=True), say=silent)

@@ -29,9 +29,9 @@ def build_tokenizer(path: Path):
     from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    from dualasr.tokenizer import _byte_of_character
+    from dualasr.tokenizer import byte_of_character
 
-    character = {byte: c for c, byte in _byte_of_character().items()}
+    character = {byte: c for c, byte in byte_of_character().items()}
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, path.read_text().splitlines())}
     written = {token: "".join(character[b] for b in token) for token in ranks}
     merges = []

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="micro")
-    parser.add_argument("--chapter", default="ch01", help="chapter of train to tune on, as its ids start")
+    parser.add_argument("--chapter", default="ch04", help="chapter of train to tune on, as its ids start")
     parser.add_argument("--negatives", type=Path, action="append", default=[], help="more audio in other languages")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=1500)
