@@ -242,8 +242,9 @@ def _settings(options: AddLanguageOptions) -> dict:
 
 def open_run(options: AddLanguageOptions, resume: bool) -> None:
     """Make OUT.run and keep the arguments there, or check that they are the same. Raises RunError."""
-    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", next(iter(options.languages), "")):
-        raise RunError(f"{next(iter(options.languages), '')!r} is no language code; give BCP 47, as ky, quz or qu-EC.")
+    for code in options.languages:
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
+            raise RunError(f"{code!r} is no language code; give BCP 47 or ISO 639-3, as ky, quz or qu-EC.")
     if options.out.exists():
         raise RunError(f"{options.out} exists; choose another --out or remove it. Nothing was overwritten.")
     arguments = options.run / "arguments.json"

@@ -16,73 +16,79 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dualasr", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    base_help = "built-in base, folder in transformers format, or hub id (%(default)s)"
+
     def add(name: str, run, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(run=run)
         return command
 
     def model_flags(command, pack_help: str) -> None:
-        command.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
+        command.add_argument("--base", default="micro", help=base_help)
         command.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help=pack_help)
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-        command.add_argument("--selector", choices=("calibrated", "paper"), default="calibrated", help="routing rule")
+        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+        command.add_argument("--selector", default="calibrated", help="calibrated, paper, or a JSON file of a pack set (%(default)s)")
 
     c = add("quickstart", run_quickstart, "the main job on generated speech: add two languages, measure, transcribe")
-    c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs and reports")
-    c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (default: 700)")
-    c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (default: 4)")
+    c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs, reports (%(default)s)")
+    c.add_argument("--base", default="micro", help=base_help)
+    c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (500)")
+    c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (2)")
     c.add_argument("--text", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="more sentences: DIR/*_<code>.txt")
     c.add_argument("--limit", type=int, default=argparse.SUPPRESS, metavar="N", help="N sentences a split, for a quick look")
-    c.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
     c.add_argument("--seed", type=int, default=1)
 
     c = add("add-language", run_add_language, "train a language pack for a frozen base")
-    c.add_argument("--base", default="micro", help="built-in base, folder in transformers format, or hub id")
-    c.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or manifest")
-    c.add_argument("--language", action="append", required=True, metavar="CODE", help="BCP 47 or ISO 639-3; repeat for a group")
-    c.add_argument("--language-name", action="append", default=[], metavar="NAME", help="display name of each --language")
-    c.add_argument("--out", type=Path, required=True, metavar="DIR", help="the pack; DIR.run holds the run")
-    c.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH",
-                   help="audio in other languages: corpora or folders; transcripts are not read")  # fmt: skip
-    c.add_argument("--name", default="", help="name of the pack (default: DIR's)")
-    c.add_argument("--source", default="", help="where the corpus comes from, for the card")
-    c.add_argument("--licence", default="", help="its licence, for the card")
-    c.add_argument("--target", choices=("written", "normalised"), default="written", help="labels as people read them, or not")
-    c.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone")
-    c.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha; 0 means the rank")
-    c.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer; -1 means half depth")
-    c.add_argument("--units", type=int, default=0, help="LSTM units; 0 means min(512, 2 x width)")
-    c.add_argument("--steps", type=int, default=1500)
-    c.add_argument("--batch", type=int, default=24)
-    c.add_argument("--accumulation", type=int, default=1)
-    c.add_argument("--learning-rate", type=float, default=1e-3)
-    c.add_argument("--variants", type=int, default=4, help="augmented versions of each clip, itself among them")
-    c.add_argument("--keep", choices=("last", "best"), default="last", help="weights of the last step, or best on dev")
-    c.add_argument("--save-every", type=int, default=250, metavar="STEPS")
-    c.add_argument("--seed", type=int, default=1)
-    c.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
-    c.add_argument("--device", default="cpu")
-    c.add_argument("--cache", type=Path, metavar="DIR", help="trunk activations; None: trunk-cache beside --out")
-    c.add_argument("--strict", action="store_true", help="stop at a row or clip that cannot be used")
-    c.add_argument("--resume", action="store_true", help="go on with an unfinished run")
-    c.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
+    g = c.add_argument_group("data")
+    g.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or manifest")
+    g.add_argument("--language", action="append", required=True, metavar="CODE", help="BCP 47 or ISO 639-3; repeat for a group")
+    g.add_argument("--language-name", action="append", default=[], metavar="NAME", help="display name of each --language")
+    g.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH",
+                   help="audio in other languages, corpora or folders; transcripts are not read")  # fmt: skip
+    g.add_argument("--target", choices=("written", "normalised"), default="written", help="labels as people read them, or not")
+    g.add_argument("--strict", action="store_true", help="stop at a row or clip that cannot be used")
+    g = c.add_argument_group("output")
+    g.add_argument("--out", type=Path, required=True, metavar="DIR", help="the pack; DIR.run holds the run")
+    g.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    g.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
+    g.add_argument("--cache", type=Path, metavar="DIR", help="trunk activations (trunk-cache beside the pack)")
+    g.add_argument("--name", default="", help="name of the pack (the folder's)")
+    g.add_argument("--source", default="", help="where the corpus comes from, for the card")
+    g.add_argument("--licence", default="", help="its licence, for the card")
+    g = c.add_argument_group("model")
+    g.add_argument("--base", default="micro", help=base_help)
+    g.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone (%(default)s)")
+    g.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha (the rank)")
+    g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
+    g.add_argument("--units", type=int, default=0, help="LSTM units (min(512, 2 x width))")
+    g = c.add_argument_group("training")
+    g.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
+    g.add_argument("--batch", type=int, default=24, help="clips a step (%(default)s)")
+    g.add_argument("--accumulation", type=int, default=1, help="batches a step (%(default)s)")
+    g.add_argument("--learning-rate", type=float, default=1e-3, help="(%(default)s)")
+    g.add_argument("--variants", type=int, default=4, help="augmented versions of a clip, itself among them (%(default)s)")
+    g.add_argument("--keep", choices=("last", "best"), default="last", help="weights of the last step, or best on dev")
+    g.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="(%(default)s)")
+    g.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
+    g.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
     c = add("evaluate", run_evaluate, "WER and CER, pipeline-aware and language-agnostic, and routing")
     model_flags(c, "language pack; repeat for several")
     c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
-    c.add_argument("--split", default="test")
+    c.add_argument("--split", default="test", help="(%(default)s)")
     c.add_argument("--language", action="append", default=None, metavar="CODE", help="only these languages")
     c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="OUT.md and OUT.clips.jsonl stand beside it")
-    c.add_argument("--beam", type=int, default=5)
-    c.add_argument("--batch", type=int, default=16)
+    c.add_argument("--beam", type=int, default=5, help="(%(default)s)")
+    c.add_argument("--batch", type=int, default=16, help="windows decoded together (%(default)s)")
 
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
     c.add_argument("files", type=Path, nargs="+", metavar="FILE")
     model_flags(c, "language pack; repeat for several")
     c.add_argument("--language", default=None, metavar="CODE", help="the language, if known")
     c.add_argument("--route", default=None, metavar="NAME", help="force a pipeline: primary, or a pack's name")
-    c.add_argument("--beam", type=int, default=1)
-    c.add_argument("--format", choices=("text", "json"), default="text")
+    c.add_argument("--beam", type=int, default=1, help="(%(default)s)")
+    c.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
 
     c = add("packs", run_packs, "look into packs")
     c.add_argument("action", choices=("show", "verify"))
@@ -92,9 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _load(args):
     from dualasr.model import load_model
+    from dualasr.pack import read_selector
     from dualasr.selector import SelectorOptions
 
-    selector = SelectorOptions.paper() if args.selector == "paper" else SelectorOptions()
+    named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
+    selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
     model = load_model(args.base, args.pack, device=args.device, selector=selector)
     for name, pack in model.packs.items():
         if not pack.info.calibration.negatives:

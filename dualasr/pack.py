@@ -23,7 +23,7 @@ from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
 from dualasr.las import LASOptions
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.selector import Calibration, Platt
+from dualasr.selector import Calibration, Platt, SelectorOptions
 from dualasr.tokenizer import PackTokenizer
 
 FORMAT_VERSION = 1
@@ -224,6 +224,15 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         parameter.data.copy_(stored)
     secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
     return Pack(info, secondary)
+
+
+def read_selector(path: Path) -> SelectorOptions:
+    """The selector of a pack set, a JSON object with fields of SelectorOptions. Raises PackError."""
+    try:
+        return SelectorOptions(**json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        fields = ", ".join(SelectorOptions.__dataclass_fields__)
+        raise PackError(f"{path} is no selector file ({error}); wanted JSON with some of: {fields}.") from error
 
 
 def rewrite_info(folder: Path, **changes) -> None:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from dualasr.errors import PackError
+from dualasr.pack import read_selector
 from dualasr.selector import (
     PRIMARY,
     Bid,
@@ -24,6 +26,16 @@ class Transcript:
 
 def bid(name="north", head=0.0, tag=0.0, languages=("ky",), best_tag=0.0, calibration=Calibration()):
     return Bid(name, languages, head, calibration, (1 / len(languages),) * len(languages), tag, best_tag)
+
+
+def test_a_pack_sets_file(tmp_path):
+    path = tmp_path / "selector.json"
+    path.write_text('{"tau": 3.5, "shortcut": false}')
+    assert read_selector(path) == SelectorOptions(tau=3.5, shortcut=False)
+    for content in ('{"tua": 3}', "[1, 2", "7"):
+        path.write_text(content)
+        with pytest.raises(PackError, match="tau"):
+            read_selector(path)
 
 
 def test_no_pack_means_primary():

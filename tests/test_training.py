@@ -207,6 +207,12 @@ def test_an_existing_folder_is_never_overwritten(options, tmp_path):
         add_language(unfinished, resume=True, say=silent)
 
 
+@pytest.mark.parametrize("code", ["Kyrgyz", "k", "ky_KG", ""])
+def test_no_language_code(options, code):
+    with pytest.raises(RunError, match="no language code"):
+        add_language(replace(options, languages={"ky": "Kyrgyz", code: "?"}), say=silent)
+
+
 def test_unknown_language_of_the_corpus(options):
     with pytest.raises(CorpusError, match="ga"):
         add_language(replace(options, languages={"ga": "Irish"}), say=silent)
