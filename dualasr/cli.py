@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--base", default="micro", help=base_help)
         command.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help=pack_help)
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-        command.add_argument("--selector", default="calibrated", help="calibrated, paper, or a JSON file of a pack set (%(default)s)")
+        command.add_argument("--selector", default="calibrated",
+                             help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
 
     c = add("quickstart", run_quickstart, "the main job on generated speech: add two languages, measure, transcribe")
     c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs, reports (%(default)s)")
