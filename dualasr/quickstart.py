@@ -41,10 +41,10 @@ class QuickstartOptions:
     out: Path
     base: str = "micro"
     readings: int = 2
-    steps: int = 500
+    steps: int = 300
     text: Path | None = None
     seed: int = 1
-    beam: int = 5
+    beam: int = 1
     limit: int | None = None  # sentences of each split, for a quick look
 
 
