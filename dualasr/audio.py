@@ -16,6 +16,7 @@ import soxr
 from dualasr.errors import AudioError
 
 SAMPLE_RATE = 16_000
+SHORTEST = 400  # samples, 25 ms: one frame of Whisper's spectrogram; what is shorter has no transcript
 
 _AV_SUFFIXES = {".3gp", ".aac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"}
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory

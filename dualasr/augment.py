@@ -11,7 +11,7 @@ import numpy as np
 import soxr
 from scipy import signal
 
-from dualasr.audio import SAMPLE_RATE
+from dualasr.audio import SAMPLE_RATE, SHORTEST
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def limit_band(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def augment(samples: np.ndarray, rng: np.random.Generator, options: Augmentation = Augmentation()) -> np.ndarray:
     """Speed, microphone, room, noise, band, clipping, level, each by its probability: (samples,) -> (samples',)."""
-    if len(samples) < 400:
+    if len(samples) < SHORTEST:
         return samples
     if rng.random() < options.speed:
         samples = change_speed(samples, rng.uniform(*options.speed_range))

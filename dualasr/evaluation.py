@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.audio import SAMPLE_RATE, load_audio, split_windows
+from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.metrics import bootstrap_interval, per_clip_errors
@@ -25,7 +25,6 @@ from dualasr.selector import PRIMARY
 from dualasr.text import NORMALISERS, normalise, scoring_unit
 
 MODES = ("pipeline_aware", "agnostic")
-SHORTEST = 400  # samples, one frame of the short-time Fourier transform; what is shorter has an empty transcript
 
 
 @dataclass(frozen=True)

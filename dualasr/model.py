@@ -99,8 +99,8 @@ class DualWhisper:
         """Encode windows of at most `backbone.window_samples` samples, once, and ask the primary for the language."""
         backbone = self.backbone
         forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
-        hidden, at, trunks = backbone.trunk(backbone.features(list(clips)), forks[0] if forks else 0), 0, {}
-        at = forks[0] if forks else 0
+        at, trunks = min(forks, default=0), {}
+        hidden = backbone.trunk(backbone.features(list(clips)), at)
         for fork in forks:
             for layer in backbone.encoder.layers[at:fork]:
                 hidden = layer(hidden, None)

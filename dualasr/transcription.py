@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dualasr.audio import SAMPLE_RATE, load_audio, split_windows
+from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
 from dualasr.errors import AudioError, DualasrError, PackError
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
 from dualasr.text import scoring_unit
-
-MIN_SAMPLES = 400  # 25 ms, one frame of Whisper's spectrogram
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def _samples(audio: str | Path | np.ndarray) -> np.ndarray:
 
 
 def _has_sound(window: np.ndarray, silence_peak: float) -> bool:
-    return len(window) >= MIN_SAMPLES and float(np.abs(window).max()) >= silence_peak
+    return len(window) >= SHORTEST and float(np.abs(window).max()) >= silence_peak
 
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
