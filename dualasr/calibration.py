@@ -13,6 +13,7 @@ from dualasr.audio import load_audio
 from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack
+from dualasr.secondary import best_candidate
 from dualasr.selector import PRIMARY, Calibration, SelectorOptions, fit_duel, fit_platt
 from dualasr.text import normalise
 
@@ -31,10 +32,9 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs
     """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
     for sounds in _batches(model, clips):
-        heard = model.listen(sounds)
-        for weight in weights:
-            found, _ = model.decode(heard, name, options=DecodeOptions(beam=beam, ctc_weight=weight))
-            hyps[weight] += [hypothesis.text for hypothesis in found]
+        for clip in model.candidates(model.listen(sounds), name, beam):
+            for weight in weights:
+                hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
     clean = [normalise(ref, "marks") for ref in refs]
     rates = {w: character_errors(clean, [normalise(h, "marks") for h in hyps[w]]).rate for w in weights}
     return min(rates, key=rates.get), rates

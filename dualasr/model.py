@@ -16,7 +16,7 @@ from dualasr.backbone import Backbone
 from dualasr.errors import PackError
 from dualasr.pack import Pack, load_pack
 from dualasr.search import Hypothesis
-from dualasr.secondary import SearchOptions, slice_trunk
+from dualasr.secondary import Candidate, SearchOptions, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
 
 Output = tuple[list[int], torch.Tensor, torch.Tensor]  # rows of a batch, a pack's encoder output of these, its lengths
@@ -166,17 +166,26 @@ class DualWhisper:
         pack = self.pack(route)
         return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
 
+    def candidates(self, heard: Heard, name: str, beam: int = 5) -> list[list[Candidate]]:
+        """What a pack considers for every window, with both scores of each."""
+        pack = self.pack(name)
+        encoded, lengths = self._secondary(pack, heard)
+        languages = self._pack_languages(pack, encoded, lengths)
+        return pack.secondary.candidates(encoded, lengths, languages, SearchOptions(beam=beam))
+
+    def _pack_languages(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+        """A pack's best language of every window."""
+        codes = list(pack.info.languages)
+        if len(codes) == 1:
+            return codes * len(encoded)
+        return [codes[i] for i in pack.secondary.tag_step(encoded, lengths)[:, 1:].argmax(-1).tolist()]
+
     def _decode_pack(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor, languages: Sequence[str] | None,
                      options: DecodeOptions) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
-        codes = list(pack.info.languages)
-        if languages is None and len(codes) == 1:
-            languages = codes * len(encoded)
-        if languages is None:
-            tags = pack.secondary.tag_step(encoded, lengths)[:, 1:]
-            languages = [codes[i] for i in tags.argmax(-1).tolist()]
+        languages = list(languages or self._pack_languages(pack, encoded, lengths))
         weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
         search = SearchOptions(beam=options.beam, ctc_weight=weight)
-        return pack.secondary.decode(encoded, lengths, list(languages), search), list(languages)
+        return pack.secondary.decode(encoded, lengths, languages, search), languages
 
     def pack(self, name: str) -> Pack:
         """A loaded pack by name. Raises PackError that lists the loaded ones."""

@@ -6,7 +6,7 @@ sliced to the clip ("pad the trunk, slice at the fork"), in training and in use 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -72,6 +72,21 @@ def pool_trunk(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     mean = (hidden * inside).sum(1) / count
     spread = (((hidden - mean.unsqueeze(1)) * inside).square().sum(1) / count + 1e-5).sqrt()
     return torch.cat([mean, spread], -1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hypothesis with the attention decoder's log-probability, and the CTC head's."""
+
+    hypothesis: Hypothesis
+    ctc: float
+
+
+def best_candidate(clip: Sequence[Candidate], ctc_weight: float) -> Candidate:
+    """The highest (1 - w) log p_attention + w log p_ctc; with w 0 the first, the attention decoder's own best."""
+    if ctc_weight == 0:
+        return clip[0]
+    return max(clip, key=lambda c: (1 - ctc_weight) * c.hypothesis.logprob + ctc_weight * c.ctc)
 
 
 @dataclass(frozen=True)
@@ -157,46 +172,48 @@ class Secondary(nn.Module):
                options: SearchOptions = SearchOptions()) -> list[Hypothesis]:  # fmt: skip
         """Joint CTC/attention decoding (Watanabe et al. 2017) in two passes: candidates of both, scored by both.
 
-        The attention decoder's beam and the best CTC prefixes are candidates; each is scored by
-        (1 - w) log p_attention + w log p_ctc. With ctc_weight 0 it is the attention decoder's plain beam search.
+        With ctc_weight 0 it is the attention decoder's plain beam search.
         """
-        tokenizer = self.tokenizer
-        tags = [tokenizer.tag(code) for code in language]
-        prefix = torch.tensor([[tokenizer.end, tag] for tag in tags], device=encoded.device)
-        limits = (lengths * self.frame_s * options.units_per_second).long() + 5
-        found = beam_search(self.decoder, encoded, lengths, prefix, beam=options.beam, limits=limits)
         if options.ctc_weight == 0:
-            return [self._hypothesis(*rows[0]) for rows in found]
-        frames = self.ctc_log_probs(encoded)
-        best = []
-        for i, rows in enumerate(found):
+            found = self._search(encoded, lengths, language, options)
+            return [Hypothesis(rows[0][0], self.tokenizer.decode(rows[0][0])[0], *rows[0][1:]) for rows in found]
+        scored = self.candidates(encoded, lengths, language, options)
+        return [best_candidate(clip, options.ctc_weight).hypothesis for clip in scored]
+
+    @torch.no_grad()
+    def candidates(self, encoded: torch.Tensor, lengths: torch.Tensor, language: list[str],
+                   options: SearchOptions = SearchOptions()) -> list[list[Candidate]]:  # fmt: skip
+        """Each clip's candidates: the attention decoder's beam, its best first, and the best CTC prefixes."""
+        tokenizer, frames, scored = self.tokenizer, self.ctc_log_probs(encoded), []
+        for i, rows in enumerate(self._search(encoded, lengths, language, options)):
             here = frames[i, : int(lengths[i])]
             prefixes = ctc_prefix_beam(here.cpu().numpy(), beam=max(4, options.beam))[: max(1, options.beam)]
-            candidates = {row[0]: row for row in rows}
+            finished = {tokens: ended for tokens, _, ended in rows}
             for units, _ in prefixes:
-                tokens = tuple(tokenizer.encode(tokenizer.decode_characters(units)))
-                candidates.setdefault(tokens, (tokens, None, True))
-            best.append(self._rescore(list(candidates.values()), encoded[i], lengths[i], tags[i], here, options))
-        return best
+                finished.setdefault(tuple(tokenizer.encode(tokenizer.decode_characters(units))), True)
+            scored.append(self._score(finished, encoded[i], lengths[i], tokenizer.tag(language[i]), here))
+        return scored
 
-    def _hypothesis(self, tokens: tuple[int, ...], logprob: float, finished: bool) -> Hypothesis:
-        return Hypothesis(tokens, self.tokenizer.decode(tokens)[0], logprob, finished)
+    def _search(self, encoded, lengths, language, options):
+        """The attention decoder's beams: (tokens, log-probability, finished) for each clip, best first."""
+        prefix = torch.tensor([[self.tokenizer.end, self.tokenizer.tag(code)] for code in language], device=encoded.device)
+        limits = (lengths * self.frame_s * options.units_per_second).long() + 5
+        return beam_search(self.decoder, encoded, lengths, prefix, beam=options.beam, limits=limits)
 
-    def _rescore(self, rows, encoded, length, tag, frames, options) -> Hypothesis:
-        """Both scores of every candidate of one clip, in one batch; the best by their weighted sum."""
-        device, end = encoded.device, self.tokenizer.end
-        sequences = [torch.tensor([end, tag, *tokens, end], device=device) for tokens, _, _ in rows]
+    def _score(self, finished: dict[tuple[int, ...], bool], encoded, length, tag: int, frames) -> list[Candidate]:
+        """Both scores of token sequences of one clip, in one batch."""
+        device, end, count = encoded.device, self.tokenizer.end, len(finished)
+        sequences = [torch.tensor([end, tag, *tokens, end], device=device) for tokens in finished]
         padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=-1)
         tokens, labels = padded[:, :-1].clamp_min(0), padded[:, 1:]
-        count = len(rows)
         log_probs = self.decoder(encoded.expand(count, -1, -1), length.expand(count), tokens)
         picked = log_probs.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
         attention = (picked * (labels >= 0))[:, 1:].sum(-1)  # the tag is given, not scored
-        units = [self.tokenizer.encode_characters(self.tokenizer.decode(row[0])[0]) for row in rows]
+        texts = [self.tokenizer.decode(tokens)[0] for tokens in finished]
+        units = [self.tokenizer.encode_characters(text) for text in texts]
         sizes = torch.tensor([len(u) for u in units], device=device)
         targets = torch.tensor([c for u in units for c in u], device=device, dtype=torch.long)
         ctc = -F.ctc_loss(frames.unsqueeze(1).expand(-1, count, -1), targets, length.expand(count), sizes,
                           reduction="none")  # fmt: skip
-        joint = (1 - options.ctc_weight) * attention + options.ctc_weight * ctc
-        k = int(joint.argmax())
-        return self._hypothesis(rows[k][0], float(attention[k]), rows[k][2])
+        rows = zip(finished.items(), texts, attention.tolist(), ctc.tolist(), strict=True)
+        return [Candidate(Hypothesis(tokens, text, score, ended), c) for (tokens, ended), text, score, c in rows]

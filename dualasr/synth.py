@@ -9,6 +9,7 @@ in a process of its own behind `Speaker`, which goes on after a crash.
 
 import ctypes
 import functools
+import itertools
 import multiprocessing
 import os
 from dataclasses import dataclass
@@ -29,8 +30,16 @@ TRAIN_VARIANTS = (
 ).split()
 ACCENTS = {"en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland"), "es": ("es", "es-419")}
 
-_SYNCHRONOUS, _CHARS_UTF8, _POS_CHARACTER = 2, 1, 1
+_SYNCHRONOUS, _PHONE_EVENTS, _CHARS_UTF8, _POS_CHARACTER = 2, 1 | 2, 1, 1  # events of phones, in IPA
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
+_EVENT_PHONE = 7
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h; `phone` is its union read as a string."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("type", "identifier", "position", "length", "milliseconds", "sample")]
+    _fields_ += [("user", ctypes.c_void_p), ("phone", ctypes.c_char * 8)]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,17 @@ class Voice:
     pitch: int
     pitch_range: int
     accent: int = 0
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A text that was read: samples of shape (n,) at 16 kHz, and the phones with the second each starts at.
+
+    A phone is IPA without stress marks; the empty one is a pause.
+    """
+
+    samples: np.ndarray
+    phones: tuple[tuple[str, float], ...]
 
 
 def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voice:
@@ -66,14 +86,14 @@ def _library():
     library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint,
                                      ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p]  # fmt: skip
     data = os.path.dirname(espeakng_loader.get_data_path())
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _PHONE_EVENTS)
     if rate <= 0:
         raise DualasrError(f"espeak-ng did not start with the data in {data}; reinstall espeakng-loader.")
     return library, rate
 
 
-def _speak(text: str, language: str, voice: Voice) -> np.ndarray:
-    """Read `text` aloud in this process: float32, shape (samples,), 16 kHz, peak about 0.5."""
+def _utter(text: str, language: str, voice: Voice) -> Utterance:
+    """Read `text` aloud in this process: samples in float32, peak about 0.5."""
     library, rate = _library()
     accents = ACCENTS.get(language, (language,))
     name = f"{accents[voice.accent % len(accents)]}+{voice.variant}"
@@ -82,32 +102,36 @@ def _speak(text: str, language: str, voice: Voice) -> np.ndarray:
     for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
     pieces: list[np.ndarray] = []
+    phones: list[tuple[str, float]] = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    def receive(wave, count, _events):
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+    def receive(wave, count, events):
         if count > 0:
             pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        for event in itertools.takewhile(lambda e: e.type != 0, (events[i] for i in itertools.count())):
+            if event.type == _EVENT_PHONE:
+                phones.append((event.phone.decode("utf-8", "ignore").strip("ˈˌ"), event.milliseconds / 1000))
         return 0
 
     library.espeak_SetSynthCallback(receive)
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
     if not pieces:
-        return np.zeros(0, np.float32)
+        return Utterance(np.zeros(0, np.float32), ())
     samples = np.concatenate(pieces).astype(np.float32) / 32768.0
     samples = soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32)
-    return samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max())))
+    return Utterance(samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max()))), tuple(phones))
 
 
 def _serve(connection) -> None:
-    """The child's loop: (text, language, voice) in, samples or an error out."""
+    """The child's loop: (text, language, voice) in, an utterance or an error out."""
     while True:
         try:
             request = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(_speak(*request))
+            connection.send(_utter(*request))
         except DualasrError as error:
             connection.send(error)
 
@@ -131,7 +155,11 @@ class Speaker:
         theirs.close()
 
     def speak(self, text: str, language: str, voice: Voice) -> np.ndarray:
-        """Read `text` aloud: float32, shape (samples,), 16 kHz, peak about 0.5; empty where espeak-ng crashed on it.
+        """The samples of `utter`: float32, shape (samples,), 16 kHz, peak about 0.5."""
+        return self.utter(text, language, voice).samples
+
+    def utter(self, text: str, language: str, voice: Voice) -> Utterance:
+        """Read `text` aloud; nothing is heard, no sample and no phone, where espeak-ng crashed on it.
 
         Raises DualasrError for a language or variant that espeak-ng does not have.
         """
@@ -141,7 +169,7 @@ class Speaker:
         except (EOFError, ConnectionError):
             self._process.join()
             self._start()
-            return np.zeros(0, np.float32)
+            return Utterance(np.zeros(0, np.float32), ())
         if isinstance(answer, DualasrError):
             raise answer
         return answer

@@ -6,7 +6,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from dualasr.model import DecodeOptions
-from dualasr.secondary import slice_trunk
+from dualasr.secondary import best_candidate, slice_trunk
 
 
 def test_encode_from_fork_equals_full_encode(backbone, clips):
@@ -51,6 +51,19 @@ def test_batch_of_n_equals_n_of_one(make_model, clips):
         batch = model.transcribe_windows(clips, route="north", options=options)
         single = [model.transcribe_windows([clip], route="north", options=options)[0] for clip in clips]
         assert [r.tokens for r in batch] == [r.tokens for r in single]
+
+
+def test_candidates_scored_once_serve_every_ctc_weight(make_model, clips):
+    model = make_model(("north", "ky"))
+    heard = model.listen(clips)
+    candidates, chosen = model.candidates(heard, "north", beam=3), set()
+    for weight in (0.0, 0.3, 0.7, 1.0):
+        found, _ = model.decode(heard, "north", options=DecodeOptions(beam=3, ctc_weight=weight))
+        best = [best_candidate(clip, weight) for clip in candidates]
+        assert [h.tokens for h in found] == [c.hypothesis.tokens for c in best]
+        assert all(abs(h.logprob - c.hypothesis.logprob) < 1e-3 for h, c in zip(found, best, strict=True) if h.finished)
+        chosen.add(tuple(h.tokens for h in found))
+    assert len(chosen) > 1, "on a random model the two scores disagree"
 
 
 def test_primary_is_plain_transformers(make_model, tiny_folder, clips):

@@ -34,6 +34,20 @@ def test_every_language_of_the_quickstart_speaks():
         assert len(speaker.speak("still here", "en", voice)), "an unknown voice must not end the speaker"
 
 
+def test_phones_come_with_the_second_they_start_at():
+    with Speaker() as speaker:
+        utterance = speaker.utter("One. Sasha.", "en", Voice("f2", 155, 50, 50))
+    phones, starts = zip(*utterance.phones, strict=True)
+    assert "".join(phones).startswith("wʌn") and phones.count("s") == 1 and "ˈ" not in "".join(phones)
+    assert list(starts) == sorted(starts) and starts[-1] <= len(utterance.samples) / 16_000 + 0.01
+    level = [float(np.abs(utterance.samples[round(s * 16_000) :][:800]).mean()) for s in starts]
+    pause = phones.index("")
+    assert 0 < pause < phones.index("s"), "a full stop is a pause"
+    assert level[pause] < 0.1 * max(level), "nothing sounds where the pause is"
+    hiss = utterance.samples[round(starts[phones.index("s")] * 16_000) :][:800]
+    assert np.abs(np.diff(hiss)).mean() > 0.5 * np.abs(hiss).mean(), "an s hisses where it is said to start"
+
+
 def test_a_crash_of_the_library_is_survived():
     with Speaker() as speaker:
         speaker.speak("first", "en", Voice("f2", 155, 50, 50))

@@ -26,6 +26,7 @@ LETTERS = {
     "en": "a-z", "es": "a-zñáéíóúü", "de": "a-zäöüß", "tr": "a-zçğıöşüâîû", "bg": "а-я", "pt": "a-zàáâãçéêíóôõú",
     "it": "a-zàèéìíòóùú", "fr": "a-zàâæçèéêëîïôœùûüÿ", "uk": "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя'",
 }  # fmt: skip
+SHARES = {"en": 2.0}  # its spelling follows its sound least; every other language has one share
 NO_SPEECH = "nospeech"
 WINDOW_S = 15.0
 CLIPS_A_SHARD = 1000
@@ -81,17 +82,19 @@ def recombine(sentences: list[str], rng: np.random.Generator) -> str:
 
 
 def make_clip(sentences: dict[str, list[str]], rng: np.random.Generator, speaker: Speaker) -> tuple[np.ndarray, dict]:
-    """One augmented clip and its label: (samples,) and text, language, start and end of speech in seconds."""
+    """One augmented clip and its label: (samples,) and text, language, start and end of speech, phones in seconds."""
     if rng.random() < 0.05:
         count = int(rng.uniform(0.3, 6.0) * SAMPLE_RATE)
         kind = rng.integers(3)
         samples = [np.zeros, lambda n: coloured_noise(n, rng), lambda n: music(n, rng)][kind](count)
         samples = samples.astype(np.float32) * 10 ** (rng.uniform(-60, -10) / 20)
-        return samples, {"text": "", "lang": NO_SPEECH, "start": 0.0, "end": 0.0}
-    language = list(sentences)[rng.integers(len(sentences))]
+        return samples, {"text": "", "lang": NO_SPEECH, "start": 0.0, "end": 0.0, "phones": []}
+    shares = np.array([SHARES.get(code, 1.0) for code in sentences])
+    language = str(rng.choice(list(sentences), p=shares / shares.sum()))
     while True:
         text = recombine(sentences[language], rng)
-        speech = speaker.speak(text, language, draw_voice(rng, "train"))
+        utterance = speaker.utter(text, language, draw_voice(rng, "train"))
+        speech = utterance.samples
         loud = np.flatnonzero(np.abs(speech) > 0.005)
         if len(loud) < 0.25 * SAMPLE_RATE:
             continue
@@ -103,6 +106,8 @@ def make_clip(sentences: dict[str, list[str]], rng: np.random.Generator, speaker
             break
     stretch = len(samples) / len(padded) / SAMPLE_RATE
     label = {"text": text, "lang": language, "start": before * stretch, "end": (before + len(speech)) * stretch}
+    shift = before - loud[0]
+    label["phones"] = [[p, round((s * SAMPLE_RATE + shift) * stretch, 3)] for p, s in utterance.phones]
     return samples, label
 
 
@@ -183,7 +188,7 @@ def main() -> None:
     record = {
         "languages": args.languages, "text": sources, "clips": args.clips, "vocabulary": args.vocabulary,
         "seed": args.seed, "window_s": WINDOW_S, "synthesiser": "espeak-ng (espeakng-loader 0.2.4)",
-        "voices": list(TRAIN_VARIANTS),
+        "voices": list(TRAIN_VARIANTS), "shares": SHARES,
     }  # fmt: skip
     record_path = args.out / "record.json"
     if record_path.exists() and json.loads(record_path.read_text()) != record:

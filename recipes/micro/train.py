@@ -3,8 +3,10 @@
     python recipes/micro/train.py --data runs/micro --out runs/micro/model --steps 6000
 
 Runs on a CPU or a GPU. Batches, padding and masks are functions of (seed, step), so that a stopped run goes on to the
-same result from its newest checkpoint. An auxiliary CTC loss over characters teaches the encoder to listen early;
-its head stays in the checkpoint, not in the export. A guided-attention loss (Tachibana et al. 2017, arXiv 1710.08969)
+same result from its newest checkpoint. Two auxiliary losses teach the encoder to listen early: which phone sounds in
+each frame, asked at half depth (the synthesiser knows), and CTC over characters at the end; their heads stay in the
+checkpoint, not in the export. Matrices are trained with Muon, the rest with AdamW. On a CPU each core works on its own
+share of a batch: small matrices divide badly among threads. A guided-attention loss (Tachibana et al. 2017, arXiv 1710.08969)
 holds two cross-attention heads a layer near the diagonal at first: without it the decoder stayed a language model for
 2,300 steps here while CTC fell from 6.2 to 1.3. Clips are padded at random, up to the whole window: a Whisper that
 only ever met clips at their own length falls apart when plain transformers pads them.
@@ -17,6 +19,8 @@ import math
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +83,16 @@ def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, de
     return model
 
 
-def encode(model, mel: torch.Tensor) -> torch.Tensor:
-    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width)."""
+def encode(model, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width) at half depth and at the end."""
     encoder = model.model.encoder
     x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
-    for layer in encoder.layers:
+    for index, layer in enumerate(encoder.layers):
+        if index == len(encoder.layers) // 2:
+            middle = x
         x = layer(x, None)
-    return encoder.layer_norm(x)
+    return middle, encoder.layer_norm(x)
 
 
 def plan_epoch(frames: np.ndarray, budget: int, rng: np.random.Generator, short_first: bool) -> list[np.ndarray]:
@@ -105,11 +111,12 @@ def plan_epoch(frames: np.ndarray, budget: int, rng: np.random.Generator, short_
     return [batches[i] for i in (np.argsort(keys) if short_first else rng.permutation(len(batches)))]
 
 
-def collate(clips, ids, tokenizer, alphabet, rng, length: int, device):
-    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets."""
+def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
+    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets, phones by frame."""
     ident = tokenizer.convert_tokens_to_ids
     mels, inputs, characters, lengths, spans = [], [], [], [], []
-    for i in ids:
+    sounding = torch.full((len(ids), length // 2), -100)
+    for k, i in enumerate(ids):
         mel, row = clips.mel(i), clips.rows[i]
         floor = mel.max() - 2.0
         if rng.random() < 0.5:
@@ -128,6 +135,10 @@ def collate(clips, ids, tokenizer, alphabet, rng, length: int, device):
         characters.append([alphabet[c] for c in row["text"].lower() if c in alphabet])
         lengths.append(mel.shape[1] // 2)
         spans.append((row["start"] * 50, row["end"] * 50, len(text)))
+        starts = [0.0, *(second for _, second in row["phones"])]
+        names = np.array([phones[""], *(phones[phone] for phone, _ in row["phones"])])
+        middles = np.arange(lengths[-1]) * 0.02 + 0.01
+        sounding[k, : lengths[-1]] = torch.from_numpy(names[np.searchsorted(starts, middles, side="right") - 1])
     end = tokenizer.eos_token_id
     longest = max(map(len, inputs))
     tokens = torch.full((len(ids), longest), end)
@@ -137,8 +148,8 @@ def collate(clips, ids, tokenizer, alphabet, rng, length: int, device):
         labels[k, : len(sequence)] = torch.tensor(sequence[1:] + [end])
     targets = torch.tensor([c for sequence in characters for c in sequence])
     sizes = torch.tensor([len(sequence) for sequence in characters])
-    batch = (torch.from_numpy(np.stack(mels)), tokens, labels, targets, torch.tensor(lengths), sizes, torch.tensor(spans))
-    return [t.to(device) for t in batch]
+    lengths, spans = torch.tensor(lengths), torch.tensor(spans)
+    return [t.to(device) for t in (torch.from_numpy(np.stack(mels)), tokens, labels, targets, lengths, sizes, spans, sounding)]
 
 
 def watch_cross_attention(model) -> None:
@@ -206,90 +217,119 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--init", type=Path, help="start from the weights of an exported base instead of at random")
     parser.add_argument("--guided", type=float, default=0.6, help="share of the steps with guided attention")
+    parser.add_argument("--phones", type=float, default=1.0, help="weight of the phone loss at half depth")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="shares of a batch worked on at once (CPU)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = 1 if device == "cuda" else args.workers
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
     clips = Clips(args.data / "shards")
     frames = np.array([row["frames"] for row in clips.rows])
     letters = sorted({c for row in clips.rows for c in row["text"].lower()})
     alphabet = {c: i + 1 for i, c in enumerate(letters)}
+    phones = {p: i for i, p in enumerate(sorted({"", *(p for row in clips.rows for p, _ in row["phones"])}))}
 
     torch.manual_seed(args.seed)
     model = build_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers).to(device)
     if args.init:
         model.load_state_dict(WhisperForConditionalGeneration.from_pretrained(args.init, dtype=torch.float32).state_dict())
     watch_cross_attention(model)
-    head = nn.Linear(args.width, len(alphabet) + 1).to(device)
-    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    heads = nn.ModuleDict({
+        "ctc": nn.Linear(args.width, len(alphabet) + 1),
+        "phones": nn.Sequential(nn.LayerNorm(args.width), nn.Linear(args.width, len(phones))),
+    }).to(device)  # fmt: skip
+    parameters = {k: p for k, p in [*model.named_parameters(), *heads.named_parameters()] if p.requires_grad}
+    matrices = [p for k, p in parameters.items() if ".layers." in k and p.ndim == 2]
+    others = [p for k, p in parameters.items() if not (".layers." in k and p.ndim == 2)]
+    optimizers = [torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)]
+    for worker in range(workers):
+        optimizers.append(torch.optim.Muon(matrices[worker::workers], weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(frames)} clips, "
-          f"{frames.sum() / 360_000:.1f} hours, {device}", flush=True)  # fmt: skip
+          f"{frames.sum() / 360_000:.1f} hours, {len(phones)} phones, {device}", flush=True)  # fmt: skip
 
     checkpoint = args.out.with_name(args.out.name + ".checkpoint.pt")
     step = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
-        head.load_state_dict(saved["head"])
-        optimizer.load_state_dict(saved["optimizer"])
+        heads.load_state_dict(saved["heads"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         averaged, step = saved["averaged"], saved["step"]
+
+    def gradients(worker: int, ids: np.ndarray, length: int, step: int):
+        """The gradient of the mean loss of these clips, and the four losses."""
+        rng = np.random.default_rng([args.seed, 2, step, worker])
+        batch = collate(clips, ids, tokenizer, alphabet, phones, rng, length, device)
+        mel, tokens, labels, targets, lengths, sizes, spans, sounding = batch
+        guided = step < args.guided * args.steps
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            middle, encoded = encode(model, mel)
+            hidden = model.model.decoder(input_ids=tokens, encoder_hidden_states=encoded, use_cache=False,
+                                         output_attentions=guided)  # fmt: skip
+            logits = model.proj_out(hidden.last_hidden_state).float()
+            likelihoods = heads["ctc"](encoded).float().log_softmax(-1).transpose(0, 1)
+            sounds = heads["phones"](middle).float()
+        ce = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05)
+        ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, zero_infinity=True)
+        phone = F.cross_entropy(sounds.flatten(0, 1), sounding.flatten(), ignore_index=-100)
+        off = guide(hidden.cross_attentions, spans) if guided else ce.new_zeros(())
+        loss = ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc + args.phones * phone + 2.0 * off
+        gradient = torch.autograd.grad(loss, list(parameters.values()))
+        return gradient, np.array([ce.item(), ctc.item(), phone.item(), off.item()])
+
     epoch, done, plan = -1, 0, []
     log = args.out.with_name(args.out.name + ".log.jsonl").open("a")
-    bar, began, sums = tqdm(total=args.steps, initial=step, mininterval=5), time.time(), np.zeros(5)
+    bar, began, sums = tqdm(total=args.steps, initial=step, mininterval=5), time.time(), np.zeros(6)
+    pool = ThreadPoolExecutor(workers)
     while step < args.steps:
         while step >= done + len(plan):  # the plan of an epoch is a function of (seed, epoch)
             epoch, done = epoch + 1, done + len(plan)
-            plan = plan_epoch(frames, args.frames, np.random.default_rng([args.seed, epoch]), epoch == 0)
-        ids = plan[step - done]
+            first = epoch == 0 and not args.init
+            plan = plan_epoch(frames, args.frames, np.random.default_rng([args.seed, epoch]), first)
         rng = np.random.default_rng([args.seed, 1, step])
+        ids = rng.permutation(plan[step - done])
         longest = int(frames[ids].max())
         length = min(WINDOW_FRAMES, longest + int(rng.integers(0, 80)))
         late = step > 0.8 * args.steps
         if rng.random() < (0.35 if late else 0.12):
             length = WINDOW_FRAMES if rng.random() < 0.6 else int(rng.integers(length, WINDOW_FRAMES + 1))
-            ids = rng.permutation(ids)[: max(4, args.frames // length)]
+            ids = ids[: max(4, args.frames // length)]
         length += length % 2
-        batch = collate(clips, ids, tokenizer, alphabet, rng, length, device)
-        mel, tokens, labels, targets, lengths, sizes, spans = batch
-        guided = step < args.guided * args.steps
 
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            encoded = encode(model, mel)
-            hidden = model.model.decoder(input_ids=tokens, encoder_hidden_states=encoded, use_cache=False,
-                                         output_attentions=guided)  # fmt: skip
-            logits = model.proj_out(hidden.last_hidden_state).float()
-            likelihoods = head(encoded).float().log_softmax(-1).transpose(0, 1)
-        ce = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05)
-        ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, zero_infinity=True)
-        off = guide(hidden.cross_attentions, spans) if guided else ce.new_zeros(())
-        loss = ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc + 2.0 * off
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, args.lr)
+        parts = [ids[worker::workers] for worker in range(workers)]
+        answers = list(pool.map(gradients, range(workers), parts, repeat(length), repeat(step)))
+        for parameter, *grads in zip(parameters.values(), *(gradient for gradient, _ in answers), strict=True):
+            parameter.grad = sum(grads) / workers
+        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        list(pool.map(lambda optimizer: optimizer.step(), optimizers))
         step += 1
         keep = min(0.998, 1 - 10 / (10 + step))
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 averaged[key].lerp_(value, 1 - keep)
-        sums += (ce.item(), ctc.item(), frames[ids].sum() / 100, off.item(), 1)
+        sums += (*np.mean([losses for _, losses in answers], 0), frames[ids].sum() / 100, 1)
         bar.update()
-        if step % 100 == 0:
-            row = {"step": step, "ce": sums[0] / sums[4], "ctc": sums[1] / sums[4], "audio_s": sums[2],
-                   "off": sums[3] / sums[4], "seconds": time.time() - began, "lr": optimizer.param_groups[0]["lr"]}  # fmt: skip
+        if step % args.log_every == 0:
+            mean = sums / sums[5]
+            row = {"step": step, "ce": mean[0], "ctc": mean[1], "phone": mean[2], "off": mean[3], "audio_s": sums[4],
+                   "seconds": time.time() - began, "lr": optimizers[0].param_groups[0]["lr"]}  # fmt: skip
             log.write(json.dumps(row) + "\n")
             log.flush()
-            began, sums = time.time(), np.zeros(5)
+            began, sums = time.time(), np.zeros(6)
         if step % args.save_every == 0 or step == args.steps:
             part = checkpoint.with_suffix(".part")
-            torch.save({"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict(),
-                        "averaged": averaged, "step": step}, part)  # fmt: skip
+            torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "averaged": averaged, "step": step,
+                        "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, part)  # fmt: skip
             os.replace(part, checkpoint)
             export(model, averaged, tokenizer, args.data, args.out)
 
