@@ -28,7 +28,7 @@ from dualasr.secondary import Secondary, SecondaryOptions
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import Clip, Skipped, TrainingOptions, check_label, checkpoints, train_secondary
-from dualasr.trunk_cache import BYTES_A_VALUE, TrunkCache
+from dualasr.trunk_cache import TrunkCache
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm"}
 MOST_NEGATIVES = 3000
@@ -193,46 +193,6 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
         tuple(negatives_of(others[split:], variants)), tuple(Path(clip.id) for clip in negatives_of(others[:split], 1)),
         tuple(skipped), sum(u.duration for u in train) / 3600,
     )  # fmt: skip
-
-
-def plan(options: AddLanguageOptions) -> dict:
-    """--dry-run: what a run would take. Nothing is written; the time is of three real steps on invented activations."""
-    backbone = Backbone.load(options.base)
-    train, dev, skipped = read_corpora(options, backbone.window_s)
-    tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
-    secondary = Secondary(backbone, tokenizer, options.secondary)
-    own = sum(p.numel() for _, p in secondary.own_tensors())
-    seconds = sum(u.duration for u in train)
-    tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
-    others = find_negatives(options.negatives, list(options.languages), options.training.seed)
-    size, length = options.training.batch, int(np.mean([u.duration for u in train]) / secondary.frame_s)
-    steps = int(np.mean(tokens)) + 2
-    batch = {
-        "trunk": torch.randn(size, length, backbone.width), "lengths": torch.full((size,), length),
-        "tokens": torch.zeros(size, steps, dtype=torch.long), "labels": torch.ones(size, steps, dtype=torch.long),
-        "characters": torch.ones(size, min(steps, length // 3), dtype=torch.long),
-        "character_lengths": torch.full((size,), min(steps, length // 3)), "language": torch.ones(size, dtype=torch.long),
-    }  # fmt: skip
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        secondary(**batch)["loss"].backward()
-        times.append(time.perf_counter() - began)
-    clips = (len(train) + min(len(others), MOST_NEGATIVES)) * options.training.variants
-    disk = clips * np.mean([u.duration for u in train]) / secondary.frame_s * backbone.width * BYTES_A_VALUE
-    folder = options.out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    return {
-        "base": backbone.name, "languages": options.languages, "train": len(train), "dev": len(dev),
-        "skipped": len(skipped), "hours": round(seconds / 3600, 3), "negatives": len(others),
-        "vocabulary": tokenizer.size, "characters": len(tokenizer.characters), "tokens": sum(tokens),
-        "parameters": own, "pack_mb": round(own * 4 / 1e6, 1),
-        "memory_mb": round((own * 16 + sum(p.numel() for p in backbone.model.parameters()) * 4) / 1e6),
-        "cache_mb": round(disk / 1e6), "disk_free_mb": round(shutil.disk_usage(folder).free / 1e6),
-        "steps": options.training.steps,
-        "minutes": round(min(times) * options.training.steps * options.training.accumulation * 1.4 / 60, 1),
-    }  # fmt: skip
 
 
 def _settings(options: AddLanguageOptions) -> dict:

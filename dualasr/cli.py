@@ -120,8 +120,9 @@ def run_quickstart(args) -> int:
 
 
 def run_add_language(args) -> int:
-    from dualasr.adding import AddLanguageOptions, add_language, plan
+    from dualasr.adding import AddLanguageOptions, add_language
     from dualasr.las import LASOptions
+    from dualasr.planning import plan
     from dualasr.secondary import SecondaryOptions
     from dualasr.training import TrainingOptions
 

@@ -1,11 +1,13 @@
 """Listen, Attend and Spell: the paper's secondary decoder (section 2.2; Chan et al. 2016, arXiv 1508.01211).
 
 A one-layer LSTM reads the last token and the last context; its state asks an n-head additive attention (Bahdanau et al.
-2015) over the secondary encoder's output for the next context; both spell the next token. Output mirrors Whisper's:
-the language tag first, then the text. The tag step is a softmax over the pack's tags and `<|other|>` alone.
+2015) over the secondary encoder's output for the next context; both spell the next token. As in the Listen, Attend and
+Spell paper, the speller attends to fewer, wider frames than the listener makes: `stride` neighbours are one (there a
+pyramid of eight). Output mirrors Whisper's: the language tag first, then the text. The tag step is a softmax over the
+pack's tags and `<|other|>` alone.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -16,10 +18,11 @@ from dualasr.search import State
 
 @dataclass(frozen=True)
 class LASOptions:
-    """`units` 0 means min(512, 2 x encoder width), the paper's 512 at large-v2's width."""
+    """`units` 0 means min(512, 2 x encoder width), the paper's 512 at large-v2's width; `stride` frames are one memory."""
 
     units: int = 0
     heads: int = 2
+    stride: int = 4
     dropout: float = 0.2
 
 
@@ -32,13 +35,14 @@ class LASDecoder(nn.Module):
     def __init__(self, vocabulary: int, first_text: int, width: int, options: LASOptions = LASOptions()):
         super().__init__()
         units = options.units or min(512, 2 * width)
-        self.options, self.first_text = LASOptions(units, options.heads, options.dropout), first_text
+        self.options, self.first_text = replace(options, units=units), first_text
         self.embedding = nn.Embedding(vocabulary, units)
-        self.cell = nn.LSTMCell(units + width, units)
+        self.token_gates = nn.Linear(units, 4 * units)  # the LSTM's weights for the token, and for context and state
+        self.state_gates = nn.Linear(width + units, 4 * units, bias=False)
         self.query = nn.Linear(units, width, bias=False)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(options.stride * width, width)
         self.energy = nn.Parameter(torch.randn(options.heads, width // options.heads) / width**0.5)
-        self.value = nn.Linear(width, width)
+        self.value = nn.Linear(options.stride * width, width)
         self.mix = nn.Linear(units + width, units)
         self.output = nn.Linear(units, vocabulary)
         is_tag = torch.zeros(vocabulary, dtype=torch.bool)
@@ -51,48 +55,68 @@ class LASDecoder(nn.Module):
     def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
         """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that follows is the tag step."""
         batch, frames, width = encoded.shape
-        cell = encoded.new_zeros(batch, self.cell.hidden_size)
-        beyond = torch.arange(frames, device=encoded.device) >= lengths.unsqueeze(1)
-        first = torch.ones(batch, dtype=torch.bool, device=encoded.device)
-        return (self.key(encoded), self.value(encoded), beyond), (cell, cell, encoded.new_zeros(batch, width), first)
+        stride, device = self.options.stride, encoded.device
+        inside = torch.arange(frames, device=device) < lengths.unsqueeze(1)
+        wide = F.pad(encoded * inside.unsqueeze(-1), (0, 0, 0, -frames % stride)).view(batch, -1, stride * width)
+        beyond = torch.arange(wide.shape[1], device=device) * stride >= lengths.unsqueeze(1)
+        cell = encoded.new_zeros(batch, self.query.in_features)
+        first = torch.ones(batch, dtype=torch.bool, device=device)
+        return (self.key(wide), self.value(wide), beyond), (cell, cell, encoded.new_zeros(batch, width), first)
 
     def _attend(self, hidden, keys, values, beyond) -> torch.Tensor:
         batch, frames, width = keys.shape
         heads = self.energy.shape[0]
-        mixed = torch.tanh(keys + self.query(hidden).unsqueeze(1)).view(batch, frames, heads, -1)
-        energy = (mixed * self.energy).sum(-1).masked_fill(beyond.unsqueeze(-1), -1e4)
-        weights = energy.softmax(1)
-        return torch.einsum("bth,bthd->bhd", weights, values.view(batch, frames, heads, -1)).reshape(batch, width)
+        mixed = torch.tanh(keys + self.query(hidden).unsqueeze(1))
+        energy = F.linear(mixed, torch.block_diag(*self.energy)).masked_fill(beyond.unsqueeze(-1), -1e4)
+        weights = energy.softmax(1).transpose(1, 2).unsqueeze(2)  # (batch, heads, 1, frames)
+        return (weights @ values.view(batch, frames, heads, -1).transpose(1, 2)).reshape(batch, width)
 
-    def _advance(self, embedded, memory: State, state: State) -> tuple[torch.Tensor, State]:
+    def _advance(self, token_gates, memory: State, state: State) -> tuple[torch.Tensor, State]:
+        """One LSTM step; token_gates (batch, 4 x units) are the token's share of the gates."""
         hidden, cell, context, first = state
-        hidden, cell = self.cell(torch.cat([embedded, context], -1), (hidden, cell))
+        gates = token_gates + self.state_gates(torch.cat([context, hidden], -1))
+        enter, forget, candidate, leave = gates.chunk(4, -1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
+        hidden = torch.sigmoid(leave) * torch.tanh(cell)
         context = self._attend(hidden, *memory)
         return torch.cat([hidden, context], -1), (hidden, cell, context, torch.zeros_like(first))
 
-    def _spell(self, features: torch.Tensor, tag_step: torch.Tensor) -> torch.Tensor:
+    def _drop(self, values: torch.Tensor, seeds: torch.Tensor | None, site: int) -> torch.Tensor:
+        """Dropout whose mask of a clip is drawn from the clip's own seed, whatever else is in the batch."""
+        if seeds is None or not self.options.dropout:
+            return values
+        masks = []
+        for seed in seeds.tolist():
+            generator = torch.Generator().manual_seed(2 * seed + site)
+            masks.append(torch.rand(values.shape[1:], generator=generator) >= self.options.dropout)
+        return values * torch.stack(masks).to(values) / (1 - self.options.dropout)
+
+    def _spell(self, features: torch.Tensor, tag_step: torch.Tensor, seeds: torch.Tensor | None = None) -> torch.Tensor:
         """(..., units + width) and (...) bool -> log-probabilities (..., vocabulary)."""
-        features = F.dropout(torch.tanh(self.mix(features)), self.options.dropout, self.training)
-        logits = self.output(features).float()
+        logits = self.output(self._drop(torch.tanh(self.mix(features)), seeds, 1)).float()
         allowed = torch.where(tag_step.unsqueeze(-1), self.is_tag, ~self.is_tag)
         return logits.masked_fill(~allowed, -1e4).log_softmax(-1)
 
     def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
         """tokens (batch,), memory, state -> log-probabilities (batch, vocabulary), state."""
-        features, after = self._advance(self.embedding(tokens), memory, state)
+        features, after = self._advance(self.token_gates(self.embedding(tokens)), memory, state)
         return self._spell(features, state[-1]), after
 
-    def forward(self, encoded: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps, vocabulary)."""
+    def forward(self, encoded: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor,
+                seeds: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
+        """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps, vocabulary).
+
+        With `seeds` (batch,) there is dropout, without there is none.
+        """
         memory, state = self.start(encoded, lengths)
-        embedded = F.dropout(self.embedding(tokens), self.options.dropout, self.training)
+        gates = self.token_gates(self._drop(self.embedding(tokens), seeds, 0))
         features = []
-        for column in range(tokens.shape[1]):
-            step, state = self._advance(embedded[:, column], memory, state)
+        for column in gates.unbind(1):
+            step, state = self._advance(column, memory, state)
             features.append(step)
         tag_step = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
         tag_step[:, 0] = True
-        return self._spell(torch.stack(features, 1), tag_step)
+        return self._spell(torch.stack(features, 1), tag_step, seeds)
 
 
 DECODERS = {LASDecoder.kind: LASDecoder}

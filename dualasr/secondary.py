@@ -143,17 +143,17 @@ class Secondary(nn.Module):
         """(batch, frames, width) -> (batch, frames, blank + characters) log-probabilities."""
         return self.ctc_head(encoded).float().log_softmax(-1)
 
-    def forward(self, trunk, lengths, tokens, labels, characters, character_lengths, language, *,
+    def forward(self, trunk, lengths, tokens, labels, characters, character_lengths, language, seeds=None, *,
                 ctc_weight: float = 1.0, num_items_in_batch=None) -> dict[str, torch.Tensor]:  # fmt: skip
         """Training losses, summed over the batch and divided by `num_items_in_batch` (default: the labels here).
 
         trunk (batch, frames, width), lengths (batch,), tokens and labels (batch, steps) with -100 where nothing is asked,
         characters (batch, most) with character_lengths (batch,), 0 for negatives; language (batch,) 0 for other, then
-        the languages in order.
+        the languages in order; seeds (batch,) of the dropout, None for none.
         """
         items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         encoded = self.encode(trunk, lengths)
-        log_probs = self.decoder(encoded, lengths, tokens)
+        log_probs = self.decoder(encoded, lengths, tokens, seeds)
         attention = F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
         smooth = -(log_probs * (log_probs > -100)).mean(-1)[labels != -100].sum()  # label smoothing on what is allowed
         speech = character_lengths > 0

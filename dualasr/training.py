@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from dualasr.augment import Augmentation
+from dualasr.cores import core_pool
 from dualasr.errors import RunError
 from dualasr.metrics import character_errors
 from dualasr.search import ctc_greedy
@@ -141,7 +143,8 @@ class CachedClips(Dataset):
             tag = 1 + clip.language  # ids: 0 end, 1 other, 2.. tags
             tokens, labels = [end, tag, *clip.tokens], [tag, *clip.tokens, end]
         return {"trunk": torch.from_numpy(values), "tokens": torch.tensor(tokens), "labels": torch.tensor(labels),
-                "characters": torch.tensor(clip.characters, dtype=torch.long), "language": clip.language}  # fmt: skip
+                "characters": torch.tensor(clip.characters, dtype=torch.long), "language": clip.language,
+                "seed": int(rng.integers(2**60))}  # fmt: skip
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
@@ -155,6 +158,7 @@ def collate(items: list[dict]) -> dict[str, torch.Tensor]:
         "tokens": pad("tokens", 0), "labels": pad("labels", -100), "characters": pad("characters", 0),
         "character_lengths": torch.tensor([len(item["characters"]) for item in items]),
         "language": torch.tensor([item["language"] for item in items]),
+        "seeds": torch.tensor([item["seed"] for item in items]),
     }  # fmt: skip
 
 
@@ -217,12 +221,34 @@ def load_own(secondary: Secondary, path: Path) -> None:
 
 
 class SecondaryTrainer(Trainer):
-    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and appear by rename."""
+    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and appear by rename.
 
-    def __init__(self, *args, batches: list[list[tuple]], **kwargs):
+    On a CPU each core of `pool` works on its own share of a batch (cores.py).
+    """
+
+    def __init__(self, *args, batches: list[list[tuple]], pool: ThreadPoolExecutor, cores: int, **kwargs):
         super().__init__(*args, data_collator=collate, **kwargs)
-        self.batches = batches
+        self.batches, self.pool, self.cores = batches, pool, cores
         self.remove_callback(PrinterCallback)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self.args.device.type != "cpu":
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        own = [p for p in model.parameters() if p.requires_grad]
+
+        def gradients(share: dict[str, torch.Tensor]):
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, share, num_items_in_batch=num_items_in_batch)
+            return loss.detach(), torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+
+        cores = min(self.cores, len(inputs["labels"]))
+        shares = [{key: value[core::cores] for key, value in inputs.items()} for core in range(cores)]
+        losses, grads = zip(*self.pool.map(gradients, shares), strict=True)
+        for parameter, *parts in zip(own, *grads, strict=True):
+            total = sum(parts)
+            parameter.grad = total if parameter.grad is None else parameter.grad + total
+        return sum(losses)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
@@ -274,11 +300,12 @@ def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequ
         parameter.requires_grad_(name in {own for own, _ in secondary.own_tensors()})
     secondary.train()
     clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
-    trainer = SecondaryTrainer(model=secondary, args=arguments, train_dataset=clips, batches=batches,
-                               callbacks=[_Progress(run, secondary, dev, options)])  # fmt: skip
     found = checkpoints(run) if resume else []
     try:
-        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        with core_pool() as (pool, cores):
+            trainer = SecondaryTrainer(model=secondary, args=arguments, train_dataset=clips, batches=batches, pool=pool,
+                                       cores=cores, callbacks=[_Progress(run, secondary, dev, options)])  # fmt: skip
+            trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"Cannot write to {run}: {reason}. Free some space and go on with --resume; "

@@ -18,10 +18,11 @@ from tqdm import tqdm
 from dualasr.audio import load_audio
 from dualasr.augment import Augmentation, augment
 from dualasr.backbone import Backbone
+from dualasr.cores import core_pool
 from dualasr.errors import AudioError, RunError
 from dualasr.secondary import MARGIN, slice_trunk
 
-VERSION = "1"  # of what an entry holds
+VERSION = "2"  # of what an entry holds
 BYTES_A_VALUE = 2
 
 
@@ -35,15 +36,12 @@ class TrunkCache:
     augmentation: Augmentation = Augmentation()
     seed: int = 0
 
-    def path(self, audio: Path, variant: int) -> Path:
-        """Where the entry of a clip and variant stands: keyed by the file's bytes."""
-        with open(audio, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+    def path(self, digest: bytes, variant: int) -> Path:
+        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes."""
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
         if variant:
             about += f"|{self.seed}|{self.augmentation}"
-        digest.update(about.encode())
-        name = digest.hexdigest()[:32]
+        name = hashlib.sha256(digest + about.encode()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.npy"
 
     def samples(self, audio: Path, variant: int) -> np.ndarray:
@@ -63,26 +61,41 @@ class TrunkCache:
 
         `progress` None shows a bar on a terminal. Raises RunError where the disk is full.
         """
-        paths: list[Path | AudioError] = [self.path(*clip) for clip in clips]
+        digests = {audio: self._digest(audio) for audio in dict.fromkeys(audio for audio, _ in clips)}
+        paths: list[Path | AudioError] = [self.path(digests[audio], variant) for audio, variant in clips]
         missing = [(clip, i) for i, (clip, path) in enumerate(zip(clips, paths, strict=True)) if not path.exists()]
-        hidden_bar = None if progress is None else not progress
-        with tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden_bar) as bar:
-            for first in range(0, len(missing), batch):
-                group, sounds = [], []
-                bar.update(len(missing[first : first + batch]))
-                for clip, i in missing[first : first + batch]:
-                    try:
-                        sounds.append(self.samples(*clip))
-                        group.append(paths[i])
-                    except AudioError as error:
-                        paths[i] = error
-                if not sounds:
-                    continue
+        groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
+
+        def compute(group: list[tuple[tuple[Path, int], int]]) -> int:
+            into, sounds = [], []
+            for clip, i in group:
+                try:
+                    sounds.append(self.samples(*clip))
+                    into.append(paths[i])
+                except AudioError as error:
+                    paths[i] = error
+            if sounds:
                 trunk = self.backbone.trunk(self.backbone.features(sounds), self.fork)
                 sliced, lengths = slice_trunk(trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN)
-                for path, values, length in zip(group, sliced, lengths.tolist(), strict=True):
+                for path, values, length in zip(into, sliced, lengths.tolist(), strict=True):
                     self._write(path, values[:length].to(torch.float16).cpu().numpy())
+            return len(group)
+
+        hidden = None if progress is None else not progress
+        bar = tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden)
+        with core_pool() as (pool, _), bar:
+            for done in pool.map(compute, groups):
+                bar.update(done)
         return paths
+
+    @staticmethod
+    def _digest(audio: Path) -> bytes:
+        """Of the file's bytes; of its name where it cannot be read, which `samples` then says."""
+        try:
+            with open(audio, "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            return str(audio).encode()
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:

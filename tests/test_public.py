@@ -6,10 +6,10 @@ from pathlib import Path
 import dualasr
 
 FLOORS = [
-    {"errors", "audio", "text", "corpus", "metrics", "synth", "augment"},
+    {"errors", "audio", "text", "corpus", "metrics", "synth", "augment", "cores"},
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
-    {"trunk_cache", "training", "calibration", "adding", "transcription", "evaluation", "report", "quickstart"},
+    {"trunk_cache", "training", "calibration", "adding", "planning", "transcription", "evaluation", "report", "quickstart"},
     {"cli", "__main__", "__init__"},
 ]
 

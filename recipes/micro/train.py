@@ -178,9 +178,9 @@ def guide(attentions, spans: torch.Tensor, width: float = 0.12) -> torch.Tensor:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 6 %, constant to 45 %, then a cosine down to 1 %."""
-    if step < 0.06 * steps:
-        return peak * (step + 1) / (0.06 * steps)
+    """Linear warm-up over 3 %, constant to 45 %, then a cosine down to 1 %."""
+    if step < 0.03 * steps:
+        return peak * (step + 1) / (0.03 * steps)
     progress = max(0.0, (step / steps - 0.45) / 0.55)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
@@ -277,7 +277,9 @@ def main() -> None:
             likelihoods = heads["ctc"](encoded).float().log_softmax(-1).transpose(0, 1)
             sounds = heads["phones"](middle).float()
         ce = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05)
-        ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, zero_infinity=True)
+        ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, reduction="none", zero_infinity=True)
+        speech = sizes > 0  # a clip without any has no length to divide by, and would outweigh all others
+        ctc = (ctc[speech] / sizes[speech]).sum() / speech.sum().clamp_min(1)
         phone = F.cross_entropy(sounds.flatten(0, 1), sounding.flatten(), ignore_index=-100)
         off = guide(hidden.cross_attentions, spans) if guided else ce.new_zeros(())
         loss = ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc + args.phones * phone + 2.0 * off
