@@ -119,6 +119,14 @@ def load_corpus(
     return Corpus(tuple(utterances.values()), tuple(skipped), path, layout)
 
 
+def text_file(folder: Path, language: str) -> Path:
+    """The sentences of a language in a folder of text, `<code>.txt` or `*_<code>.txt`. Raises CorpusError."""
+    found = sorted([*folder.glob(f"*_{language}.txt"), *folder.glob(f"{language}.txt")])
+    if not found:
+        raise CorpusError(f"{folder} has no file {language}.txt or *_{language}.txt; put one sentence a line there.")
+    return found[0]
+
+
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a JSONL manifest that `load_corpus` reads back, whole or not at all.
 

@@ -21,7 +21,7 @@ import soundfile
 
 from dualasr.adding import AddLanguageOptions, add_language
 from dualasr.audio import SAMPLE_RATE
-from dualasr.corpus import load_corpus
+from dualasr.corpus import load_corpus, text_file
 from dualasr.errors import RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.model import load_model
@@ -104,11 +104,9 @@ def _texts(code: str, split: str, options: QuickstartOptions, rng: np.random.Gen
     if split == "train":
         more = []
         if options.text is not None:
-            found = sorted([*options.text.glob(f"*_{code}.txt"), *options.text.glob(f"{code}.txt")])
-            if not found:
-                raise RunError(f"{options.text} has no file {code}.txt or *_{code}.txt.")
             held = {line.strip().lower() for s in ("dev", "test") for line in sentences(code, s)}
-            more = [line for line in found[0].read_text(encoding="utf-8").splitlines() if line.strip().lower() not in held]
+            lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
+            more = [line for line in lines if line.strip().lower() not in held]
         pool = texts + more
         texts = pool * (1 if more else options.readings) + recombine(pool, len(pool), rng)
         ids = list(range(len(texts)))

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.augment import augment, coloured_noise, music
+from dualasr.corpus import text_file
 from dualasr.synth import TRAIN_VARIANTS, Speaker, draw_voice
 
 LETTERS = {
@@ -34,10 +35,8 @@ CLIPS_A_SHARD = 1000
 
 def read_sentences(folder: Path, language: str) -> tuple[list[str], dict]:
     """The sentences of a language that are wholly in its own letters, and a record of the file they come from."""
-    found = sorted([*folder.glob(f"*_{language}.txt"), *folder.glob(f"{language}.txt")])
-    if not found:
-        raise SystemExit(f"{folder} has no file *_{language}.txt or {language}.txt; put one sentence a line there.")
-    raw = found[0].read_bytes()
+    path = text_file(folder, language)
+    raw = path.read_bytes()
     keep = re.compile(rf"^[{LETTERS[language]} ,.?!¿¡'-]+$")
     sentences = []
     for line in raw.decode().splitlines():
@@ -46,7 +45,7 @@ def read_sentences(folder: Path, language: str) -> tuple[list[str], dict]:
         line = re.sub(r"\s+([,.?!])", r"\1", re.sub(r"\s+", " ", line))
         if keep.match(line.lower().replace("\u0307", "")) and len(line.split()) >= 2:
             sentences.append(line)
-    record = {"file": found[0].name, "sha256": hashlib.sha256(raw).hexdigest(), "sentences": len(sentences)}
+    record = {"file": path.name, "sha256": hashlib.sha256(raw).hexdigest(), "sentences": len(sentences)}
     return sentences, record
 
 
