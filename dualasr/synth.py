@@ -9,9 +9,12 @@ in a process of its own behind `Speaker`, which goes on after a crash.
 
 import ctypes
 import functools
+import importlib.util
 import itertools
-import multiprocessing
 import os
+import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,10 +81,8 @@ def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voic
 @functools.cache
 def _library():
     """espeak-ng holds its state in the process: loaded once, at the first word spoken. Returns (library, rate in Hz)."""
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise MissingExtraError("espeakng-loader", "synth") from error
+    import espeakng_loader
+
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint,
                                      ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p]  # fmt: skip
@@ -123,36 +124,48 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
     return Utterance(samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max()))), tuple(phones))
 
 
-def _serve(connection) -> None:
-    """The child's loop: (text, language, voice) in, an utterance or an error out."""
+def _serve() -> None:
+    """The child's loop: pickled (text, language, voice) in, an utterance or an error out, by stdin and stdout."""
+    pickle.dump(_library()[1], sys.stdout.buffer)  # the greeting
+    sys.stdout.flush()
     while True:
         try:
-            request = connection.recv()
+            request = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            connection.send(_utter(*request))
+            answer = _utter(*request)
         except DualasrError as error:
-            connection.send(error)
+            answer = error
+        pickle.dump(answer, sys.stdout.buffer)
+        sys.stdout.flush()
 
 
 class Speaker:
-    """espeak-ng in a child process: `with Speaker() as speaker: speaker.speak(text, "ky", voice)`."""
+    """espeak-ng in a child process: `with Speaker() as speaker: speaker.speak(text, "ky", voice)`.
+
+    Raises MissingExtraError without espeakng-loader, DualasrError where the child cannot start.
+    """
 
     def __enter__(self) -> "Speaker":
+        if importlib.util.find_spec("espeakng_loader") is None:
+            raise MissingExtraError("espeakng-loader", "synth")
         self._start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._connection.close()
-        self._process.join()
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+        command = [sys.executable, "-c", "from dualasr.synth import _serve; _serve()"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        try:
+            pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise DualasrError(f"espeak-ng's process ended at its start, exit code {self._process.wait()}.") from error
 
     def speak(self, text: str, language: str, voice: Voice) -> np.ndarray:
         """The samples of `utter`: float32, shape (samples,), 16 kHz, peak about 0.5."""
@@ -164,10 +177,11 @@ class Speaker:
         Raises DualasrError for a language or variant that espeak-ng does not have.
         """
         try:
-            self._connection.send((text, language, voice))
-            answer = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
+            pickle.dump((text, language, voice), self._process.stdin)
+            self._process.stdin.flush()
+            answer = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            self._process.wait()
             self._start()
             return Utterance(np.zeros(0, np.float32), ())
         if isinstance(answer, DualasrError):

@@ -1,9 +1,11 @@
 """Generated speech: voices kept apart, crashes survived, sentences as promised."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from dualasr.errors import DualasrError
+from dualasr.errors import DualasrError, MissingExtraError
 from dualasr.quickstart import NEW, OLD, sentences
 from dualasr.synth import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
 from dualasr.text import word_types
@@ -48,11 +50,17 @@ def test_phones_come_with_the_second_they_start_at():
     assert np.abs(np.diff(hiss)).mean() > 0.5 * np.abs(hiss).mean(), "an s hisses where it is said to start"
 
 
+def test_a_missing_loader_is_named_with_its_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dualasr\[synth\]'"), Speaker():
+        pass
+
+
 def test_a_crash_of_the_library_is_survived():
     with Speaker() as speaker:
         speaker.speak("first", "en", Voice("f2", 155, 50, 50))
         speaker._process.kill()
-        speaker._process.join()
+        speaker._process.wait()
         assert len(speaker.speak("lost", "en", Voice("f2", 155, 50, 50))) == 0
         assert len(speaker.speak("second", "en", Voice("f2", 155, 50, 50))) > 8000
 
