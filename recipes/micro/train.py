@@ -185,7 +185,18 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def export(model, averaged: dict, tokenizer, source: Path, out: Path) -> None:
+def training_record(args) -> dict:
+    """What went into the weights: the preparation, the settings, and the record of the base they started from."""
+    record = json.loads((args.data / "record.json").read_text())
+    names = ("steps", "frames", "lr", "guided", "phones", "seed")
+    record["training"] = {name: getattr(args, name) for name in names}
+    before = args.init / "training_record.json" if args.init else None
+    if before and before.exists():
+        record["started_from"] = json.loads(before.read_text())
+    return record
+
+
+def export(model, averaged: dict, tokenizer, source: Path, out: Path, record: dict) -> None:
     """Write what `from_pretrained` reads, weights in float16, config dtype float32."""
     temporary = out.with_name(out.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -200,7 +211,7 @@ def export(model, averaged: dict, tokenizer, source: Path, out: Path) -> None:
     WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_FRAMES // 100).save_pretrained(temporary)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / name, temporary)
-    shutil.copy(source / "record.json", temporary / "training_record.json")
+    (temporary / "training_record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     os.replace(temporary, out)
 
@@ -227,6 +238,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workers = 1 if device == "cuda" else args.workers
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    record = training_record(args)
     tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
     clips = Clips(args.data / "shards")
     frames = np.array([row["frames"] for row in clips.rows])
@@ -333,7 +345,7 @@ def main() -> None:
             torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "averaged": averaged, "step": step,
                         "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, part)  # fmt: skip
             os.replace(part, checkpoint)
-            export(model, averaged, tokenizer, args.data, args.out)
+            export(model, averaged, tokenizer, args.data, args.out, record)
 
 
 if __name__ == "__main__":
