@@ -17,10 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
+from dualasr.cores import core_pool, one_ahead
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.metrics import bootstrap_interval, per_clip_errors
-from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.model import DecodeOptions, DualWhisper, Heard
 from dualasr.selector import PRIMARY
 from dualasr.text import NORMALISERS, normalise, scoring_unit
 
@@ -148,10 +149,11 @@ def _transcribe(model: DualWhisper, utterances: Sequence[Utterance], route: str,
 
     generate = {} if options.max_new_tokens is None else {"max_new_tokens": options.max_new_tokens}
     stream, decode = windows(), DecodeOptions(beam=options.beam, generate=generate)
-    while batch := list(islice(stream, options.batch)):
-        results = _both_modes(model, [samples for _, samples in batch], route, decode)
-        for (i, samples), (aware, agnostic) in zip(batch, results, strict=True):
-            heard[i][1].append((len(samples), aware, agnostic))
+    batches = iter(lambda: list(islice(stream, options.batch)), [])
+    with core_pool() as (pool, _):
+        for batch, evidence in one_ahead(pool, lambda batch: model.listen([samples for _, samples in batch]), batches):
+            for (i, samples), (aware, agnostic) in zip(batch, _both_modes(model, evidence, route, decode), strict=True):
+                heard[i][1].append((len(samples), aware, agnostic))
     clips = []
     for i, (seconds, parts) in heard.items():
         joined = [_join([(part[0], part[k]) for part in parts], name) for k, name in ((1, route), (2, PRIMARY))]
@@ -160,11 +162,11 @@ def _transcribe(model: DualWhisper, utterances: Sequence[Utterance], route: str,
     return clips
 
 
-def _both_modes(model: DualWhisper, windows: Sequence[np.ndarray], route: str,
+def _both_modes(model: DualWhisper, evidence: Heard, route: str,
                 options: DecodeOptions) -> list[tuple[ModeResult, ModeResult]]:  # fmt: skip
     """Each window pipeline-aware, the whole batch by `route`, and agnostic; what both need is computed once."""
     results = []
-    for result in model.transcribe_heard(model.listen(windows), also=[route], options=options):
+    for result in model.transcribe_heard(evidence, also=[route], options=options):
         hypothesis, language = result.hypotheses[route]
         aware = ModeResult(hypothesis.text, route, language, "the right pipeline is given")
         results.append((aware, ModeResult(result.text, result.route, result.language, result.reason)))
