@@ -76,7 +76,7 @@ def test_plain_transformers_hears_its_languages(plain, speech):
     assert right >= 0.9
     hyps = tokenizer.batch_decode(model.generate(mel), skip_special_tokens=True)
     rate = character_errors([normalise(text, "marks") for _, text, _ in speech], [normalise(h, "marks") for h in hyps]).rate
-    assert rate < 0.55  # greedy, interim weights: 45 % over all 310 test clips
+    assert rate < 0.2  # greedy; 8.6 % is the mean of the five languages over all 310 test clips
 
 
 def test_the_primary_route_is_plain_transformers(plain, speech):
