@@ -14,24 +14,24 @@ from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack
 from dualasr.secondary import best_candidate
-from dualasr.selector import PRIMARY, Calibration, SelectorOptions, fit_duel, fit_platt
+from dualasr.selector import PRIMARY, Calibration, Platt, SelectorOptions, fit_platt
 from dualasr.text import normalise
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
-MOST_DUELS = 32  # clips a side decoded by both pipelines
+MOST_DUELS = 24  # clips a side decoded by both pipelines
 
 
-def _batches(model: DualWhisper, clips: Sequence[Path], size: int = 8):
-    """Clips, cut at the window, in batches: lists of (samples,) arrays."""
+def _batches(clips: Sequence[Path], most: int, size: int = 8):
+    """Clips, cut at `most` samples, in batches: lists of (samples,) arrays."""
     for first in range(0, len(clips), size):
-        yield [load_audio(path)[: model.backbone.window_samples] for path in clips[first : first + size]]
+        yield [load_audio(path)[:most] for path in clips[first : first + size]]
 
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
     """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
-    for sounds in _batches(model, clips):
+    for sounds in _batches(clips, model.backbone.window_samples):
         for clip in model.candidates(model.listen(sounds), name, beam):
             for weight in weights:
                 hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
@@ -43,29 +43,44 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs
 def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Sequence[Path]) -> Calibration:
     """Fit a pack's calibration: head, head + tag, and the duel of both transcripts (selector.py).
 
+    A duel is fought over clips in doubt, so it is fitted on those: the least likely of `mine`, the likeliest of `others`.
     Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
     """
     if not others or not mine:
         return Calibration(negatives=False)
     asking = replace(model, selector=SelectorOptions(shortcut=False))
-    heads, tags, gaps = {}, {}, {}
-    for side, clips in (("mine", mine), ("others", others)):
-        heads[side], tags[side], gaps[side] = [], [], []
-        for sounds in _batches(asking, clips):
-            heard = asking.listen(sounds)
-            rows, _ = asking.bids(heard)
-            bids = [next(bid for bid in row if bid.name == name) for row in rows]
-            heads[side] += [bid.head for bid in bids]
-            tags[side] += [bid.head + bid.tag for bid in bids]
-            if len(gaps[side]) < MOST_DUELS:
-                first, _ = asking.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
-                second, _ = asking.decode(heard, name)
-                seconds = np.maximum(heard.seconds, 0.1)
-                gaps[side] += [(b.logprob - a.logprob) / s for a, b, s in zip(first, second, seconds, strict=True)]
-    return Calibration(
-        fit_platt(heads["mine"], heads["others"]), fit_platt(tags["mine"], tags["others"]),
-        fit_duel(gaps["mine"], gaps["others"]), negatives=True,
-    )  # fmt: skip
+    pairs = zip(_scores(asking, name, mine), _scores(asking, name, others), strict=True)
+    heads, tags = (np.concatenate(pair) for pair in pairs)
+    count = len(mine)
+    tag = fit_platt(tags[:count], tags[count:])
+    doubtful = [mine[i] for i in np.argsort(tags[:count])[:MOST_DUELS]]
+    tempting = [others[i] for i in np.argsort(-tags[count:])[:MOST_DUELS]]
+    duel = Platt(0.0, 0.0)
+    if min(len(doubtful), len(tempting)) > 1:
+        duel = fit_platt(_gaps(asking, name, doubtful), _gaps(asking, name, tempting))
+    return Calibration(fit_platt(heads[:count], heads[count:]), tag, duel, negatives=True)
+
+
+def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Raw log-odds of a pack's head, and of head and tag together: (clips,) each."""
+    found = []
+    for sounds in _batches(clips, model.backbone.window_samples):
+        for row in model.bids(model.listen(sounds))[0]:
+            bid = next(bid for bid in row if bid.name == name)
+            found.append((bid.head, bid.head + bid.tag))
+    return tuple(np.array(found).T)
+
+
+def _gaps(model: DualWhisper, name: str, clips: Sequence[Path]) -> list[float]:
+    """By how much the pack's log-probability a second leads the primary's."""
+    gaps = []
+    for sounds in _batches(clips, model.backbone.window_samples):
+        heard = model.listen(sounds)
+        first, _ = model.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
+        second, _ = model.decode(heard, name)
+        seconds = np.maximum(heard.seconds, 0.1)
+        gaps += [(b.logprob - a.logprob) / s for a, b, s in zip(first, second, seconds, strict=True)]
+    return gaps
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     c = add("quickstart", run_quickstart, "the main job on generated speech: add two languages, measure, transcribe")
     c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs, reports (%(default)s)")
     c.add_argument("--base", default="micro", help=base_help)
-    c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (300)")
+    c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (250)")
     c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (2)")
     c.add_argument("--text", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="more sentences: DIR/*_<code>.txt")
     c.add_argument("--limit", type=int, default=argparse.SUPPRESS, metavar="N", help="N sentences a split, for a quick look")

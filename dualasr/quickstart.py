@@ -41,7 +41,7 @@ class QuickstartOptions:
     out: Path
     base: str = "micro"
     readings: int = 2
-    steps: int = 300
+    steps: int = 250
     text: Path | None = None
     seed: int = 1
     beam: int = 1

@@ -7,7 +7,7 @@ sliced to the clip ("pad the trunk, slice at the fork"), in training and in use 
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -81,12 +81,16 @@ class Candidate:
     hypothesis: Hypothesis
     ctc: float
 
+    def score(self, ctc_weight: float) -> float:
+        """(1 - w) log p_attention + w log p_ctc."""
+        return (1 - ctc_weight) * self.hypothesis.logprob + ctc_weight * self.ctc
+
 
 def best_candidate(clip: Sequence[Candidate], ctc_weight: float) -> Candidate:
-    """The highest (1 - w) log p_attention + w log p_ctc; with w 0 the first, the attention decoder's own best."""
+    """The highest joint score; with weight 0 the first, the attention decoder's own best."""
     if ctc_weight == 0:
         return clip[0]
-    return max(clip, key=lambda c: (1 - ctc_weight) * c.hypothesis.logprob + ctc_weight * c.ctc)
+    return max(clip, key=lambda candidate: candidate.score(ctc_weight))
 
 
 @dataclass(frozen=True)
@@ -172,13 +176,15 @@ class Secondary(nn.Module):
                options: SearchOptions = SearchOptions()) -> list[Hypothesis]:  # fmt: skip
         """Joint CTC/attention decoding (Watanabe et al. 2017) in two passes: candidates of both, scored by both.
 
-        With ctc_weight 0 it is the attention decoder's plain beam search.
+        The log-probability of a hypothesis is the CTC head's: with little data the attention decoder's own means little,
+        here -20 to -70 a second whatever it heard. With ctc_weight 0 all is the attention decoder's plain beam search.
         """
         if options.ctc_weight == 0:
             found = self._search(encoded, lengths, language, options)
             return [Hypothesis(rows[0][0], self.tokenizer.decode(rows[0][0])[0], *rows[0][1:]) for rows in found]
         scored = self.candidates(encoded, lengths, language, options)
-        return [best_candidate(clip, options.ctc_weight).hypothesis for clip in scored]
+        best = [best_candidate(clip, options.ctc_weight) for clip in scored]
+        return [replace(candidate.hypothesis, logprob=candidate.ctc) for candidate in best]
 
     @torch.no_grad()
     def candidates(self, encoded: torch.Tensor, lengths: torch.Tensor, language: list[str],

@@ -26,7 +26,7 @@ class SelectorOptions:
     """tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5, beta 0.15)."""
 
     rule: Literal["calibrated", "paper"] = "calibrated"
-    tau: float = 2.0
+    tau: float = 3.0
     beta: float = 0.0
     head_floor: float = -4.0  # a pack whose head gives less than this is not asked for its tag
     shortcut: bool = True  # only the pack with the best head runs its upper layers
@@ -143,13 +143,3 @@ def fit_platt(mine: Sequence[float], others: Sequence[float]) -> Platt:
 
     slope, offset = minimize(loss, np.array([0.0, 0.0])).x
     return Platt(float(np.exp(slope) / spread), float(offset - np.exp(slope) * centre / spread))
-
-
-def fit_duel(mine: Sequence[float], others: Sequence[float]) -> Platt:
-    """Log-likelihood ratio of the per-second gap under two normals of one spread, at most 3 nats a standard deviation."""
-    if len(mine) < 2 or len(others) < 2:
-        return Platt(0.0, 0.0)
-    high, low = float(np.mean(mine)), float(np.mean(others))
-    spread = float(np.sqrt((np.var(mine) + np.var(others)) / 2)) + 1e-3
-    scale = min(max(0.0, (high - low) / spread**2), 3.0 / spread)
-    return Platt(scale, -scale * (high + low) / 2)

@@ -11,7 +11,6 @@ from dualasr.selector import (
     Calibration,
     Platt,
     SelectorOptions,
-    fit_duel,
     fit_platt,
     language_probs,
     select,
@@ -108,8 +107,8 @@ def test_platt_on_separable_scores_stays_finite_and_right():
     assert fitted(4.0) > 1 and fitted(-2.0) < -1
 
 
-def test_duel_never_prefers_the_worse_transcript():
-    assert fit_duel([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0]).scale == 0.0
-    assert fit_duel([1.0], [2.0]) == Platt(0.0, 0.0)
-    fitted = fit_duel([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
+def test_platt_never_prefers_the_lower_score():
+    against = fit_platt([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0])
+    assert against.scale >= 0 and abs(against(-4.0) - against(2.0)) < 0.2
+    fitted = fit_platt([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
     assert fitted(3.0) > 0 > fitted(-3.0)
