@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from dualasr.augment import spec_augment
+from dualasr.cores import core_pool
 
 WINDOW_FRAMES, NO_SPEECH = 1500, "nospeech"
 
@@ -229,15 +230,17 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="start from the weights of an exported base instead of at random")
     parser.add_argument("--guided", type=float, default=0.6, help="share of the steps with guided attention")
     parser.add_argument("--phones", type=float, default=1.0, help="weight of the phone loss at half depth")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="shares of a batch worked on at once (CPU)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = 1 if device == "cuda" else args.workers
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    with core_pool() as (pool, cores):
+        train(args, device, pool, cores if device == "cpu" else 1)
+
+
+def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, workers: int) -> None:
+    """Train to `args.steps` from the newest checkpoint, and export; each of `workers` has a share of every batch."""
     record = training_record(args)
     tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
     clips = Clips(args.data / "shards")
@@ -301,7 +304,6 @@ def main() -> None:
     epoch, done, plan = -1, 0, []
     log = args.out.with_name(args.out.name + ".log.jsonl").open("a")
     bar, began, sums = tqdm(total=args.steps, initial=step, mininterval=5), time.time(), np.zeros(6)
-    pool = ThreadPoolExecutor(workers)
     while step < args.steps:
         while step >= done + len(plan):  # the plan of an epoch is a function of (seed, epoch)
             epoch, done = epoch + 1, done + len(plan)
