@@ -22,6 +22,7 @@ from dualasr.backbone import Backbone
 from dualasr.calibration import calibrate, choose_ctc_weight, with_info
 from dualasr.corpus import Utterance, load_corpus
 from dualasr.errors import AudioError, CorpusError, RunError
+from dualasr.language_head import fit_language_head
 from dualasr.model import DualWhisper
 from dualasr.pack import Pack, PackInfo, save_pack
 from dualasr.secondary import Secondary, SecondaryOptions
@@ -75,20 +76,22 @@ class Prepared:
 def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> list[Path]:
     """Sound files in other languages: the train split of a corpus, or every sound file below a folder; seeded order.
 
-    Raises CorpusError for a path that holds neither.
+    The paths take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a
+    pack knows of other languages. Raises CorpusError for a path that holds neither.
     """
-    found: list[Path] = []
+    found: list[list[Path]] = []
     for path in map(Path, paths):
         try:
             corpus = load_corpus(path, "train", default_language="und", require_text=False)
-            found += [u.audio for u in corpus.utterances if u.language not in languages]
+            sounds = [u.audio for u in corpus.utterances if u.language not in languages]
         except CorpusError:
             sounds = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES) if path.is_dir() else []
             if not sounds:
                 raise
-            found += sounds
-    order = np.random.default_rng([seed, 17]).permutation(len(found))[:MOST_NEGATIVES]
-    return [found[i] for i in order]
+        order = np.random.default_rng([seed, 17, len(found)]).permutation(len(sounds))
+        found.append([sounds[i] for i in order])
+    rounds = sorted(map(len, found))[len(found) // 2] if found else 0
+    return [sounds[i] for i in range(rounds) for sounds in found if i < len(sounds)][:MOST_NEGATIVES]
 
 
 def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
@@ -151,8 +154,8 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
     fork = options.secondary.resolve(backbone.layers).fork
     folder = options.cache or options.out.parent / "trunk-cache"
     cache = TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
-    codes, variants = list(options.languages), options.training.variants
-    skipped = list(skipped)
+    codes, skipped = list(options.languages), list(skipped)
+    variants = options.training.variants_of(len(train))
 
     def entries_of(audio: Sequence[Path], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
         """The entries of each file, the frames of its shortest variant, and why it cannot be read."""
@@ -184,7 +187,7 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
                 clips.append(Clip(str(path), mine, frames))
         return clips
 
-    others = find_negatives(options.negatives, codes, options.training.seed) if options.negatives else []
+    others = find_negatives(options.negatives, codes, options.training.seed)
     split = max(8, len(others) // 8)  # of the negatives, for the calibration
     labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
     audio = {u.id: u.audio for u in dev}
@@ -252,6 +255,8 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
 
     say(f"4 train, {options.training.steps} steps")
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)
+
+    fit_language_head(secondary, data.train, data.negatives)
 
     say("5 dev")
     info = PackInfo(options.name or options.out.name, dict(options.languages), options.target)

@@ -14,7 +14,7 @@ from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack
 from dualasr.secondary import best_candidate
-from dualasr.selector import PRIMARY, Calibration, Platt, SelectorOptions, fit_platt
+from dualasr.selector import PRIMARY, Calibration, Logistic, SelectorOptions, fit_logistic
 from dualasr.text import normalise
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
@@ -49,26 +49,27 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
     if not others or not mine:
         return Calibration(negatives=False)
     asking = replace(model, selector=SelectorOptions(shortcut=False))
-    pairs = zip(_scores(asking, name, mine), _scores(asking, name, others), strict=True)
-    heads, tags = (np.concatenate(pair) for pair in pairs)
-    count = len(mine)
-    tag = fit_platt(tags[:count], tags[count:])
-    doubtful = [mine[i] for i in np.argsort(tags[:count])[:MOST_DUELS]]
-    tempting = [others[i] for i in np.argsort(-tags[count:])[:MOST_DUELS]]
-    duel = Platt(0.0, 0.0)
-    if min(len(doubtful), len(tempting)) > 1:
-        duel = fit_platt(_gaps(asking, name, doubtful), _gaps(asking, name, tempting))
-    return Calibration(fit_platt(heads[:count], heads[count:]), tag, duel, negatives=True)
+    ours, theirs = _scores(asking, name, mine), _scores(asking, name, others)
+    tag = fit_logistic(ours, theirs)
+    duels = []
+    for clips, scores, sign in ((mine, ours, 1), (others, theirs, -1)):
+        z = np.array([tag(*pair) for pair in scores])
+        rows = np.argsort(sign * z)[:MOST_DUELS]
+        gaps = _gaps(asking, name, [clips[i] for i in rows])
+        duels.append(np.column_stack([z[rows], gaps]))
+    enough = min(map(len, duels)) > 1
+    duel = fit_logistic(*duels) if enough else Logistic((1.0, 0.0))
+    return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, duel, negatives=True)
 
 
-def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Raw log-odds of a pack's head, and of head and tag together: (clips,) each."""
+def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
+    """Raw log-odds of a pack's head and of its tag step: (clips, 2)."""
     found = []
     for sounds in _batches(clips, model.backbone.window_samples):
         for row in model.bids(model.listen(sounds))[0]:
             bid = next(bid for bid in row if bid.name == name)
-            found.append((bid.head, bid.head + bid.tag))
-    return tuple(np.array(found).T)
+            found.append((bid.head, bid.tag))
+    return np.array(found)
 
 
 def _gaps(model: DualWhisper, name: str, clips: Sequence[Path]) -> list[float]:

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (250)")
     c.add_argument("--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (2)")
     c.add_argument("--text", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="more sentences: DIR/*_<code>.txt")
+    c.add_argument("--corpus-only", action="store_true", help="generate the corpus, and stop")
     c.add_argument("--limit", type=int, default=argparse.SUPPRESS, metavar="N", help="N sentences a split, for a quick look")
     c.add_argument("--seed", type=int, default=1)
 
@@ -115,7 +116,7 @@ def run_quickstart(args) -> int:
     from dualasr.quickstart import QuickstartOptions, quickstart
 
     given = {key: vars(args)[key] for key in ("out", "base", "steps", "readings", "text", "limit", "seed") if key in args}
-    quickstart(QuickstartOptions(**given), say=lambda line: print(line, flush=True))
+    quickstart(QuickstartOptions(**given), corpus_only=args.corpus_only, say=lambda line: print(line, flush=True))
     return 0
 
 

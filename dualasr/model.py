@@ -127,7 +127,7 @@ class DualWhisper:
         rows: list[list[Bid]] = [[] for _ in heard.seconds]
         outputs: dict[str, Output] = {}
         for pack in self.packs.values():
-            trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames), margin=0)
+            trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
             logits = pack.secondary.language_logits(trunk, lengths)
             heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
             shares = logits[:, 1:].softmax(-1).tolist()
@@ -237,9 +237,9 @@ class DualWhisper:
         results = []
         for i, decision in enumerate(decisions):
             if not decision.settled:
-                bid = next(b for b in bids[i] if b.name == decision.rival)
-                pair = found[PRIMARY, i][0], found[bid.name, i][0]
-                decision = settle(decision, bid, *pair, heard.seconds[i], self.selector)
+                k = list(self.packs).index(decision.rival)
+                pair = found[PRIMARY, i][0], found[decision.rival, i][0]
+                decision, bids[i][k] = settle(decision, bids[i][k], *pair, heard.seconds[i], self.selector)
             hypothesis, chosen = found[decision.route, i]
             scores = {PRIMARY: {"best_tag": best_tags[i]}}
             scores |= {b.name: {"head": b.head, "tag": b.tag, "log_odds": b.log_odds} for b in bids[i]}

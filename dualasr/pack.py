@@ -23,10 +23,10 @@ from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
 from dualasr.las import LASOptions
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.selector import Calibration, Platt, SelectorOptions
+from dualasr.selector import Calibration, Logistic, SelectorOptions
 from dualasr.tokenizer import PackTokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 
@@ -190,7 +190,7 @@ def read_pack(folder: Path) -> dict:
 def pack_info(record: dict) -> PackInfo:
     """PackInfo of a record of `read_pack`."""
     c = record["calibration"]
-    parts = {key: Platt(**c[key]) for key in ("head", "tag", "duel")}
+    parts = {key: Logistic(tuple(c[key]["weights"]), c[key]["offset"]) for key in ("head", "tag", "duel")}
     keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
     return PackInfo(**{key: record[key] for key in keys}, calibration=Calibration(**parts, negatives=c["negatives"]))
 

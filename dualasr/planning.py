@@ -24,7 +24,7 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
             trunk=torch.randn(size, frames, secondary.layer_norm.weight.shape[0]), lengths=torch.full((size,), frames),
             tokens=torch.zeros(size, tokens, dtype=torch.long), labels=torch.ones(size, tokens, dtype=torch.long),
             characters=torch.ones(size, min(tokens, frames // 3), dtype=torch.long),
-            character_lengths=torch.full((size,), min(tokens, frames // 3)), language=torch.ones(size, dtype=torch.long),
+            character_lengths=torch.full((size,), min(tokens, frames // 3)),
             seeds=torch.zeros(size, dtype=torch.long),
         )["loss"].backward()  # fmt: skip
 
@@ -50,7 +50,7 @@ def plan(options: AddLanguageOptions) -> dict:
     clips = round(options.training.batch * (1 + options.training.negatives * bool(others)))
     frames = int(seconds / len(train) / secondary.frame_s)
     step = seconds_a_step(secondary, clips, frames, int(np.mean(tokens)) + 2)
-    entries = (len(train) + min(len(others), MOST_NEGATIVES)) * options.training.variants
+    entries = (len(train) + min(len(others), MOST_NEGATIVES)) * options.training.variants_of(len(train))
     folder = options.out.absolute().parent
     while not folder.exists():
         folder = folder.parent

@@ -32,6 +32,7 @@ from dualasr.transcription import transcribe
 
 NEW = {"ky": ("ky_kg", "Kyrgyz"), "ga": ("ga_ie", "Irish")}  # code: FLEURS config, name; in the order they are added
 OLD = {"en": "en_us", "es": "es_419", "de": "de_de", "tr": "tr_tr", "bg": "bg_bg"}
+ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def generate_corpus(out: Path, options: QuickstartOptions, say: Callable[[str], 
             shutil.rmtree(part, ignore_errors=True)
             for split in splits:
                 rng = np.random.default_rng([options.seed, number, len(split)])
-                texts, ids = _texts(code, split, options, rng)
+                texts, ids = texts_of(code, split, options, rng)
                 (part / "audio" / split).mkdir(parents=True)
                 rows = []
                 for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
@@ -94,10 +95,10 @@ def generate_corpus(out: Path, options: QuickstartOptions, say: Callable[[str], 
     return out / "corpus"
 
 
-def _texts(code: str, split: str, options: QuickstartOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+def texts_of(code: str, split: str, options: QuickstartOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
     """Texts to read and their sentence ids. A base language's training split is audio for negatives, from other words."""
     if code in OLD and split == "train":
-        texts = recombine(sentences(code, "negatives")[: options.limit], 2 * options.limit if options.limit else 120, rng)
+        texts = recombine(sentences(code, "negatives")[: options.limit], 2 * options.limit if options.limit else 240, rng)
         return texts, list(range(len(texts)))
     texts = sentences(code, split)[: options.limit]
     ids = list(range(len(texts)))
@@ -108,7 +109,10 @@ def _texts(code: str, split: str, options: QuickstartOptions, rng: np.random.Gen
             lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
             more = [line for line in lines if line.strip().lower() not in held]
         pool = texts + more
-        texts = pool * (1 if more else options.readings) + recombine(pool, len(pool), rng)
+        if more:
+            texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng)
+        else:
+            texts = pool * options.readings + recombine(pool, len(pool), rng)
         ids = list(range(len(texts)))
     return texts, ids
 
@@ -151,8 +155,12 @@ def draw_regression(steps: list[dict], path: Path) -> None:
     os.replace(part, path)
 
 
-def quickstart(options: QuickstartOptions, *, say: Callable[[str], None] = print) -> list[dict]:
-    """Run all six steps into `options.out`; the reports after each step. Raises RunError for a folder of another run."""
+def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
+               say: Callable[[str], None] = print) -> list[dict]:  # fmt: skip
+    """Run all six steps into `options.out`, or the first alone; the reports after each step.
+
+    Raises RunError for a folder of another run.
+    """
     began, out = time.time(), options.out
     settings = json.loads(json.dumps(options.__dict__, default=str)) | {"out": out.name}
     kept = out / "quickstart.json"
@@ -167,6 +175,9 @@ def quickstart(options: QuickstartOptions, *, say: Callable[[str], None] = print
 
     say(f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's {', '.join(OLD)}")
     corpus = generate_corpus(out, options, say)
+    if corpus_only:
+        say(f"[{time.time() - began:4.0f} s] done: {corpus}")
+        return []
     negatives = tuple(corpus / "data" / config for config in OLD.values())
     packs: list[Path] = []
     steps = []

@@ -115,7 +115,7 @@ class Secondary(nn.Module):
         decoder = DECODERS[self.options.decoder]
         self.decoder = decoder(tokenizer.size, tokenizer.first_text, width, self.options.las)
         self.ctc_head = nn.Linear(width, len(tokenizer.characters) + 1)
-        self.language_head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, len(tokenizer.languages) + 1))
+        self.language_head = nn.Linear(2 * width, len(tokenizer.languages) + 1)  # fitted, not trained: language_head.py
 
     def own_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that belong to the pack: LoRA, LayerNorm, decoder, heads."""
@@ -147,13 +147,12 @@ class Secondary(nn.Module):
         """(batch, frames, width) -> (batch, frames, blank + characters) log-probabilities."""
         return self.ctc_head(encoded).float().log_softmax(-1)
 
-    def forward(self, trunk, lengths, tokens, labels, characters, character_lengths, language, seeds=None, *,
+    def forward(self, trunk, lengths, tokens, labels, characters, character_lengths, seeds=None, *,
                 ctc_weight: float = 1.0, num_items_in_batch=None) -> dict[str, torch.Tensor]:  # fmt: skip
         """Training losses, summed over the batch and divided by `num_items_in_batch` (default: the labels here).
 
         trunk (batch, frames, width), lengths (batch,), tokens and labels (batch, steps) with -100 where nothing is asked,
-        characters (batch, most) with character_lengths (batch,), 0 for negatives; language (batch,) 0 for other, then
-        the languages in order; seeds (batch,) of the dropout, None for none.
+        characters (batch, most) with character_lengths (batch,), 0 for negatives; seeds (batch,) of the dropout, None for none.
         """
         items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         encoded = self.encode(trunk, lengths)
@@ -167,8 +166,7 @@ class Secondary(nn.Module):
                 self.ctc_log_probs(encoded[speech]).transpose(0, 1), characters[speech], lengths[speech],
                 character_lengths[speech], reduction="sum", zero_infinity=True,
             )  # fmt: skip
-        head = F.cross_entropy(self.language_logits(trunk, lengths), language, reduction="sum")
-        loss = (attention + 0.02 * smooth + ctc_weight * ctc + head) / items
+        loss = (attention + 0.02 * smooth + ctc_weight * ctc) / items
         return {"loss": loss, "attention": attention.detach() / items, "ctc": ctc.detach() / items}
 
     @torch.no_grad()

@@ -1,10 +1,11 @@
 """The decoder selector: which pipeline transcribes a clip. Numbers in, a decision out; no model, no I/O.
 
 The calibrated rule. Each pack tells "mine" from "not mine" twice: by its language head on the trunk and by its decoder's
-first step, a softmax over its tags and `<|other|>`. The sum of both log-odds, scaled by the pack's own temperature and
-offset (Platt 1999, fitted on dev), is z. With odds exp(z) of every pack against the primary's 1, the posterior over all
-candidates sums to 1. Where the leader leads by less than tau, the primary and the best pack are both decoded, and the
-difference of their log-probabilities per second of audio moves z.
+first step, a softmax over its tags and `<|other|>`. A logistic regression of the pack's own on both log-odds (after Platt
+1999, fitted on dev) gives z. With odds exp(z) of every pack against the primary's 1, the posterior over all
+candidates sums to 1. Where the primary leads by less than tau, or a pack by less than `claim`, the primary and the best pack
+are both decoded, and z is weighed anew with the difference of their log-probabilities per second of audio: a duel. `claim` is
+the larger, for a clip that a pack takes wrongly is lost to a language that was served before.
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -12,7 +13,7 @@ whose log-probability is 0 whatever it hears.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ class SelectorOptions:
 
     rule: Literal["calibrated", "paper"] = "calibrated"
     tau: float = 3.0
+    claim: float = 6.0  # calibrated rule: a pack that leads by less is decoded beside the primary
     beta: float = 0.0
     head_floor: float = -4.0  # a pack whose head gives less than this is not asked for its tag
     shortcut: bool = True  # only the pack with the best head runs its upper layers
@@ -37,23 +39,27 @@ class SelectorOptions:
 
 
 @dataclass(frozen=True)
-class Platt:
-    """log-odds = score * scale + offset; scale is one over the temperature."""
+class Logistic:
+    """log-odds = weights . scores + offset; with one score Platt's scaling, the weight one over the temperature."""
 
-    scale: float = 1.0
+    weights: tuple[float, ...] = (1.0,)
     offset: float = 0.0
 
-    def __call__(self, score: float) -> float:
-        return self.scale * score + self.offset
+    def __call__(self, *scores: float) -> float:
+        return sum(weight * score for weight, score in zip(self.weights, scores, strict=True)) + self.offset
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A pack's own calibration, kept in pack.json: of its head, of head + tag, and of the transcripts' duel."""
+    """A pack's own calibration, kept in pack.json.
 
-    head: Platt = Platt()
-    tag: Platt = Platt()
-    duel: Platt = Platt(1.0, 0.0)
+    head: of the head's log-odds. tag: of the head's and the tag step's. duel: of the log-odds so far and of the pack's lead in
+    log-probability a second of audio.
+    """
+
+    head: Logistic = Logistic()
+    tag: Logistic = Logistic((1.0, 1.0))
+    duel: Logistic = Logistic((1.0, 1.0))
     negatives: bool = False
 
 
@@ -68,12 +74,15 @@ class Bid:
     shares: tuple[float, ...]  # of its languages among themselves, sums to 1
     tag: float | None = None  # raw log-odds of the tag step
     best_tag: float = 0.0  # log-probability of the best tag among its tags alone (the paper's score)
+    duelled: float | None = None  # log-odds after a duel
 
     @property
     def log_odds(self) -> float:
+        if self.duelled is not None:
+            return self.duelled
         if self.tag is None:
             return self.calibration.head(self.head)
-        return self.calibration.tag(self.head + self.tag)
+        return self.calibration.tag(self.head, self.tag)
 
 
 @dataclass(frozen=True)
@@ -111,35 +120,42 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY
-    if abs(lead) >= options.tau:
-        return Decision(route, True, f"{best.name}: {what}, beyond tau {options.tau}", best.name)
-    return Decision(route, False, f"{best.name}: {what}, within tau {options.tau}", best.name)
+    limit, named = (options.claim, "claim") if lead > 0 and options.rule == "calibrated" else (options.tau, "tau")
+    settled = abs(lead) >= limit
+    reason = f"{best.name}: {what}, {'beyond' if settled else 'within'} {named} {limit}"
+    return Decision(route, settled, reason, best.name)
 
 
-def settle(first: Decision, bid: Bid, primary, secondary, seconds: float, options: SelectorOptions) -> Decision:
-    """Second decision, from both transcripts (`logprob`, `avg_logprob`) of a clip of so many seconds."""
+def settle(first: Decision, bid: Bid, primary, secondary, seconds: float, options: SelectorOptions) -> tuple[Decision, Bid]:
+    """Second decision, from both transcripts (`logprob`, `avg_logprob`) of a clip of so many seconds; the bid it leaves."""
     if options.rule == "paper":
         lead = secondary.avg_logprob + options.beta - primary.avg_logprob
         what = f"average log-probability leads by {lead:+.2f}"
     else:
         gap = (secondary.logprob - primary.logprob) / max(seconds, 0.1)
-        lead = bid.log_odds + options.beta + bid.calibration.duel(gap)
+        bid = replace(bid, duelled=bid.calibration.duel(bid.log_odds, gap))
+        lead = bid.log_odds + options.beta
         what = f"log-odds {lead:+.2f} after both were decoded ({gap:+.1f} log-probability a second)"
-    return Decision(bid.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", bid.name)
+    return Decision(bid.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", bid.name), bid
 
 
-def fit_platt(mine: Sequence[float], others: Sequence[float]) -> Platt:
-    """Platt scaling of raw scores, both classes weighing the same, with Platt's smoothed targets; scale >= 0."""
-    scores = np.concatenate([mine, others]).astype(float)
+def fit_logistic(mine: Sequence, others: Sequence) -> Logistic:
+    """Logistic regression of "mine" on scores, (clips,) or (clips, scores) each: weights >= 0 and an offset.
+
+    Both classes weigh the same; targets are smoothed as Platt's (1999), so that separable scores stay finite.
+    """
+    mine, others = (np.asarray(side, float).reshape(len(side), -1) for side in (mine, others))
+    scores = np.concatenate([mine, others])
     targets = np.concatenate([np.full(len(mine), (len(mine) + 1) / (len(mine) + 2)),
                               np.full(len(others), 1 / (len(others) + 2))])  # fmt: skip
     weights = np.concatenate([np.full(len(mine), 0.5 / len(mine)), np.full(len(others), 0.5 / len(others))])
-    centre, spread = scores.mean(), scores.std() + 1e-6
+    centre, spread = scores.mean(0), scores.std(0) + 1e-6
     unit = (scores - centre) / spread
 
     def loss(p):
-        z = np.exp(p[0]) * unit + p[1]
-        return float((weights * (np.logaddexp(0, z) - targets * z)).sum() + 1e-3 * (p[0] ** 2 + p[1] ** 2))
+        z = unit @ np.exp(p[:-1]) + p[-1]
+        return float((weights * (np.logaddexp(0, z) - targets * z)).sum() + 1e-3 * (p**2).sum())
 
-    slope, offset = minimize(loss, np.array([0.0, 0.0])).x
-    return Platt(float(np.exp(slope) / spread), float(offset - np.exp(slope) * centre / spread))
+    *logs, offset = minimize(loss, np.zeros(scores.shape[1] + 1)).x
+    slopes = np.exp(logs) / spread
+    return Logistic(tuple(slopes.tolist()), float(offset - slopes @ centre))

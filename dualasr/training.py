@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ class TrainingOptions:
     seed: int = 1
     bf16: bool = False
     augmentation: Augmentation = Augmentation()
+
+    def variants_of(self, clips: int) -> int:
+        """Augmentations to cache of each of so many training clips: no more than the times a clip is met."""
+        met = self.steps * self.batch * self.accumulation / max(clips, 1)
+        return min(self.variants, max(1, ceil(met)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class CachedClips(Dataset):
             tag = 1 + clip.language  # ids: 0 end, 1 other, 2.. tags
             tokens, labels = [end, tag, *clip.tokens], [tag, *clip.tokens, end]
         return {"trunk": torch.from_numpy(values), "tokens": torch.tensor(tokens), "labels": torch.tensor(labels),
-                "characters": torch.tensor(clip.characters, dtype=torch.long), "language": clip.language,
+                "characters": torch.tensor(clip.characters, dtype=torch.long),
                 "seed": int(rng.integers(2**60))}  # fmt: skip
 
 
@@ -157,7 +163,6 @@ def collate(items: list[dict]) -> dict[str, torch.Tensor]:
         "trunk": pad("trunk", 0.0), "lengths": torch.tensor([len(item["trunk"]) for item in items]),
         "tokens": pad("tokens", 0), "labels": pad("labels", -100), "characters": pad("characters", 0),
         "character_lengths": torch.tensor([len(item["characters"]) for item in items]),
-        "language": torch.tensor([item["language"] for item in items]),
         "seeds": torch.tensor([item["seed"] for item in items]),
     }  # fmt: skip
 
@@ -296,8 +301,9 @@ def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequ
         report_to=[], remove_unused_columns=False, bf16=options.bf16, use_cpu=secondary.layer_norm.weight.device.type == "cpu",
         disable_tqdm=not os.isatty(2), dataloader_pin_memory=False, adam_beta2=0.98,
     )  # fmt: skip
+    own = {name for name, _ in secondary.own_tensors() if not name.startswith("language_head")}
     for name, parameter in secondary.named_parameters():
-        parameter.requires_grad_(name in {own for own, _ in secondary.own_tensors()})
+        parameter.requires_grad_(name in own)
     secondary.train()
     clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
     found = checkpoints(run) if resume else []

@@ -10,10 +10,11 @@ import torch
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
 from dualasr.model import load_model
-from dualasr.pack import PackInfo, load_pack, read_pack, rewrite_info, save_pack
-from dualasr.selector import Calibration, Platt
+from dualasr.pack import FORMAT_VERSION, PackInfo, load_pack, read_pack, rewrite_info, save_pack
+from dualasr.selector import Calibration, Logistic
 
-INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=Calibration(Platt(2.0, -1.0), negatives=True), scores={"dev CER": 0.2})
+CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
+INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=CALIBRATION, scores={"dev CER": 0.2})
 
 
 @pytest.fixture
@@ -115,8 +116,8 @@ def test_a_pickle_is_refused_and_never_read(backbone, pack):
 
 
 def test_another_format_version_is_refused(backbone, pack):
-    reseal(pack, lambda record: record.update(format_version=2))
-    with pytest.raises(PackError, match="format 2"):
+    reseal(pack, lambda record: record.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(PackError, match=f"format {FORMAT_VERSION + 1}"):
         load_pack(pack, backbone)
 
 

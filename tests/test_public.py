@@ -9,7 +9,8 @@ FLOORS = [
     {"errors", "audio", "text", "corpus", "metrics", "synth", "augment", "cores"},
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
-    {"trunk_cache", "training", "calibration", "adding", "planning", "transcription", "evaluation", "report", "quickstart"},
+    {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "report",
+     "quickstart"},
     {"cli", "__main__", "__init__"},
 ]
 

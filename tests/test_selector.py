@@ -9,9 +9,9 @@ from dualasr.selector import (
     PRIMARY,
     Bid,
     Calibration,
-    Platt,
+    Logistic,
     SelectorOptions,
-    fit_platt,
+    fit_logistic,
     language_probs,
     select,
     settle,
@@ -43,6 +43,7 @@ def test_no_pack_means_primary():
 
 @pytest.mark.parametrize("head, tag, route, settled", [
     (5, 5, "north", True), (-5, -5, PRIMARY, True), (0.5, 0.5, "north", False), (-0.5, -0.5, PRIMARY, False),
+    (2, 2, "north", False), (-2, -2, PRIMARY, True),  # a pack's claim is checked further than the primary's
 ])  # fmt: skip
 def test_calibrated_rule(head, tag, route, settled):
     decision = select(-0.01, [bid(head=head, tag=tag)], SelectorOptions())
@@ -55,11 +56,14 @@ def test_best_of_two_packs_leads():
 
 
 def test_duel_moves_a_close_call():
-    fair = Calibration(duel=Platt(1.0, 0.0))
-    first = select(-0.1, [bid(head=0.2, tag=0.2, calibration=fair)], SelectorOptions())
+    pack = bid(head=0.2, tag=0.2, calibration=Calibration(duel=Logistic((0.5, 2.0), 1.0)))
+    first = select(-0.1, [pack], SelectorOptions())
     good, bad = Transcript(-2.0, 10), Transcript(-30.0, 10)
-    assert settle(first, bid(head=0.2, tag=0.2, calibration=fair), good, bad, 4.0, SelectorOptions()).route == PRIMARY
-    assert settle(first, bid(head=0.2, tag=0.2, calibration=fair), bad, good, 4.0, SelectorOptions()).route == "north"
+    lost, after = settle(first, pack, good, bad, 4.0, SelectorOptions())
+    assert lost.route == PRIMARY and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * -7.0 + 1.0)
+    won, after = settle(first, pack, bad, good, 4.0, SelectorOptions())
+    assert won.route == "north" and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * 7.0 + 1.0)
+    assert language_probs({"en": 1.0}, [after])["ky"] > 0.99, "the posterior follows the duel"
 
 
 def test_papers_rule_fails_on_one_tag_packs():
@@ -81,8 +85,8 @@ def test_papers_rule_between_many_tags():
     close = select(-0.3, [bid(best_tag=-0.2, languages=("ky", "ga"))], options)
     assert not close.settled
     pack = bid(best_tag=-0.2, languages=("ky", "ga"))
-    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-4.0, 10), 3.0, options).route == PRIMARY
-    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-2.5, 10), 3.0, options).route == "north"  # beta 0.15
+    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-4.0, 10), 3.0, options)[0].route == PRIMARY
+    assert settle(close, pack, Transcript(-2.0, 10), Transcript(-2.5, 10), 3.0, options)[0].route == "north"  # beta 0.15
 
 
 def test_language_probs_is_a_posterior():
@@ -97,18 +101,28 @@ def test_language_probs_is_a_posterior():
 def test_platt_recovers_a_known_scale():
     """Scores drawn from two unit normals at -1 and +1 have log-odds 2 x score exactly."""
     rng = np.random.default_rng(0)
-    fitted = fit_platt(rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000))
-    assert fitted.scale == pytest.approx(2.0, rel=0.1) and fitted.offset == pytest.approx(0.0, abs=0.15)
+    fitted = fit_logistic(rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000))
+    assert fitted.weights[0] == pytest.approx(2.0, rel=0.1) and fitted.offset == pytest.approx(0.0, abs=0.15)
 
 
 def test_platt_on_separable_scores_stays_finite_and_right():
-    fitted = fit_platt([5.0] * 10 + [4.0], [-3.0] * 10 + [-2.0])
-    assert np.isfinite([fitted.scale, fitted.offset]).all()
+    fitted = fit_logistic([5.0] * 10 + [4.0], [-3.0] * 10 + [-2.0])
+    assert np.isfinite([*fitted.weights, fitted.offset]).all()
     assert fitted(4.0) > 1 and fitted(-2.0) < -1
 
 
 def test_platt_never_prefers_the_lower_score():
-    against = fit_platt([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0])
-    assert against.scale >= 0 and abs(against(-4.0) - against(2.0)) < 0.2
-    fitted = fit_platt([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
+    against = fit_logistic([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0])
+    assert against.weights[0] >= 0 and abs(against(-4.0) - against(2.0)) < 0.2
+    fitted = fit_logistic([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
     assert fitted(3.0) > 0 > fitted(-3.0)
+
+
+def test_duel_weighs_two_scores_by_what_they_tell():
+    """Two features of unit spread with means +-1 and +-0.25: log-odds 2 x first + 0.5 x second."""
+    rng = np.random.default_rng(0)
+    fitted = fit_logistic(rng.normal([1, 0.25], 1, (4000, 2)), rng.normal([-1, -0.25], 1, (4000, 2)))
+    assert fitted.weights[0] == pytest.approx(2.0, rel=0.1) and fitted.weights[1] == pytest.approx(0.5, rel=0.25)
+    assert fitted.offset == pytest.approx(0.0, abs=0.15)
+    useless = fit_logistic([(3.0, 1.0), (2.0, -5.0)], [(-3.0, 1.0), (-2.0, -5.0)])
+    assert useless(2.5, -2.0) > 0 > useless(-2.5, -2.0) and useless.weights[1] < 0.2

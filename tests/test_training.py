@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.adding import AddLanguageOptions, add_language, find_negatives
 from dualasr.errors import CorpusError, RunError
 from dualasr.las import LASOptions
 from dualasr.pack import load_pack, read_pack
@@ -167,6 +167,20 @@ def test_negatives_are_calibrated(options, tmp_path):
         soundfile.write(sounds / f"{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
     pack = add_language(replace(options, negatives=(sounds,)), say=silent)
     assert pack.info.calibration.negatives and pack.info.training["negatives"] == 12
+
+
+def test_a_large_folder_of_negatives_does_not_crowd_out_the_others(tmp_path):
+    for name, count in (("large", 40), ("small", 3), ("other", 4)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            (tmp_path / name / f"{i}.wav").touch()
+    found = find_negatives([tmp_path / name for name in ("large", "small", "other")], ["ky"], seed=1)
+    folders = [path.parent.name for path in found]
+    assert len(set(found)) == len(found)
+    assert folders == ["large", "small", "other"] * 3 + ["large", "other"]
+    alone = find_negatives([tmp_path / "large"], ["ky"], seed=1)
+    assert len(alone) == 40 and alone != sorted(alone)
+    assert find_negatives([], ["ky"], seed=1) == []
 
 
 def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
