@@ -24,12 +24,16 @@ PRIMARY = "primary"
 
 @dataclass(frozen=True)
 class SelectorOptions:
-    """tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5, beta 0.15)."""
+    """tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5, beta 0.15).
+
+    The calibrated rule's beta is log(1 / 2): a clip taken from a language that was served before counts as two left behind
+    (costs move a threshold by their log-ratio, Elkan 2001).
+    """
 
     rule: Literal["calibrated", "paper"] = "calibrated"
     tau: float = 3.0
     claim: float = 6.0  # calibrated rule: a pack that leads by less is decoded beside the primary
-    beta: float = 0.0
+    beta: float = -0.7  # added to a pack's lead
     head_floor: float = -4.0  # a pack whose head gives less than this is not asked for its tag
     shortcut: bool = True  # only the pack with the best head runs its upper layers
 
