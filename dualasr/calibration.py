@@ -21,17 +21,17 @@ CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
 MOST_DUELS = 24  # clips a side decoded by both pipelines
 
 
-def _batches(clips: Sequence[Path], most: int, size: int = 8):
-    """Clips, cut at `most` samples, in batches: lists of (samples,) arrays."""
+def _batches(model: DualWhisper, clips: Sequence[Path], size: int = 8):
+    """Clips, cut at the window, in batches: lists of (samples,) arrays."""
     for first in range(0, len(clips), size):
-        yield [load_audio(path)[:most] for path in clips[first : first + size]]
+        yield [load_audio(path)[: model.backbone.window_samples] for path in clips[first : first + size]]
 
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
     """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
-    for sounds in _batches(clips, model.backbone.window_samples):
+    for sounds in _batches(model, clips):
         for clip in model.candidates(model.listen(sounds), name, beam):
             for weight in weights:
                 hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
@@ -65,7 +65,7 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
 def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
     """Raw log-odds of a pack's head and of its tag step: (clips, 2)."""
     found = []
-    for sounds in _batches(clips, model.backbone.window_samples):
+    for sounds in _batches(model, clips):
         for row in model.bids(model.listen(sounds))[0]:
             bid = next(bid for bid in row if bid.name == name)
             found.append((bid.head, bid.tag))
@@ -75,7 +75,7 @@ def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
 def _gaps(model: DualWhisper, name: str, clips: Sequence[Path]) -> list[float]:
     """By how much the pack's log-probability a second leads the primary's."""
     gaps = []
-    for sounds in _batches(clips, model.backbone.window_samples):
+    for sounds in _batches(model, clips):
         heard = model.listen(sounds)
         first, _ = model.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
         second, _ = model.decode(heard, name)

@@ -8,7 +8,7 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from dualasr.adding import MOST_NEGATIVES, AddLanguageOptions, find_negatives, read_corpora, written
+from dualasr.adding import AddLanguageOptions, find_negatives, read_corpora, written
 from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
 from dualasr.secondary import Secondary
@@ -50,7 +50,7 @@ def plan(options: AddLanguageOptions) -> dict:
     clips = round(options.training.batch * (1 + options.training.negatives * bool(others)))
     frames = int(seconds / len(train) / secondary.frame_s)
     step = seconds_a_step(secondary, clips, frames, int(np.mean(tokens)) + 2)
-    entries = (len(train) + min(len(others), MOST_NEGATIVES)) * options.training.variants_of(len(train))
+    entries = (len(train) + len(others)) * options.training.variants_of(len(train))
     folder = options.out.absolute().parent
     while not folder.exists():
         folder = folder.parent
