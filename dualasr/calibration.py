@@ -41,7 +41,7 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs
 
 
 def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Sequence[Path]) -> Calibration:
-    """Fit a pack's calibration: head, head + tag, and the duel of both transcripts (selector.py).
+    """Fit a pack's calibration: head; head, tag and doubt; and the duel of both transcripts (selector.py).
 
     A duel is fought over clips in doubt, so it is fitted on those: the least likely of `mine`, the likeliest of `others`.
     Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
@@ -53,7 +53,7 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
     tag = fit_logistic(ours, theirs)
     duels = []
     for clips, scores, sign in ((mine, ours, 1), (others, theirs, -1)):
-        z = np.array([tag(*pair) for pair in scores])
+        z = np.array([tag(*row) for row in scores])
         rows = np.argsort(sign * z)[:MOST_DUELS]
         gaps = _gaps(asking, name, [clips[i] for i in rows])
         duels.append(np.column_stack([z[rows], gaps]))
@@ -63,12 +63,12 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
 
 
 def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
-    """Raw log-odds of a pack's head and of its tag step: (clips, 2)."""
+    """Raw log-odds of a pack's head and of its tag step, and the primary's doubt: (clips, 3)."""
     found = []
     for sounds in _batches(model, clips):
         for row in model.bids(model.listen(sounds))[0]:
             bid = next(bid for bid in row if bid.name == name)
-            found.append((bid.head, bid.tag))
+            found.append((bid.head, bid.tag, bid.doubt))
     return np.array(found)
 
 

@@ -21,6 +21,8 @@ from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_p
 
 Output = tuple[list[int], torch.Tensor, torch.Tensor]  # rows of a batch, a pack's encoder output of these, its lengths
 
+LEAST_DOUBT = -10.0  # a primary surer of its language than this (log of 1 - p) is no surer
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
@@ -126,13 +128,16 @@ class DualWhisper:
         """
         rows: list[list[Bid]] = [[] for _ in heard.seconds]
         outputs: dict[str, Output] = {}
+        best = heard.language_log_probs.max(-1).values
+        doubts = (-best.expm1()).log().clamp_min(LEAST_DOUBT).tolist()
         for pack in self.packs.values():
             trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
             logits = pack.secondary.language_logits(trunk, lengths)
             heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
             shares = logits[:, 1:].softmax(-1).tolist()
-            for row, head, share in zip(rows, heads, shares, strict=True):
-                row.append(Bid(pack.name, tuple(pack.info.languages), head, pack.info.calibration, tuple(share)))
+            codes, calibration = tuple(pack.info.languages), pack.info.calibration
+            for row, head, share, doubt in zip(rows, heads, shares, doubts, strict=True):
+                row.append(Bid(pack.name, codes, head, calibration, tuple(share), doubt))
         for k, pack in enumerate(self.packs.values()):
             asked = [i for i, row in enumerate(rows) if ask and self._asks(row, k)]
             if asked:

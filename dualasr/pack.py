@@ -26,7 +26,7 @@ from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.selector import Calibration, Logistic, SelectorOptions
 from dualasr.tokenizer import PackTokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 

@@ -1,11 +1,12 @@
 """The decoder selector: which pipeline transcribes a clip. Numbers in, a decision out; no model, no I/O.
 
-The calibrated rule. Each pack tells "mine" from "not mine" twice: by its language head on the trunk and by its decoder's
-first step, a softmax over its tags and `<|other|>`. A logistic regression of the pack's own on both log-odds (after Platt
-1999, fitted on dev) gives z. With odds exp(z) of every pack against the primary's 1, the posterior over all
-candidates sums to 1. Where the primary leads by less than tau, or a pack by less than `claim`, the primary and the best pack
-are both decoded, and z is weighed anew with the difference of their log-probabilities per second of audio: a duel. `claim` is
-the larger, for a clip that a pack takes wrongly is lost to a language that was served before.
+The calibrated rule. Each pack tells "mine" from "not mine" twice: by its language head on the trunk and by its decoder's first
+step, a softmax over its tags and `<|other|>`. The primary's own first step tells how sure it is of its best language. A
+logistic regression of the pack's own on the three (after Platt 1999, fitted on dev) gives z. With odds exp(z) of every pack
+against the primary's 1, the posterior over all candidates sums to 1. Where the primary leads by less than tau, or a pack by
+less than `claim`, the primary and the best pack are both decoded, and z is weighed anew with the difference of their
+log-probabilities per second of audio: a duel. `claim` is the larger, for a clip that a pack takes wrongly is lost to a
+language that was served before.
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -57,12 +58,12 @@ class Logistic:
 class Calibration:
     """A pack's own calibration, kept in pack.json.
 
-    head: of the head's log-odds. tag: of the head's and the tag step's. duel: of the log-odds so far and of the pack's lead in
-    log-probability a second of audio.
+    head: of the head's log-odds. tag: of the head's, the tag step's and the primary's doubt. duel: of the log-odds so far and
+    of the pack's lead in log-probability a second of audio.
     """
 
     head: Logistic = Logistic()
-    tag: Logistic = Logistic((1.0, 1.0))
+    tag: Logistic = Logistic((1.0, 1.0, 0.0))
     duel: Logistic = Logistic((1.0, 1.0))
     negatives: bool = False
 
@@ -76,6 +77,7 @@ class Bid:
     head: float  # raw log-odds of the language head
     calibration: Calibration
     shares: tuple[float, ...]  # of its languages among themselves, sums to 1
+    doubt: float = 0.0  # log-probability that the primary's best language is wrong, as the primary sees it
     tag: float | None = None  # raw log-odds of the tag step
     best_tag: float = 0.0  # log-probability of the best tag among its tags alone (the paper's score)
     duelled: float | None = None  # log-odds after a duel
@@ -86,7 +88,7 @@ class Bid:
             return self.duelled
         if self.tag is None:
             return self.calibration.head(self.head)
-        return self.calibration.tag(self.head, self.tag)
+        return self.calibration.tag(self.head, self.tag, self.doubt)
 
 
 @dataclass(frozen=True)

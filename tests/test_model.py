@@ -1,11 +1,14 @@
 """The promises of the dual pipeline, on a two-layer random Whisper."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from dualasr.model import DecodeOptions
+from dualasr.model import LEAST_DOUBT, DecodeOptions
 from dualasr.secondary import best_candidate, slice_trunk
 
 
@@ -89,6 +92,17 @@ def test_adding_or_removing_a_pack_changes_no_transcript_of_another(make_model, 
         b = two.transcribe_windows(clips, route=route)
         c = two.without_pack("west").transcribe_windows(clips, route=route)
         assert [r.tokens for r in a] == [r.tokens for r in b] == [r.tokens for r in c]
+
+
+def test_the_primarys_doubt_is_the_share_of_its_other_languages(make_model, clips):
+    model = make_model(("north", "ky"), ("west", "ga"))
+    heard = model.listen(clips)
+    others = heard.language_log_probs.exp().sort(-1).values[:, :-1].sum(-1)
+    for row, share in zip(model.bids(heard)[0], others.tolist(), strict=True):
+        assert [bid.doubt for bid in row] == pytest.approx([math.log(share)] * 2, abs=1e-4)
+    sure = torch.full_like(heard.language_log_probs, -50.0)
+    sure[:, 0] = 0.0
+    assert {bid.doubt for row in model.bids(replace(heard, language_log_probs=sure))[0] for bid in row} == {LEAST_DOUBT}
 
 
 def test_language_probs_sum_to_one(make_model, clips):

@@ -23,8 +23,8 @@ class Transcript:
         self.logprob, self.avg_logprob = logprob, logprob / tokens
 
 
-def bid(name="north", head=0.0, tag=0.0, languages=("ky",), best_tag=0.0, calibration=Calibration()):
-    return Bid(name, languages, head, calibration, (1 / len(languages),) * len(languages), tag, best_tag)
+def bid(name="north", head=0.0, tag=0.0, languages=("ky",), best_tag=0.0, calibration=Calibration(), doubt=0.0):
+    return Bid(name, languages, head, calibration, (1 / len(languages),) * len(languages), doubt, tag, best_tag)
 
 
 def test_a_pack_sets_file(tmp_path):
@@ -48,6 +48,14 @@ def test_no_pack_means_primary():
 def test_calibrated_rule(head, tag, route, settled):
     decision = select(-0.01, [bid(head=head, tag=tag)], SelectorOptions())
     assert (decision.route, decision.settled, decision.rival) == (route, settled, "north")
+
+
+def test_a_sure_primary_keeps_its_clip():
+    calibration = Calibration(tag=Logistic((1.0, 1.0, 0.5), 1.0))
+    sure, unsure = (bid(head=1.0, tag=1.0, calibration=calibration, doubt=doubt) for doubt in (-10.0, -0.5))
+    assert sure.log_odds == pytest.approx(-2.0) and unsure.log_odds == pytest.approx(2.75)
+    assert select(-0.0001, [sure], SelectorOptions()).route == PRIMARY
+    assert select(-0.9, [unsure], SelectorOptions()).route == "north"
 
 
 def test_best_of_two_packs_leads():
