@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
     g.add_argument("--batch", type=int, default=24, help="clips a step (%(default)s)")
     g.add_argument("--accumulation", type=int, default=1, help="batches a step (%(default)s)")
-    g.add_argument("--learning-rate", type=float, default=1e-3, help="(%(default)s)")
+    g.add_argument("--learning-rate", type=float, default=2e-3, help="(%(default)s)")
     g.add_argument("--variants", type=int, default=4, help="augmented versions of a clip, itself among them (%(default)s)")
     g.add_argument("--keep", choices=("last", "best"), default="last", help="weights of the last step, or best on dev")
     g.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="(%(default)s)")

@@ -43,7 +43,7 @@ class TrainingOptions:
     steps: int = 1500
     batch: int = 24
     accumulation: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.1  # tri-stage: 10 % warm-up, 40 % constant, 50 % decay (paper, section 3.2)
     decay: float = 0.5
     variants: int = 4  # cached augmentations of a clip, the clip itself among them
