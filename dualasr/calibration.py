@@ -14,7 +14,7 @@ from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack
 from dualasr.secondary import best_candidate
-from dualasr.selector import PRIMARY, Calibration, Logistic, SelectorOptions, fit_logistic
+from dualasr.selector import PRIMARY, Calibration, Logistic, SelectorOptions, duel_scores, fit_logistic
 from dualasr.text import normalise
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
@@ -55,10 +55,9 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
     for clips, scores, sign in ((mine, ours, 1), (others, theirs, -1)):
         z = np.array([tag(*row) for row in scores])
         rows = np.argsort(sign * z)[:MOST_DUELS]
-        gaps = _gaps(asking, name, [clips[i] for i in rows])
-        duels.append(np.column_stack([z[rows], gaps]))
+        duels.append(np.column_stack([z[rows], _duels(asking, name, [clips[i] for i in rows])]))
     enough = min(map(len, duels)) > 1
-    duel = fit_logistic(*duels) if enough else Logistic((1.0, 0.0))
+    duel = fit_logistic(*duels) if enough else Logistic((1.0, 0.0, 0.0))
     return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, duel, negatives=True)
 
 
@@ -72,16 +71,15 @@ def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
     return np.array(found)
 
 
-def _gaps(model: DualWhisper, name: str, clips: Sequence[Path]) -> list[float]:
-    """By how much the pack's log-probability a second leads the primary's."""
-    gaps = []
+def _duels(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
+    """What two transcripts of each clip say (`duel_scores`): (clips, 2)."""
+    found = []
     for sounds in _batches(model, clips):
         heard = model.listen(sounds)
         first, _ = model.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
         second, _ = model.decode(heard, name)
-        seconds = np.maximum(heard.seconds, 0.1)
-        gaps += [(b.logprob - a.logprob) / s for a, b, s in zip(first, second, seconds, strict=True)]
-    return gaps
+        found += [duel_scores(*row) for row in zip(first, second, heard.seconds, strict=True)]
+    return np.array(found)
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:

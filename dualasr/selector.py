@@ -5,8 +5,8 @@ step, a softmax over its tags and `<|other|>`. The primary's own first step tell
 logistic regression of the pack's own on the three (after Platt 1999, fitted on dev) gives z. With odds exp(z) of every pack
 against the primary's 1, the posterior over all candidates sums to 1. Where the primary leads by less than tau, or a pack by
 less than `claim`, the primary and the best pack are both decoded, and z is weighed anew with the difference of their
-log-probabilities per second of audio: a duel. `claim` is the larger, for a clip that a pack takes wrongly is lost to a
-language that was served before.
+log-probabilities per second of audio and with how unsure the primary is of a token: a duel. `claim` is the larger, for a clip
+that a pack takes wrongly is lost to a language that was served before.
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -58,13 +58,13 @@ class Logistic:
 class Calibration:
     """A pack's own calibration, kept in pack.json.
 
-    head: of the head's log-odds. tag: of the head's, the tag step's and the primary's doubt. duel: of the log-odds so far and
-    of the pack's lead in log-probability a second of audio.
+    head: of the head's log-odds. tag: of the head's, the tag step's and the primary's doubt. duel: of the log-odds so far,
+    the pack's lead in log-probability a second of audio, and the primary's negative log-probability a token.
     """
 
     head: Logistic = Logistic()
     tag: Logistic = Logistic((1.0, 1.0, 0.0))
-    duel: Logistic = Logistic((1.0, 1.0))
+    duel: Logistic = Logistic((1.0, 1.0, 0.0))
     negatives: bool = False
 
 
@@ -138,11 +138,16 @@ def settle(first: Decision, bid: Bid, primary, secondary, seconds: float, option
         lead = secondary.avg_logprob + options.beta - primary.avg_logprob
         what = f"average log-probability leads by {lead:+.2f}"
     else:
-        gap = (secondary.logprob - primary.logprob) / max(seconds, 0.1)
-        bid = replace(bid, duelled=bid.calibration.duel(bid.log_odds, gap))
+        gap, doubt = duel_scores(primary, secondary, seconds)
+        bid = replace(bid, duelled=bid.calibration.duel(bid.log_odds, gap, doubt))
         lead = bid.log_odds + options.beta
         what = f"log-odds {lead:+.2f} after both were decoded ({gap:+.1f} log-probability a second)"
     return Decision(bid.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", bid.name), bid
+
+
+def duel_scores(primary, secondary, seconds: float) -> tuple[float, float]:
+    """Of two transcripts (`logprob`, `avg_logprob`): the pack's lead a second of audio, the primary's doubt a token."""
+    return (secondary.logprob - primary.logprob) / max(seconds, 0.1), -primary.avg_logprob
 
 
 def fit_logistic(mine: Sequence, others: Sequence) -> Logistic:

@@ -64,13 +64,13 @@ def test_best_of_two_packs_leads():
 
 
 def test_duel_moves_a_close_call():
-    pack = bid(head=0.2, tag=0.2, calibration=Calibration(duel=Logistic((0.5, 2.0), 1.0)))
+    pack = bid(head=0.2, tag=0.2, calibration=Calibration(duel=Logistic((0.5, 2.0, 3.0), 1.0)))
     first = select(-0.1, [pack], SelectorOptions())
     good, bad = Transcript(-2.0, 10), Transcript(-30.0, 10)
     lost, after = settle(first, pack, good, bad, 4.0, SelectorOptions())
-    assert lost.route == PRIMARY and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * -7.0 + 1.0)
+    assert lost.route == PRIMARY and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * -7.0 + 3.0 * 0.2 + 1.0)
     won, after = settle(first, pack, bad, good, 4.0, SelectorOptions())
-    assert won.route == "north" and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * 7.0 + 1.0)
+    assert won.route == "north" and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * 7.0 + 3.0 * 3.0 + 1.0)
     assert language_probs({"en": 1.0}, [after])["ky"] > 0.99, "the posterior follows the duel"
 
 
