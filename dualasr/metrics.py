@@ -138,8 +138,9 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     the lists differ in length or a confidence is none.
     """
     confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
-    if confidences.shape != correct.shape or not ((confidences >= 0) & (confidences <= 1)).all():
+    if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
         raise ValueError(f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for each")
+    confidences = confidences.clip(0, 1)  # sums of probabilities may miss by rounding
     places, filled, ece = np.minimum(confidences * bins, bins - 1).astype(int), [], 0.0
     for place in np.unique(places).tolist():
         here = places == place

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dualasr.errors import RunError
 from dualasr.evaluation import Evaluation, tables_of
-from dualasr.report_content import MODES, WorstClip, sections, title, worst_clips
+from dualasr.report_content import MODES, WorstClip, cell, markdown_table, sections, title, worst_clips
 from dualasr.report_html import to_html
 
 _WIDTH = 100  # columns of an alignment
@@ -23,7 +23,7 @@ def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] 
     """
     lines = [f"# {title(report)}", ""]
     for section in sections(report):
-        if section.key == "settings":
+        if section.key == "whisper":  # the fine print comes after
             lines += _worst(worst_clips(report, clips))
         lines += [f"## {section.title}", "", section.text, ""]
         lines += markdown_table(section.head, section.rows) if section.head else []
@@ -31,23 +31,12 @@ def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] 
     return "\n".join(lines)
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, an empty one after it; cells may hold anything."""
-    rule = ["---", *("---:" for _ in head[1:])]
-    cells = [[_cell(text) for text in row] for row in rows]
-    return [*(f"| {' | '.join(row)} |" for row in (head, rule, *cells)), ""]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
 def _worst(clips: Sequence[WorstClip]) -> list[str]:
     if not clips:
         return []
     lines = ["## Worst clips", "", "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.", ""]
     for clip in clips:
-        lines += [f"{_cell(clip.id)}: {_cell(clip.note)}", "", "```text", *_side_by_side(clip.aligned), "```", ""]
+        lines += [f"{cell(clip.id)}: {cell(clip.note)}", "", "```text", *_side_by_side(clip.aligned), "```", ""]
     return lines
 
 

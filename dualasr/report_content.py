@@ -53,6 +53,18 @@ def percent(rate: float | None, interval: Sequence[float] | None = None) -> str:
     return f"{100 * rate:.2f}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, an empty one after it; cells may hold anything."""
+    rule = ["---", *("---:" for _ in head[1:])]
+    cells = [[cell(text) for text in row] for row in rows]
+    return [*(f"| {' | '.join(row)} |" for row in (head, rule, *cells)), ""]
+
+
+def cell(text: str) -> str:
+    """Text of any kind as one line that breaks no Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
 def sections(report: dict) -> list[Section]:
     """The report in order of interest: rates, routing, what went wrong beside the words, then the fine print."""
     found = [
@@ -90,8 +102,8 @@ def _rates(report: dict) -> Section:
     clips = str(sum(entry["n"] for entry in report["languages"].values()))
     rows.append(("mean", clips, "", *_of(report["mean"], modes, "cer"), percent(routing["accuracy"])))
     group = "group-aware, only whether it is the primary or a pack; " if "group_aware" in modes else ""
-    text = ("CER in percent with the 95 % bootstrap interval over clips, by the mark-safe normaliser. Pipeline-aware: the right "
-            f"pipeline is given, the language tag is not; {group}agnostic: nothing is given.")  # fmt: skip
+    text = ("CER in percent with the 95 % bootstrap interval over clips, by the mark-safe normaliser. Pipeline-aware: the "
+            f"right pipeline is given, the language tag is not; {group}agnostic: nothing is given.")  # fmt: skip
     head = ("language", "clips", "pipeline", *(f"{MODES[mode]} CER" for mode in modes), "routed right")
     return Section("rates", "Character error rate", text, head, tuple(rows))
 
@@ -141,18 +153,19 @@ def _contamination(report: dict) -> list[Section]:
     kinds = ("same sentence", "similar sentence", "same recording", "similar recording")
     packs = [(name, *(str(counts.get(kind, 0)) if counts["known"] else "not known" for kind in kinds))
              for name, counts in found["packs"].items()]  # fmt: skip
-    text = "Clips that a pack was trained on, or on something like them. Not known: the pack does not say what it was trained on."
+    text = "Clips that a pack was trained on, or on something like them. Not known: the pack does not say what it has heard."
     out = [Section("contamination", "Contamination", text, ("pack", *kinds), tuple(packs))]
     if clean := found["clean"]:
-        modes, rows = modes_of(report), []
+        rows = []
         for code, without in clean.items():
             entry = report["languages"][code]
-            rates = [percent(scores.get(mode, {}).get(rate)) for mode in modes for rate in ("cer", "wer")
-                     for scores in (entry, without)]  # fmt: skip
-            rows.append((code, str(entry["n"]), str(without["n"]), *rates))
-        head = [f"{MODES[mode]} {rate}, {which}" for mode in modes for rate in ("CER", "WER") for which in ("all", "clean")]
+            for mode in modes_of(report):
+                sides = (entry[mode], without.get(mode, {}))
+                rates = [percent(side.get(rate)) for rate in ("cer", "wer") for side in sides]
+                rows.append((code, MODES[mode], str(entry["n"]), str(without["n"]), *rates))
+        head = ("language", "mode", "clips", "clean", "CER, all", "CER, clean", "WER, all", "WER, clean")
         text = "Percent on all clips, and on the clean ones alone."
-        out.append(Section("clean", "Without the contaminated clips", text, ("language", "clips", "clean", *head), tuple(rows)))
+        out.append(Section("clean", "Without the contaminated clips", text, head, tuple(rows)))
     if leaks := found["leaks"]:
         rows = [(leak["id"], leak["pack"], leak["kind"], f"{leak['similarity']:.2f}") for leak in leaks[:_LEAKS]]
         text = f"{len(leaks)} in all" + (f"; the first {_LEAKS}." if len(leaks) > _LEAKS else ".")
@@ -161,26 +174,25 @@ def _contamination(report: dict) -> list[Section]:
 
 
 def _errors(report: dict) -> Section | None:
-    modes, rows = modes_of(report), []
+    kinds, rows = ("substitutions", "deletions", "insertions"), []
     for code, entry in report["languages"].items():
-        counts = [entry[mode].get(entry["unit"]) for mode in modes]
-        if all(counts) and counts[0]["length"]:
-            shares = [percent(c[kind] / c["length"]) for c in counts for kind in ("substitutions", "deletions", "insertions")]
-            rows.append((code, entry["unit"], *shares))
+        for mode in modes_of(report):
+            counts = entry[mode].get(entry["unit"])
+            if counts and counts["length"]:
+                rows.append((code, MODES[mode], entry["unit"], *(percent(counts[kind] / counts["length"]) for kind in kinds)))
     if not rows:
         return None
-    text = "Substitutions, deletions and insertions in percent of the reference, in the unit the language is scored in."
-    head = ("language", "unit", *(f"{MODES[mode]} {letter}" for mode in modes for letter in "SDI"))
-    return Section("errors", "Kinds of errors", text, head, tuple(rows))
+    text = "In percent of the reference, in the unit that the language is scored in; together they are its error rate."
+    return Section("errors", "Kinds of errors", text, ("language", "mode", "unit", *kinds), tuple(rows))
 
 
 def _whisper(report: dict) -> Section:
     modes = modes_of(report)
     whispers, thais = (normalise(text, "whisper") for text in (_ODIA, _THAI))
     text = (
-        f"With Whisper's normaliser, to compare with the literature: it puts a space in place of every combining mark, so Odia "
-        f"“{_ODIA}” is scored as “{whispers}” and Thai “{_THAI}” as “{thais}”, and a wrong vowel is no error. The mark-safe one of "
-        f"all other tables takes away case and punctuation alone, and leaves both as they are."
+        "Whisper's normaliser, for comparison with the literature, puts a space in place of every combining mark: Odia "
+        f"“{_ODIA}” is scored as “{whispers}” and Thai “{_THAI}” as “{thais}”, and a wrong vowel is no error. The mark-safe "
+        "one of all other tables takes away case and punctuation alone, and leaves both as they are."
     )
     rows = []
     for code, entry in [*report["languages"].items(), ("mean", report["mean"])]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dualasr.report_content import MODES, modes_of, sections, title, worst_clips
 
-_COLOURS, _MARKERS = ("#3b82c4", "#2a9d6f", "#d9622b"), ("o", "D", "s")  # of the modes; readable on black and on white
+_STYLES = {"pipeline_aware": ("o", "#3b82c4"), "group_aware": ("D", "#2a9d6f"), "agnostic": ("s", "#d9622b")}
+_BLUE = "#3b82c4"  # all of them readable on black and on white
 
 
 def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
@@ -33,14 +34,15 @@ def _rates_plot(report: dict) -> str | None:
     figure = Figure(figsize=(6.4, 1.3 + 0.16 * len(modes) * len(entries)), layout="constrained")
     axes = figure.subplots()
     for k, mode in enumerate(modes):
+        marker, colour = _STYLES[mode]
         for row, (_, entry) in enumerate(entries):
             if (rate := entry[mode]["cer"]) is None:
                 continue
             low, high = entry[mode]["cer_interval"] or (rate, rate)
             place = row + 0.22 * (k - (len(modes) - 1) / 2)
-            axes.plot([100 * low, 100 * high], [place, place], color=_COLOURS[k], linewidth=1.6)
-            axes.plot(100 * rate, place, _MARKERS[k], color=_COLOURS[k], markersize=5)
-        axes.plot([], [], _MARKERS[k], color=_COLOURS[k], markersize=5, label=MODES[mode])
+            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.6)
+            axes.plot(100 * rate, place, marker, color=colour, markersize=5)
+        axes.plot([], [], marker, color=colour, markersize=5, label=MODES[mode])
     axes.set_yticks(range(len(entries)), [code for code, _ in entries])
     axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -61,8 +63,8 @@ def _reliability_plot(report: dict) -> str | None:
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], linestyle="--", color="#888888", linewidth=1)
     confidence, accuracy, clips = zip(*((b["confidence"], b["accuracy"], b["n"]) for b in bins), strict=True)
-    axes.plot(confidence, accuracy, color=_COLOURS[0], linewidth=1)
-    axes.scatter(confidence, accuracy, s=[20 + 180 * n / max(clips) for n in clips], color=_COLOURS[0], alpha=0.75)
+    axes.plot(confidence, accuracy, color=_BLUE, linewidth=1)
+    axes.scatter(confidence, accuracy, s=[20 + 180 * n / max(clips) for n in clips], color=_BLUE, alpha=0.75)
     for x, y, n in zip(confidence, accuracy, clips, strict=True):
         axes.annotate(str(n), (x, y), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=8)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.09), xlabel="posterior of the chosen route", ylabel="share of right routes")
