@@ -13,7 +13,7 @@ from dualasr.text import normalise
 
 MODES = {"pipeline_aware": "pipeline-aware", "group_aware": "group-aware", "agnostic": "agnostic"}
 WORST = 20  # clips shown
-_LEAKS = 10  # of the contamination, shown
+_FIRST = 10  # contaminated clips and hallucinations shown
 _ODIA, _THAI = "ଓଡ଼ିଆ ଭାଷା", "ที่นี่"  # "the Odia language", "here"
 
 
@@ -142,7 +142,7 @@ def _hallucination(report: dict) -> Section | None:
     if not (found := report.get("hallucination")):
         return None
     text = f"Of {found['probes']} sounds without speech, {found['with_words']} were given words, {found['words']} in all."
-    rows = [(row["sound"], row["route"], row["text"]) for row in found["examples"]]
+    rows = [(row["sound"], row["route"], row["text"]) for row in found["examples"][:_FIRST]]
     head = ("sound", "route", "written") if rows else ()
     return Section("hallucination", "Words for silence and noise", text, head, tuple(rows))
 
@@ -167,8 +167,8 @@ def _contamination(report: dict) -> list[Section]:
         text = "Percent on all clips, and on the clean ones alone."
         out.append(Section("clean", "Without the contaminated clips", text, head, tuple(rows)))
     if leaks := found["leaks"]:
-        rows = [(leak["id"], leak["pack"], leak["kind"], f"{leak['similarity']:.2f}") for leak in leaks[:_LEAKS]]
-        text = f"{len(leaks)} in all" + (f"; the first {_LEAKS}." if len(leaks) > _LEAKS else ".")
+        rows = [(leak["id"], leak["pack"], leak["kind"], f"{leak['similarity']:.2f}") for leak in leaks[:_FIRST]]
+        text = f"{len(leaks)} in all" + (f"; the first {_FIRST}." if len(leaks) > _FIRST else ".")
         out.append(Section("leaks", "Contaminated clips", text, ("clip", "pack", "what", "similarity"), tuple(rows)))
     return out
 
