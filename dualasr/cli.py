@@ -80,9 +80,16 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
     c.add_argument("--split", default="test", help="(%(default)s)")
     c.add_argument("--language", action="append", default=None, metavar="CODE", help="only these languages")
-    c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="OUT.md and OUT.clips.jsonl stand beside it")
+    c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="beside it OUT.md, .html and .clips.jsonl")
     c.add_argument("--beam", type=int, default=5, help="(%(default)s)")
     c.add_argument("--batch", type=int, default=16, help="windows decoded together (%(default)s)")
+
+    c = add("compare", run_compare, "how far two reports on the same clips lie apart, with paired intervals")
+    c.add_argument("reports", type=Path, nargs=2, metavar="REPORT.json", help="A and B, each with its clips beside it")
+    c.add_argument("--mode", action="append", choices=("pipeline_aware", "group_aware", "agnostic"), default=None,
+                   help="repeat for several (agnostic and pipeline_aware)")  # fmt: skip
+    c.add_argument("--out", type=Path, default=None, metavar="DIFF.json", help="write it as JSON, too")
+    c.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
 
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
     c.add_argument("files", type=Path, nargs="+", metavar="FILE")
@@ -159,6 +166,16 @@ def run_evaluate(args) -> int:
     command = f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split {args.split} --beam {args.beam}"
     write_report(args.report, evaluation, command)
     print(to_markdown(evaluation.report, command))
+    return 0
+
+
+def run_compare(args) -> int:
+    from dualasr.compare import compare, to_markdown, write_comparison
+
+    comparison = compare(*args.reports, tuple(args.mode or ("agnostic", "pipeline_aware")), seed=args.seed)
+    if args.out is not None:
+        write_comparison(args.out, comparison)
+    print(to_markdown(comparison))
     return 0
 
 

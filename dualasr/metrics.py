@@ -1,13 +1,19 @@
-"""Word and character error rates with their evidence, and bootstrap intervals over clips.
+"""Word and character error rates with their evidence, bootstrap intervals over clips, and calibration.
 
 Rates are corpus-level: the errors of all clips over the length of all references (jiwer). Give normalised text.
+`ErrorRates` is the same as a metric of the `evaluate` library; it normalises by itself.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
+
+from dualasr.errors import MissingExtraError
+from dualasr.text import normalise, scoring_unit
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,29 @@ def per_clip_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["wor
     return counts
 
 
+def comparable(texts: Sequence[str], language: str, normaliser: str | None) -> tuple[list[str], list[str]]:
+    """Texts as words are counted in, and as characters are: normalised (None: as they are), without spaces where the
+    language is written without. Raises ValueError for an unknown normaliser."""
+    texts = [normalise(text, normaliser) for text in texts] if normaliser else list(texts)
+    spaceless = scoring_unit(language) == "character"
+    return texts, [text.replace(" ", "") for text in texts] if spaceless else texts
+
+
+def align(ref: str, hyp: str, unit: Literal["word", "character"]) -> list[tuple[str, str, str]]:
+    """The two texts side by side, as their errors are counted: (kind, part of ref, part of hyp), of kind "equal",
+    "substitute", "delete" or "insert"; a word each, or a run of characters. Empty for two empty texts."""
+    if not ref and not hyp:
+        return []
+    chunks = _process([ref], [hyp], unit).alignments[0]
+    refs, hyps = (ref.split(), hyp.split()) if unit == "word" else (ref, hyp)
+    aligned = []
+    for chunk in chunks:
+        left, right = refs[chunk.ref_start_idx : chunk.ref_end_idx], hyps[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        pairs = zip_longest(left, right, fillvalue="") if unit == "word" else [(left, right)]
+        aligned += [(chunk.type, *pair) for pair in pairs]
+    return aligned
+
+
 def bootstrap_interval(
     counts: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -72,9 +101,7 @@ def paired_bootstrap(
     Both systems are resampled with the same clips, so what is hard for both cancels. Row i of both arrays, shape
     (n, 2), must be the same clip. Raises ValueError if they cannot be, or if `relative` and b makes no errors.
     """
-    counts_a, counts_b = _checked(counts_a), _checked(counts_b)
-    if not np.array_equal(counts_a[:, 1], counts_b[:, 1]):
-        raise ValueError(f"not the same clips: {len(counts_a)} and {len(counts_b)} rows whose reference lengths differ")
+    counts_a, counts_b = _same_clips(counts_a, counts_b)
     errors_a, (errors_b, length) = counts_a[:, 0].sum(), counts_b.sum(axis=0)
     if relative and not errors_b:
         raise ValueError("a relative difference needs errors to compare with, and b makes none; use relative=False")
@@ -83,6 +110,92 @@ def paired_bootstrap(
     scale = errors_b if relative else length
     scales = totals[:, 1, 0] if relative else totals[:, 1, 1]
     return float((errors_a - errors_b) / scale), *_interval(totals[:, 0, 0] - totals[:, 1, 0], scales, level)
+
+
+def paired_bootstrap_mean(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """`paired_bootstrap` of the mean rate over languages, (counts_a, counts_b) of each: every language weighs the same,
+    and its clips are resampled on their own. Raises ValueError like it, or if there is no language."""
+    if not pairs:
+        raise ValueError("no languages, so there is no mean")
+    differences, generator, resamples = [], np.random.default_rng(seed), 0
+    for counts_a, counts_b in pairs:
+        a, b = _same_clips(counts_a, counts_b)
+        differences.append((a[:, 0].sum() - b[:, 0].sum()) / b[:, 1].sum())
+        totals = _resampled([a, b], samples, generator)
+        length = np.where(totals[:, 1, 1] > 0, totals[:, 1, 1], np.nan)  # empty references only: no rate
+        resamples = resamples + (totals[:, 0, 0] - totals[:, 1, 0]) / length / len(pairs)
+    low, high = np.nanquantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.mean(differences)), float(low), float(high)
+
+
+def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> dict:
+    """How far a confidence can be believed: {"ece", "bins": [{"low", "high", "n", "confidence", "accuracy"}]}.
+
+    `bins` of equal width over 0..1, each with its low edge, the last with both; empty ones are left out. ECE is the mean
+    distance of confidence and accuracy, weighted by n (Guo et al. 2017, eq. 3), None without clips. Raises ValueError if
+    the lists differ in length or a confidence is none.
+    """
+    confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
+    if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
+        raise ValueError(f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for each")
+    confidences = confidences.clip(0, 1)  # sums of probabilities may miss by rounding
+    places, filled, ece = np.minimum(confidences * bins, bins - 1).astype(int), [], 0.0
+    for place in np.unique(places).tolist():
+        here = places == place
+        n, confidence, accuracy = int(here.sum()), float(confidences[here].mean()), float(correct[here].mean())
+        filled.append({"low": place / bins, "high": (place + 1) / bins, "n": n, "confidence": confidence,
+                       "accuracy": accuracy})  # fmt: skip
+        ece += n / len(correct) * abs(confidence - accuracy)
+    return {"ece": ece if filled else None, "bins": filled}
+
+
+def __getattr__(name: str):
+    """`ErrorRates`, made when it is first asked for: `evaluate` takes seconds to import."""
+    if name == "ErrorRates":
+        return _error_rates_metric()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _error_rates_metric() -> type:
+    try:
+        import evaluate
+    except ImportError as error:
+        raise MissingExtraError("evaluate", "evaluate") from error
+    from datasets import Features, Value
+
+    class ErrorRates(evaluate.Metric):
+        """WER and CER as an `evaluate` metric, from no hub: `ErrorRates("or").compute(predictions=..., references=...)`.
+
+        language: what the scoring unit is taken from. normaliser: "marks", "whisper", or None for texts as they are.
+        The result holds wer and cer as fractions, and substitutions, deletions, insertions and length in the language's
+        unit. Further arguments are `evaluate.Metric`'s; nothing is written to disk unless keep_in_memory is False.
+        """
+
+        def __init__(self, language: str = "", normaliser: Literal["marks", "whisper"] | None = "marks", **kwargs):
+            self.language, self.normaliser = language, normaliser
+            comparable([""], language, normaliser)  # refuse an unknown normaliser now, not after the last batch
+            super().__init__(**({"keep_in_memory": True} | kwargs))
+
+        def _build_data_dir(self) -> str:
+            return "" if self.keep_in_memory else super()._build_data_dir()  # it makes the folder even if it needs none
+
+        def _info(self):
+            text = Value("string")
+            return evaluate.MetricInfo(description=self.__doc__, citation="", inputs_description="",
+                                       features=Features(predictions=text, references=text))  # fmt: skip
+
+        def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
+            refs, hyps = (comparable(texts, self.language, self.normaliser) for texts in (references, predictions))
+            words, characters = word_errors(refs[0], hyps[0]), character_errors(refs[1], hyps[1])
+            counts = characters if scoring_unit(self.language) == "character" else words
+            names = ("substitutions", "deletions", "insertions", "length")
+            return {"wer": words.rate, "cer": characters.rate, **{name: getattr(counts, name) for name in names}}
+
+    ErrorRates.__qualname__ = "ErrorRates"  # found through __getattr__, so that it can be pickled
+    return ErrorRates
 
 
 def _process(refs: Sequence[str], hyps: Sequence[str], unit: str):
@@ -113,7 +226,14 @@ def _checked(counts: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _resampled(systems: list[np.ndarray], samples: int, seed: int) -> np.ndarray:
+def _same_clips(counts_a: np.ndarray, counts_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts_a, counts_b = _checked(counts_a), _checked(counts_b)
+    if not np.array_equal(counts_a[:, 1], counts_b[:, 1]):
+        raise ValueError(f"not the same clips: {len(counts_a)} and {len(counts_b)} rows whose reference lengths differ")
+    return counts_a, counts_b
+
+
+def _resampled(systems: list[np.ndarray], samples: int, seed: int | np.random.Generator) -> np.ndarray:
     """Summed counts of each resample: shape (samples, systems, 2)."""
     stacked = np.stack(systems, axis=1)
     generator, clips = np.random.default_rng(seed), len(stacked)

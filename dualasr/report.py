@@ -1,76 +1,86 @@
-"""An evaluation on paper: Markdown to read, JSON to compute with, and the clips behind the rates, worst first."""
+"""An evaluation on paper: Markdown and HTML to read, JSON to compute with, and the clips behind the rates, worst first."""
 
 import json
 import os
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from dualasr.errors import RunError
-from dualasr.evaluation import MODES, Evaluation, tables_of
-from dualasr.selector import PRIMARY
+from dualasr.evaluation import Evaluation, tables_of
+from dualasr.report_content import MODES, WorstClip, cell, markdown_table, sections, title, worst_clips
+from dualasr.report_html import to_html
+
+_WIDTH = 100  # columns of an alignment
 
 
-def to_markdown(report: dict, command: str | None = None) -> str:
-    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command that makes it again."""
-    languages, routing, packs = report["languages"], report["routing"], [pack["name"] for pack in report["packs"]]
-    head = ["language", "pipeline-aware CER", "WER", "agnostic CER", "WER"]
-    cells = [(mode, rate) for mode in MODES for rate in ("cer", "wer")]
-    rows, whisper, confusion = [], [], []
-    for code, entry in [*languages.items(), ("mean", report["mean"])]:
-        rates = [_percent(entry[mode][rate], entry[mode][f"{rate}_interval"]) for mode, rate in cells]
-        whisper.append([code, *(_percent(entry[mode]["whisper"][rate]) for mode, rate in cells)])
-        if code == "mean":
-            rows.append([code, *rates, "", str(sum(e["n"] for e in languages.values())), _percent(routing["accuracy"])])
-            continue
-        counts, pipeline = routing["confusion"][code], entry["pipeline"]
-        right = _percent(counts[pipeline] / entry["n"] if entry["known"] else None)
-        rows.append([code, *rates, pipeline if entry["known"] else "zero-shot", str(entry["n"]), right])
-        confusion.append([code, *map(str, counts.values())])
-    settings = report["settings"] | {key: report[key] for key in ("base", "packs", "seconds", "real_time_factor")}
-    return "\n".join([
-        f"# Evaluation of {report['base']['name']} with {', '.join(packs) or 'no pack'}", "",
-        "Percent, with the 95 % bootstrap interval over clips; mark-safe normaliser. Pipeline-aware: the right pipeline",
-        "is given, the language tag is not. Agnostic: nothing is given. Of a language written without spaces, read CER.",
-        "", *_table([*head, "pipeline", "clips", "routed right"], rows),
-        "## With Whisper's normaliser, to compare with the literature", "", *_table(head, whisper),
-        "## Routing: clips by language and agnostic route", "", *_table(["language", PRIMARY, *packs], confusion),
-        f"Of the clips whose language a pipeline knows, {_percent(routing['accuracy'])} % went to the right pipeline, "
-        f"{_percent(routing['language_accuracy'])} % got the right tag.", "", f"## Skipped: {len(report['skipped'])}", "",
-        *(f"- `{row['source']}`: {row['reason']}" for row in report["skipped"]), "", "## Settings", "",
-        *_table(["setting", "value"], [[key, f"`{json.dumps(value)}`"] for key, value in settings.items()]),
-        *(["The command that makes it again:", "", "```sh", command, "```", ""] if command else []),
-    ])  # fmt: skip
+def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
+    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command that makes it again.
+
+    `clips`: rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
+    """
+    lines = [f"# {title(report)}", ""]
+    for section in sections(report):
+        if section.key == "whisper":  # the fine print comes after
+            lines += _worst(worst_clips(report, clips))
+        lines += [f"## {section.title}", "", section.text, ""]
+        lines += markdown_table(section.head, section.rows) if section.head else []
+    lines += ["The command that makes it again:", "", "```sh", command, "```", ""] if command else []
+    return "\n".join(lines)
 
 
-def _percent(rate: float | None, interval: Sequence[float] | None = None) -> str:
-    if rate is None:
-        return "–"
-    return f"{100 * rate:.2f}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
+def _worst(clips: Sequence[WorstClip]) -> list[str]:
+    if not clips:
+        return []
+    lines = ["## Worst clips", "", "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.", ""]
+    for clip in clips:
+        lines += [f"{cell(clip.id)}: {cell(clip.note)}", "", "```text", *_side_by_side(clip.aligned), "```", ""]
+    return lines
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---", *("---:" for _ in head[1:])]
-    return [*(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)), ""]
+def _side_by_side(aligned: Sequence[tuple[str, str, str]]) -> list[str]:
+    """REF, HYP and the letter of each error in columns, wrapped at `_WIDTH`."""
+    letters = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
+    lines, columns, used = [], [], 0
+    for kind, ref, hyp in [*aligned, ("end", "", "")]:
+        width = max(_columns(ref), _columns(hyp), 1) + 1
+        if columns and (kind == "end" or used + width > _WIDTH):
+            for name, cells in zip(("REF", "HYP", "   "), zip(*columns, strict=True), strict=True):
+                lines.append(f"{name} {''.join(cells)}".rstrip())
+            columns, used = [], 0
+        if kind != "end":
+            columns.append([text + " " * (width - _columns(text)) for text in (ref, hyp, letters[kind])])
+            used += width
+    return lines
+
+
+def _columns(text: str) -> int:
+    """Columns a terminal needs: none for a mark, two for a wide character."""
+    return sum(0 if unicodedata.category(c)[0] in "MC" and unicodedata.category(c) != "Mc" else
+               2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)  # fmt: skip
 
 
 def write_report(path: str | Path, evaluation: Evaluation, command: str | None = None) -> None:
-    """Write PATH.json, PATH.md and PATH.clips.jsonl, the clips with the highest agnostic CER first; the folder is made.
+    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic CER first.
 
-    An ending .json of `path` is not doubled. Each file appears whole or not at all; a former report is replaced once all
-    three are written. Raises RunError, which names the path, where that fails.
+    The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at all; a former report is
+    replaced once all are written. Raises RunError, which names the path, where that fails.
     """
     path = Path(path)
     path = path.with_suffix("") if path.suffix == ".json" else path
     rows = []
     for clip in evaluation.clips:
-        (aware, _), (agnostic, length) = (tables_of([clip], mode)["marks"]["cer"][0].tolist() for mode in MODES)
-        rows.append(asdict(clip) | {"characters": length, "pipeline_aware_errors": aware, "agnostic_errors": agnostic})
+        errors = {}
+        for mode in (mode for mode in MODES if getattr(clip, mode, None)):
+            errors[f"{mode}_errors"], length = tables_of([clip], mode)["marks"]["cer"][0].tolist()
+        rows.append(asdict(clip) | {"characters": length} | errors)
     rows.sort(key=lambda row: -row["agnostic_errors"] / max(row["characters"], 1))
     contents = {
         ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",
-        ".md": to_markdown(evaluation.report, command),
+        ".md": to_markdown(evaluation.report, command, rows),
+        ".html": to_html(evaluation.report, command, rows),
         ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     }
     try:

@@ -1,16 +1,25 @@
 """Metrics: known counts, and what must hold between the corpus, its clips and its intervals."""
 
 import math
+import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+import dualasr.metrics
 from dualasr.metrics import (
     ErrorRate,
+    align,
     bootstrap_interval,
     character_errors,
+    comparable,
     paired_bootstrap,
+    paired_bootstrap_mean,
     per_clip_errors,
+    reliability,
     word_errors,
 )
 
@@ -103,12 +112,23 @@ def test_interval_of_equal_clips_is_a_point():
     assert bootstrap_interval(np.tile([1, 4], (9, 1))) == (0.25, 0.25)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
-    inside = 0
+def hard_and_easy_clips(n, seed):
+    """Two systems on clips of unlike difficulty (beta-binomial): the true rates are 0.35 and 0.3."""
+    generator = np.random.default_rng(seed)
+    length, difficulty = generator.integers(5, 30, size=n), generator.beta(3, 7, size=n)
+    return [np.stack([generator.binomial(length, rate), length], axis=1) for rate in (0.2 + difficulty / 2, difficulty)]
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    inside = np.zeros(3)
     for seed in range(200):
-        low, high = bootstrap_interval(clips(0.3, 60, seed), samples=200, seed=seed)
-        inside += low <= 0.3 <= high
-    assert 0.88 <= inside / 200 <= 0.99
+        a, b = hard_and_easy_clips(80, seed)
+        low, high = bootstrap_interval(b, samples=200, seed=seed)
+        _, *paired = paired_bootstrap(a, b, samples=200, seed=seed)
+        second = hard_and_easy_clips(60, 1000 + seed)
+        _, *mean = paired_bootstrap_mean([(a, b), tuple(second)], samples=200, seed=seed)
+        inside += [low <= 0.3 <= high, paired[0] <= 0.05 <= paired[1], mean[0] <= 0.05 <= mean[1]]
+    assert ((inside / 200 >= 0.9) & (inside / 200 <= 0.99)).all(), inside
 
 
 def test_empty_references_do_not_break_an_interval():
@@ -149,9 +169,132 @@ def test_counts_that_are_none_are_refused(counts):
 def test_pairs_that_are_none_are_refused():
     with pytest.raises(ValueError, match="not the same clips"):
         paired_bootstrap(clips(0.2, 10), clips(0.2, 9))
-    with pytest.raises(ValueError, match="not the same clips"):
-        paired_bootstrap(clips(0.2, 10, 0), clips(0.2, 10, 1))
+    for pair in (paired_bootstrap, lambda a, b: paired_bootstrap_mean([(a, b)])):
+        with pytest.raises(ValueError, match="not the same clips"):
+            pair(clips(0.2, 10, 0), clips(0.2, 10, 1))
+    with pytest.raises(ValueError, match="no languages"):
+        paired_bootstrap_mean([])
     zero = clips(0.0)
     assert paired_bootstrap(clips(0.2), zero)[0] > 0
     with pytest.raises(ValueError, match="b makes none"):
         paired_bootstrap(clips(0.2), zero, relative=True)
+
+
+def test_paired_bootstrap_of_the_mean():
+    a, b = hard_and_easy_clips(80, 0)
+    alone = paired_bootstrap(a, b)
+    assert paired_bootstrap_mean([(a, b)]) == pytest.approx(alone)
+    much, none = (np.tile([5, 10], (500, 1)), np.tile([2, 10], (500, 1))), (np.tile([1, 4], (3, 1)),) * 2
+    assert paired_bootstrap_mean([much, none]) == pytest.approx((0.15, 0.15, 0.15))  # 3 clips weigh as much as 500
+    difference, low, high = paired_bootstrap_mean([(a, b), none])
+    assert (difference, low, high) == pytest.approx([value / 2 for value in alone])
+    sparse = (np.array([[1, 0], [1, 4]]), np.array([[0, 0], [0, 4]]))
+    assert all(map(math.isfinite, paired_bootstrap_mean([sparse, (a, b)])))
+
+
+# Rate, errors, length, substitutions, deletions, insertions; what `comparable` makes of the text is counted.
+BY_HAND = [
+    # A vowel sign is wrong: an error of 10 characters; Whisper's normaliser deletes it and sees no error.
+    ("or", "marks", "ଓଡ଼ିଆ ଭାଷା", "ଓଡ଼ିଆ ଭାଷି।", ErrorRate(0.5, 1, 2, 1, 0, 0), ErrorRate(0.1, 1, 10, 1, 0, 0)),
+    ("or", "whisper", "ଓଡ଼ିଆ ଭାଷା", "ଓଡ଼ିଆ ଭାଷି।", ErrorRate(0.0, 0, 4, 0, 0, 0), ErrorRate(0.0, 0, 8, 0, 0, 0)),
+    # A tone mark is missing; spaces are no part of Thai.
+    ("th", "marks", "ที่นี่ ดี", "ที่นี ดี", ErrorRate(0.5, 1, 2, 1, 0, 0), ErrorRate(0.125, 1, 8, 0, 1, 0)),
+    ("th", "marks", "ที่นี่ ดี", "ที่นี่ดี", ErrorRate(1.0, 2, 2, 1, 1, 0), ErrorRate(0.0, 0, 8, 0, 0, 0)),
+    ("en", "marks", "ab c", "abc", ErrorRate(1.0, 2, 2, 1, 1, 0), ErrorRate(0.25, 1, 4, 0, 1, 0)),
+    ("th", "whisper", "ที่นี่ ดี", "ที่นี ดี", ErrorRate(0.0, 0, 3, 0, 0, 0), ErrorRate(0.0, 0, 3, 0, 0, 0)),
+    # Three vowel signs of Arabic are missing; Whisper's puts a space for those inside the word.
+    ("ar", "marks", "كِتَابٌ", "كتاب", ErrorRate(1.0, 1, 1, 1, 0, 0), ErrorRate(3 / 7, 3, 7, 0, 3, 0)),
+    ("ar", "whisper", "كِتَابٌ", "كتاب", ErrorRate(1.0, 3, 3, 1, 2, 0), ErrorRate(1 / 3, 2, 6, 0, 2, 0)),
+    ("en", None, "Yes.", "yes", ErrorRate(1.0, 1, 1, 1, 0, 0), ErrorRate(0.5, 2, 4, 1, 1, 0)),
+    ("en", "marks", "...", "a b", ErrorRate(math.inf, 2, 0, 0, 0, 2), ErrorRate(math.inf, 3, 0, 0, 0, 3)),
+    ("en", "whisper", "", "?", ErrorRate(0.0, 0, 0, 0, 0, 0), ErrorRate(0.0, 0, 0, 0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("language", "normaliser", "ref", "hyp", "words", "characters"), BY_HAND)
+def test_rates_by_hand(language, normaliser, ref, hyp, words, characters):
+    refs, hyps = comparable([ref], language, normaliser), comparable([hyp], language, normaliser)
+    assert (word_errors(refs[0], hyps[0]), character_errors(refs[1], hyps[1])) == (words, characters)
+
+
+@pytest.mark.parametrize(("ref", "hyp", "unit", "expected"), [
+    ("the cat sat on", "the hat sat", "word",
+     [("equal", "the", "the"), ("substitute", "cat", "hat"), ("equal", "sat", "sat"), ("delete", "on", "")]),
+    ("", "a b", "word", [("insert", "", "a"), ("insert", "", "b")]),
+    ("你好世界", "你号世", "character",
+     [("equal", "你", "你"), ("substitute", "好", "号"), ("equal", "世", "世"), ("delete", "界", "")]),
+    ("", "", "word", []),
+])  # fmt: skip
+def test_align(ref, hyp, unit, expected):
+    assert align(ref, hyp, unit) == expected
+
+
+def test_an_alignment_holds_both_texts_and_all_errors():
+    for ref, hyp in zip(REFS, HYPS, strict=True):
+        aligned = align(ref, hyp, "word")
+        assert [[part[k] for part in aligned if part[k]] for k in (1, 2)] == [ref.split(), hyp.split()]
+        assert sum(kind != "equal" for kind, *_ in aligned) == (word_errors([ref], [hyp]).errors)
+        assert ["".join(part[k] for part in align(ref, hyp, "character")) for k in (1, 2)] == [ref, hyp]
+
+
+def test_reliability_by_hand():
+    # 0.3 opens the fourth bin, 1.0 closes the last: |0.35 - 0.5| * 2/5 + |0.96 - 2/3| * 3/5
+    found = reliability([0.3, 0.4 - 1e-9, 0.9, 0.98, 1.0], [True, False, True, False, True])
+    assert [(b["low"], b["high"], b["n"]) for b in found["bins"]] == [(0.3, 0.4, 2), (0.9, 1.0, 3)]
+    assert [b["confidence"] for b in found["bins"]] == pytest.approx([0.35, 0.96])
+    assert [b["accuracy"] for b in found["bins"]] == pytest.approx([0.5, 2 / 3])
+    assert found["ece"] == pytest.approx(0.06 + 0.176)
+    assert reliability([1.0, 0.0], [True, False])["ece"] == 0
+    assert reliability([0.2, 0.8], [True, True], bins=1)["bins"] == [
+        {"low": 0.0, "high": 1.0, "n": 2, "confidence": 0.5, "accuracy": 1.0}]  # fmt: skip
+    assert reliability([], []) == {"ece": None, "bins": []}
+
+
+@pytest.mark.parametrize(("confidences", "correct"), [([0.5], []), ([1.1], [True]), ([math.nan], [True])])
+def test_confidences_that_are_none_are_refused(confidences, correct):
+    with pytest.raises(ValueError, match="wanted one in 0..1 for each"):
+        reliability(confidences, correct)
+
+
+@pytest.mark.parametrize(("language", "normaliser", "ref", "hyp", "words", "characters"), BY_HAND)
+def test_the_evaluate_metric_by_hand(language, normaliser, ref, hyp, words, characters):
+    found = dualasr.metrics.ErrorRates(language, normaliser).compute(predictions=[hyp], references=[ref])
+    counts = characters if language == "th" else words
+    assert found == {"wer": words.rate, "cer": characters.rate, "substitutions": counts.substitutions,
+                     "deletions": counts.deletions, "insertions": counts.insertions, "length": counts.length}  # fmt: skip
+
+
+def test_the_evaluate_metric_adds_up():
+    import evaluate
+
+    metric = dualasr.metrics.ErrorRates(normaliser=None)
+    assert isinstance(metric, evaluate.Metric) and isinstance(pickle.loads(pickle.dumps(metric)), type(metric))
+    whole = metric.compute(predictions=HYPS, references=REFS)
+    words = word_errors(REFS, HYPS)
+    assert (whole["wer"], whole["cer"]) == (words.rate, character_errors(REFS, HYPS).rate)
+    assert whole["substitutions"] + whole["deletions"] + whole["insertions"] == words.errors
+    metric.add_batch(predictions=HYPS[:2], references=REFS[:2])
+    metric.add_batch(predictions=HYPS[2:4], references=REFS[2:4])
+    metric.add(prediction=HYPS[4], reference=REFS[4])
+    assert metric.compute() == whole
+    both = evaluate.combine({name: dualasr.metrics.ErrorRates("or", name) for name in ("marks", "whisper")})
+    both.add_batch(predictions=["ଓଡ଼ିଆ ଭାଷି"], references=["ଓଡ଼ିଆ ଭାଷା"])
+    found = both.compute()
+    assert (found["marks_cer"], found["whisper_cer"]) == (0.1, 0)
+    with pytest.raises(ValueError, match="'english' is unknown"):
+        dualasr.metrics.ErrorRates("en", "english")
+
+
+def test_the_evaluate_metric_writes_nothing_and_is_imported_when_asked_for(tmp_path):
+    code = """import sys, dualasr.metrics as metrics
+print("evaluate" in sys.modules)
+print(metrics.ErrorRates("ky").compute(predictions=["a b"], references=["a c"])["wer"])"""
+    home = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))} | {"HOME": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "0.5"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_not_there_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'ErrorRate5'"):
+        _ = dualasr.metrics.ErrorRate5

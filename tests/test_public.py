@@ -10,7 +10,7 @@ FLOORS = [
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "report",
-     "quickstart"},
+     "report_content", "report_html", "compare", "quickstart"},
     {"cli", "__main__", "__init__"},
 ]
 
