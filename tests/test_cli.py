@@ -11,7 +11,7 @@ import soundfile
 from dualasr.cli import main
 from dualasr.pack import PackInfo, save_pack
 
-COMMANDS = ("quickstart", "add-language", "evaluate", "transcribe", "packs")
+COMMANDS = ("quickstart", "add-language", "evaluate", "transcribe", "corpus", "packs")
 
 
 @pytest.fixture
