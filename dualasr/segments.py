@@ -35,7 +35,7 @@ _CUE_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_CUE_TIME}\s*-->\s*{_CUE_TIME}(?:\s.*)?")
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^}]*\}")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-_PRAAT = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
+_PRAAT = re.compile(r'"((?:[^"]|"")*+)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
 
 
 def find_segments(path: Path) -> list[Path]:
@@ -143,14 +143,20 @@ def parse_textgrid(text: str) -> Segments:
             raise ValueError(f"is cut short or no TextGrid: wanted {wanted} " + (f"in line {line}" if line else "at its end"))
         return token[kind].replace('""', '"')
 
+    def count() -> int:
+        value = float(take(2))
+        if not 0 <= value < 1e9:
+            raise ValueError(f"is no TextGrid: it counts {value:g} tiers or intervals")
+        return int(value)
+
     if not (take(1).startswith("ooTextFile") and take(1).startswith("TextGrid")):
         raise ValueError('is no TextGrid: wanted "ooTextFile" and "TextGrid" at its start')
     take(2), take(2)
     segments = []
-    for _ in range(int(float(take(2)))):
+    for _ in range(count()):
         kind, tier = take(1), take(1)
         take(2), take(2)
-        for _ in range(int(float(take(2)))):
+        for _ in range(count()):
             start = float(take(2))
             end = float(take(2)) if kind == "IntervalTier" else None
             token = next(tokens, None)
