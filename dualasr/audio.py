@@ -24,6 +24,7 @@ SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm")  
 
 _AV_SUFFIXES = {".3gp", ".aac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"}
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
+_INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
 _BLOCK = 1 << 20  # frames
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's answer for a streamed flac that does not know its length
 _UNKNOWN_BYTES = 0x7FFFF000  # sox pipes write this data size, ffmpeg and RF64 0xFFFFFFFF
@@ -49,8 +50,8 @@ class Sound:
 def load_audio(audio: str | Path | Sound) -> np.ndarray:
     """The sound of a file or of a stretch of it: float32, shape (samples,), 16 kHz, channels averaged, full scale at +-1.
 
-    A stretch is cut out by seeking; m4a and friends, and a streamed flac, are decoded from their start for it. It ends
-    with the file at the latest.
+    A stretch ends with the file at the latest. Of wav, flac and the like it is read by seeking; mp3, ogg, opus, m4a and
+    friends are decoded from their start for it, which for many stretches of a long file is slow, but exact.
     Raises AudioError, one line that starts with the path, for a file that is missing, a folder, empty, not audio,
     truncated (wav and flac; mp3 and ogg hold no reliable length and are read as far as they go), without channels or
     samples, or with NaN or infinite samples; and for m4a and friends where PyAV is not installed.
@@ -179,7 +180,7 @@ def _frames_of(sound: Sound, rate: int) -> tuple[int, int | None]:
 def _decode_soundfile(path: Path, file: soundfile.SoundFile, sound: Sound | None = None) -> np.ndarray:
     first, stop = _frames_of(sound, file.samplerate) if sound else (0, None)
     known, skip = file.frames < _UNKNOWN_FRAMES, first
-    if first and known:
+    if first and known and file.format not in _INEXACT:
         with suppress(soundfile.SoundFileError):  # else decode from the start and slice
             file.seek(first)
             skip = 0

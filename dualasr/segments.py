@@ -57,6 +57,8 @@ def segment_rows(root: Path, files: list[Path], asked: Asked, found: Found) -> R
         if not asked.takes_split(split) or not asked.takes_language(asked.default_language):
             continue
         audio = next((p for suffix in SUFFIXES for p in _beside(file, suffix)), file.with_suffix(SUFFIXES[0]))
+        if audio.suffix.lower() not in (".wav", ".flac"):
+            found.say("recordings other than wav and flac are decoded from their start for each segment; convert long ones")
         numbers: dict[str, int] = {}
         try:
             for line, segment in _PARSERS[file.suffix.lower()](_text(file)):
