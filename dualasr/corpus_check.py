@@ -153,9 +153,8 @@ def to_text(check: CorpusCheck) -> str:
         if s.error:
             lines.append(f"  {s.error}")
             continue
-        speakers = f"{s.speakers or 'no known'} speakers"
-        lines.append(f"  {s.clips} clips, {s.hours:.2f} hours, {speakers}, {s.sentences} distinct sentences")
-        lines.append(f"  {len(s.characters)} characters: " + " ".join(f"{_shown(c)} {n}" for c, n in s.characters))
+        lines.append(f"  clips {s.clips}, hours {s.hours:.2f}, speakers known {s.speakers}, distinct sentences {s.sentences}")
+        lines.append(f"  characters {len(s.characters)}: " + " ".join(f"{_shown(c)} {n}" for c, n in s.characters))
         for kind, found in s.issues:
             more = f", and {len(found) - 5} more" if len(found) > 5 else ""
             lines.append(f"  {kind}: {len(found)}: {'; '.join(found[:5])}{more}")

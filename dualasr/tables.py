@@ -183,7 +183,10 @@ def _header(table: Path, lines: list[bytes], asked: Asked) -> tuple[list[str], s
 
 
 def find_common_voice(path: Path) -> list[Path]:
-    """The tables of a Common Voice folder, or such a table itself."""
+    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, or such a table itself."""
+    folder = path.parent if path.is_file() else path
+    if not ((folder / "clips").is_dir() or (folder / "clips.tar.gz").is_file()):
+        return []
     tables = [path] if path.is_file() else sorted(path.glob("*.tsv"))
     return [table for table in tables if table.suffix == ".tsv" and {"client_id", "path", "sentence"} <= {*_first(table)}]
 

@@ -75,7 +75,7 @@ def test_check_on_the_command_line(faulty, tmp_path, capsys):
     page = tmp_path / "pages" / "check.html"
     assert main(["corpus", "check", str(faulty), "--html", str(page)]) == 0
     out = capsys.readouterr().out
-    assert "7 clips, 0.01 hours, 3 speakers, 5 distinct sentences" in out and "skipped rows: 1" in out and "U+0007 1" in out
+    assert "clips 7, hours 0.01, speakers known 3, distinct sentences 5" in out and "skipped rows: 1" in out and "U+0007 1" in out
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,iVBOR") == 2 and "<b>" not in text and "&lt;b&gt;&amp;2" in text
     assert "http" not in text and list(page.parent.iterdir()) == [page]
@@ -92,7 +92,7 @@ def test_what_was_guessed_is_said(tmp_path, capsys):
     assert main(["corpus", "check", str(tmp_path)]) == 0
     assert "guessed the columns audio=file, text=sentence\n" in capsys.readouterr().out
     assert main(["corpus", "check", str(tmp_path), "--column", "text=note", "--column", "audio=file"]) == 0
-    assert "guessed the" not in (out := capsys.readouterr().out) and "1 characters: x 1" in out
+    assert "guessed the" not in (out := capsys.readouterr().out) and "characters 1: x 1" in out
 
 
 def test_odd_words():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dualasr.audio import audio_duration, load_audio
 from dualasr.corpus import Columns, Utterance, load_corpus, write_manifest
 from dualasr.errors import CorpusError
+from dualasr.hf_datasets import is_hub_id
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RAMP = np.arange(-16_000, 16_000) / 40_000  # 2 s; every sample tells where it is
@@ -258,6 +259,12 @@ def test_saved_datasets(tmp_path):
     (tmp_path / "single" / "dataset_info.json").write_text("{")
     with pytest.raises(CorpusError, match="`datasets` cannot load it"):
         read(tmp_path / "single")
+
+
+@pytest.mark.parametrize("id, is_one", [
+    ("datasets:owner/name", True), ("hf://datasets/owner/name:ky", True), ("owner/name", False), ("datasets", False)])
+def test_hub_ids_are_told_from_paths(id, is_one):
+    assert is_hub_id(id) == is_hub_id(Path(id)) == is_one  # Path makes one slash of two
 
 
 def test_segments_in_a_manifest_are_kept_and_cut(tmp_path):
