@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dualasr.audio import audio_duration
+from dualasr.audio import SUFFIXES, Sound, audio_duration
 from dualasr.backbone import Backbone
 from dualasr.calibration import calibrate, choose_ctc_weight, with_info
-from dualasr.corpus import Utterance, load_corpus
+from dualasr.corpus import Columns, Utterance, load_corpus
 from dualasr.errors import AudioError, CorpusError, RunError
 from dualasr.language_head import fit_language_head
 from dualasr.model import DualWhisper
@@ -31,7 +31,6 @@ from dualasr.tokenizer import PackTokenizer
 from dualasr.training import Clip, Skipped, TrainingOptions, check_label, checkpoints, train_secondary
 from dualasr.trunk_cache import TrunkCache
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm"}
 MOST_NEGATIVES = 3000
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
@@ -47,6 +46,8 @@ class AddLanguageOptions:
     negatives: tuple[Path, ...] = ()
     name: str = ""  # of the pack; default: the folder's
     target: str = "written"  # or "normalised"
+    columns: Columns = Columns()  # of corpora that are tables
+    tier: str | None = None  # of corpora that are ELAN files or TextGrids
     strict: bool = False
     cache: Path | None = None  # default: trunk-cache beside OUT
     source: str = ""
@@ -66,26 +67,26 @@ class Prepared:
 
     train: tuple[Clip, ...]
     dev: tuple[Clip, ...]
-    dev_audio: tuple[Path, ...]
+    dev_audio: tuple[Sound, ...]
     negatives: tuple[Clip, ...]
-    negatives_dev: tuple[Path, ...]
+    negatives_dev: tuple[Sound, ...]
     skipped: tuple[Skipped, ...]
     hours: float
 
 
-def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> list[Path]:
+def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> list[Sound]:
     """Sound files in other languages: the train split of a corpus, or every sound file below a folder; seeded order.
 
     The paths take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a
     pack knows of other languages. Raises CorpusError for a path that holds neither.
     """
-    found: list[list[Path]] = []
+    found: list[list[Sound]] = []
     for path in map(Path, paths):
         try:
             corpus = load_corpus(path, "train", default_language="und", require_text=False)
-            sounds = [u.audio for u in corpus.utterances if u.language not in languages]
+            sounds = [u.sound for u in corpus.utterances if u.language not in languages]
         except CorpusError:
-            sounds = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES) if path.is_dir() else []
+            sounds = [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
             if not sounds:
                 raise
         order = np.random.default_rng([seed, 17, len(found)]).permutation(len(sounds))
@@ -102,27 +103,34 @@ def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], li
     return [u for u in utterances if not is_dev(u)], [u for u in utterances if is_dev(u)]
 
 
-def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[Skipped]]:
+def _load(options: AddLanguageOptions, split: str, say: Callable[[str], None]) -> tuple[list[Utterance], list[Skipped]]:
     utterances, skipped = [], []
     for path in options.corpora:
         only = next(iter(options.languages)) if len(options.languages) == 1 else None
         corpus = load_corpus(path, split, languages=list(options.languages), default_language=only,
-                             strict=options.strict)  # fmt: skip
+                             strict=options.strict, columns=options.columns, tier=options.tier)  # fmt: skip
+        for note in corpus.notes:
+            say(f"  {path.name}: {note}")
         utterances += corpus.utterances
         skipped += [Skipped(row.source, row.reason) for row in corpus.skipped]
     return utterances, skipped
 
 
-def read_corpora(options: AddLanguageOptions, window_s: float):
-    """Step 1: train and dev utterances whose sound fits the window, and what was skipped.
+def read_corpora(options: AddLanguageOptions, window_s: float, say: Callable[[str], None] = lambda line: None):
+    """Step 1: train and dev utterances whose sound fits the window, and what was skipped; `say` hears what was guessed.
 
-    With `strict` a clip that cannot be used raises CorpusError or AudioError.
+    Of clips that belong to every split some are split off for dev. With `strict` a clip that cannot be used raises
+    CorpusError or AudioError.
     """
-    train, skipped = _load(options, "train")
+    train, skipped = _load(options, "train", say)
     try:
-        dev, _ = _load(options, "dev")
+        dev, _ = _load(options, "dev", lambda line: None)
     except CorpusError:
         train, dev = _split_off_dev(train)
+    both = {u.sound for u in train} & {u.sound for u in dev}
+    undivided, more_dev = _split_off_dev([u for u in train if u.sound in both])
+    train = [u for u in train if u.sound not in both] + undivided
+    dev = [u for u in dev if u.sound not in both] + more_dev
     missing = sorted(set(options.languages) - {u.language for u in train})
     if missing:
         raise CorpusError(f"No training clip is in {', '.join(missing)}; the corpora hold "
@@ -131,9 +139,9 @@ def read_corpora(options: AddLanguageOptions, window_s: float):
     for split, utterances in (("train", train), ("dev", dev)):
         for utterance in utterances:
             try:
-                seconds = utterance.duration or audio_duration(utterance.audio)
+                seconds = utterance.duration or audio_duration(utterance.sound)
                 if seconds > window_s:
-                    raise CorpusError(f"{utterance.audio}: {seconds:.1f} s of sound, the window is {window_s:.0f} s")
+                    raise CorpusError(f"{utterance.sound}: {seconds:.1f} s of sound, the window is {window_s:.0f} s")
                 kept[split].append(replace(utterance, duration=seconds))
             except (AudioError, CorpusError) as error:
                 if options.strict:
@@ -157,9 +165,9 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
     codes, skipped = list(options.languages), list(skipped)
     variants = options.training.variants_of(len(train))
 
-    def entries_of(audio: Sequence[Path], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
-        """The entries of each file, the frames of its shortest variant, and why it cannot be read."""
-        entries = cache.fill([(path, variant) for path in audio for variant in range(count)])
+    def entries_of(audio: Sequence[Sound], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
+        """The entries of each sound, the frames of its shortest variant, and why it cannot be read."""
+        entries = cache.fill([(sound, variant) for sound in audio for variant in range(count)])
         for i in range(len(audio)):
             mine = tuple(entries[i * count : (i + 1) * count])
             lost = next((str(entry) for entry in mine if isinstance(entry, AudioError)), None)
@@ -167,33 +175,33 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
 
     def clips_of(utterances: Sequence[Utterance], count: int) -> list[Clip]:
         clips = []
-        for u, (mine, frames, lost) in zip(utterances, entries_of([u.audio for u in utterances], count), strict=True):
+        for u, (mine, frames, lost) in zip(utterances, entries_of([u.sound for u in utterances], count), strict=True):
             text = written(u.text, options.target)
             if reason := lost or check_label(tokenizer, text, frames):
                 if options.strict:
-                    raise CorpusError(f"{u.audio} ({u.id}): {reason}")
+                    raise CorpusError(f"{u.sound} ({u.id}): {reason}")
                 skipped.append(Skipped(u.id, reason))
                 continue
             clips.append(Clip(u.id, mine, frames, 1 + codes.index(u.language), text, tuple(tokenizer.encode(text)),
                               tuple(tokenizer.encode_characters(text))))  # fmt: skip
         return clips
 
-    def negatives_of(audio: Sequence[Path], count: int) -> list[Clip]:
-        clips = []
-        for path, (mine, frames, lost) in zip(audio, entries_of(audio, count), strict=True):
+    def negatives_of(audio: Sequence[Sound], count: int) -> dict[Sound, Clip]:
+        clips = {}
+        for sound, (mine, frames, lost) in zip(audio, entries_of(audio, count), strict=True):
             if lost:
-                skipped.append(Skipped(str(path), lost))
+                skipped.append(Skipped(str(sound), lost))
             else:
-                clips.append(Clip(str(path), mine, frames))
+                clips[sound] = Clip(str(sound), mine, frames)
         return clips
 
     others = find_negatives(options.negatives, codes, options.training.seed)
     split = max(8, len(others) // 8)  # of the negatives, for the calibration
     labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
-    audio = {u.id: u.audio for u in dev}
+    audio = {u.id: u.sound for u in dev}
     return Prepared(
         tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
-        tuple(negatives_of(others[split:], variants)), tuple(Path(clip.id) for clip in negatives_of(others[:split], 1)),
+        tuple(negatives_of(others[split:], variants).values()), tuple(negatives_of(others[:split], 1)),
         tuple(skipped), sum(u.duration for u in train) / 3600,
     )  # fmt: skip
 
@@ -235,7 +243,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     open_run(options, resume)
     backbone = Backbone.load(options.base, device=options.device)
     say("1 data")
-    train, dev, skipped = read_corpora(options, backbone.window_s)
+    train, dev, skipped = read_corpora(options, backbone.window_s, say)
     say(f"  {len(train)} training and {len(dev)} dev clips, {sum(u.duration for u in train) / 3600:.2f} hours")
 
     say("2 tokenizer")

@@ -5,11 +5,10 @@ Positives are dev clips of the pack's languages; negatives are clips in other la
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from dualasr.audio import load_audio
+from dualasr.audio import Sound, load_audio
 from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack
@@ -21,13 +20,13 @@ CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
 MOST_DUELS = 24  # clips a side decoded by both pipelines
 
 
-def _batches(model: DualWhisper, clips: Sequence[Path], size: int = 8):
+def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
     """Clips, cut at the window, in batches: lists of (samples,) arrays."""
     for first in range(0, len(clips), size):
-        yield [load_audio(path)[: model.backbone.window_samples] for path in clips[first : first + size]]
+        yield [load_audio(sound)[: model.backbone.window_samples] for sound in clips[first : first + size]]
 
 
-def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs: Sequence[str], *, beam: int = 5,
+def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
     """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
@@ -40,7 +39,7 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Path], refs
     return min(rates, key=rates.get), rates
 
 
-def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Sequence[Path]) -> Calibration:
+def calibrate(model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]) -> Calibration:
     """Fit a pack's calibration: head; head, tag and doubt; and the duel of both transcripts (selector.py).
 
     A duel is fought over clips in doubt, so it is fitted on those: the least likely of `mine`, the likeliest of `others`.
@@ -61,7 +60,7 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Path], others: Seque
     return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, duel, negatives=True)
 
 
-def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
+def _scores(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
     """Raw log-odds of a pack's head and of its tag step, and the primary's doubt: (clips, 3)."""
     found = []
     for sounds in _batches(model, clips):
@@ -71,7 +70,7 @@ def _scores(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
     return np.array(found)
 
 
-def _duels(model: DualWhisper, name: str, clips: Sequence[Path]) -> np.ndarray:
+def _duels(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
     """What two transcripts of each clip say (`duel_scores`): (clips, 2)."""
     found = []
     for sounds in _batches(model, clips):

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from dualasr.errors import DualasrError
+from dualasr.errors import CorpusError, DualasrError
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -30,6 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--selector", default="calibrated",
                              help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
 
+    def layout_flags(command) -> None:
+        command.add_argument("--column", action="append", default=[], metavar="FIELD=NAME",
+                             help="column of a table: audio, text, language, split, speaker, id, start or end, as "
+                             "text=transcription; what is not named is guessed")  # fmt: skip
+        command.add_argument("--tier", metavar="NAME", help="tier of ELAN files and TextGrids (all)")
+
     c = add("quickstart", run_quickstart, "the main job on generated speech: add two languages, measure, transcribe")
     c.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for corpus, packs, reports (%(default)s)")
     c.add_argument("--base", default="micro", help=base_help)
@@ -42,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     c = add("add-language", run_add_language, "train a language pack for a frozen base")
     g = c.add_argument_group("data")
-    g.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="FLEURS folder or manifest")
+    g.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH", help="corpus, in any layout (README)")
+    layout_flags(g)
     g.add_argument("--language", action="append", required=True, metavar="CODE", help="BCP 47 or ISO 639-3; repeat for a group")
     g.add_argument("--language-name", action="append", default=[], metavar="NAME", help="display name of each --language")
     g.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH",
@@ -77,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     c = add("evaluate", run_evaluate, "WER and CER, pipeline-aware and language-agnostic, and routing")
     model_flags(c, "language pack; repeat for several")
-    c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="FLEURS folder or JSONL manifest")
+    c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="corpus, in any layout (README)")
+    layout_flags(c)
     c.add_argument("--split", default="test", help="(%(default)s)")
     c.add_argument("--language", action="append", default=None, metavar="CODE", help="only these languages")
     c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="beside it OUT.md, .html and .clips.jsonl")
@@ -99,6 +107,23 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--beam", type=int, default=1, help="(%(default)s)")
     c.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
 
+    c = add("corpus", run_corpus, "look into a corpus, or split it into train, dev and test")
+    actions = c.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in (("check", "what is in a corpus, and what is wrong with it"),
+                         ("split", "write a manifest with no sentence in two splits")):  # fmt: skip
+        c = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        c.add_argument("path", type=Path, metavar="PATH")
+        c.add_argument("--language", metavar="CODE", help="of rows that name none")
+        layout_flags(c)
+        if action == "check":
+            c.add_argument("--html", type=Path, metavar="OUT.html", help="a page with histograms")
+            continue
+        c.add_argument("--out", type=Path, required=True, metavar="DIR", help="DIR/manifest.jsonl is written")
+        c.add_argument("--dev", type=float, default=0.1, help="share of the clips (%(default)s)")
+        c.add_argument("--test", type=float, default=0.1, help="share of the clips (%(default)s)")
+        c.add_argument("--by-speaker", action="store_true", help="no speaker in two splits, either")
+        c.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+
     c = add("packs", run_packs, "look into packs")
     c.add_argument("action", choices=("show", "verify"))
     c.add_argument("paths", type=Path, nargs="+", metavar="PATH")
@@ -119,6 +144,19 @@ def _load(args):
     return model
 
 
+def _layout(args) -> dict:
+    """What --column and --tier say. Raises CorpusError."""
+    from dualasr.corpus import Columns
+
+    pairs = [item.partition("=") for item in args.column]
+    known = Columns.__dataclass_fields__
+    for field, _, name in pairs:
+        if field not in known or not name:
+            raise CorpusError(f"--column {field}{'=' + name if name else ''}: wanted FIELD=NAME, with FIELD one of "
+                              f"{', '.join(known)}.")  # fmt: skip
+    return {"columns": Columns(**{field: name for field, _, name in pairs}), "tier": args.tier}
+
+
 def run_quickstart(args) -> int:
     from dualasr.quickstart import QuickstartOptions, quickstart
 
@@ -137,7 +175,7 @@ def run_add_language(args) -> int:
     names = dict(zip(args.language, args.language_name, strict=False))
     options = AddLanguageOptions(
         base=args.base, corpora=tuple(args.corpus), languages={code: names.get(code, code) for code in args.language},
-        out=args.out, negatives=tuple(args.negatives), name=args.name, target=args.target, strict=args.strict,
+        **_layout(args), out=args.out, negatives=tuple(args.negatives), name=args.name, target=args.target, strict=args.strict,
         cache=args.cache, source=args.source, licence=args.licence, device=args.device,
         secondary=SecondaryOptions(args.rank, args.alpha, args.fork, las=LASOptions(units=args.units)),
         training=TrainingOptions(
@@ -159,11 +197,15 @@ def run_evaluate(args) -> int:
     from dualasr.evaluation import EvaluationOptions, evaluate
     from dualasr.report import to_markdown, write_report
 
-    corpus = load_corpus(args.corpus, args.split, languages=args.language)
+    only = args.language[0] if args.language and len(args.language) == 1 else None
+    corpus = load_corpus(args.corpus, args.split, languages=args.language, default_language=only, **_layout(args))
+    for note in corpus.notes:
+        print(f"dualasr: {note}", file=sys.stderr)
     evaluation = evaluate(_load(args), corpus.utterances, EvaluationOptions(beam=args.beam, batch=args.batch),
                           skipped=corpus.skipped)  # fmt: skip
     packs = "".join(f" --pack {path.name}" for path in args.pack)
     command = f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split {args.split} --beam {args.beam}"
+    command += "".join(f" --column {column}" for column in args.column) + (f" --tier {args.tier}" if args.tier else "")
     write_report(args.report, evaluation, command)
     print(to_markdown(evaluation.report, command))
     return 0
@@ -196,6 +238,23 @@ def run_transcribe(args) -> int:
     if args.format == "json":
         print(json.dumps(rows, ensure_ascii=False, indent=1))
     return 1 if failed else 0
+
+
+def run_corpus(args) -> int:
+    if args.action == "check":
+        from dualasr.corpus_check import check_corpus, to_text, write_html
+
+        check = check_corpus(args.path, default_language=args.language, **_layout(args))
+        print(to_text(check).encode(errors="backslashreplace").decode())
+        if args.html:
+            write_html(args.html, check)
+        return 0
+    from dualasr.corpus_split import SplitOptions, split_corpus
+
+    options = SplitOptions(args.dev, args.test, args.by_speaker, args.seed)
+    counts = split_corpus(args.path, args.out, options, default_language=args.language, **_layout(args))
+    print(f"{args.out / 'manifest.jsonl'}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    return 0
 
 
 def run_packs(args) -> int:

@@ -138,7 +138,7 @@ def _transcribe(model: DualWhisper, utterances: Sequence[Utterance], route: str,
         for i, utterance in enumerate(utterances):
             bar.update()
             try:
-                samples = load_audio(utterance.audio)
+                samples = load_audio(utterance.sound)
             except AudioError as error:
                 lost.append({"source": utterance.id, "reason": str(error)})
                 continue

@@ -40,7 +40,8 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
 def plan(options: AddLanguageOptions) -> dict:
     """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written."""
     backbone = Backbone.load(options.base)
-    train, dev, skipped = read_corpora(options, backbone.window_s)
+    notes: list[str] = []
+    train, dev, skipped = read_corpora(options, backbone.window_s, notes.append)
     tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
     secondary = Secondary(backbone, tokenizer, options.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
@@ -55,6 +56,7 @@ def plan(options: AddLanguageOptions) -> dict:
     while not folder.exists():
         folder = folder.parent
     return {
+        **({"corpus": "; ".join(note.strip() for note in notes)} if notes else {}),
         "base": backbone.name, "languages": options.languages, "train": len(train), "dev": len(dev),
         "skipped": len(skipped), "hours": round(seconds / 3600, 3), "negatives": len(others),
         "vocabulary": tokenizer.size, "characters": len(tokenizer.characters), "tokens": sum(tokens),

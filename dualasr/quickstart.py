@@ -220,7 +220,7 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
     test = load_corpus(corpus, "test").utterances
     for code in [*NEW, *OLD]:
         for utterance in [u for u in test if u.language == code][:1 if code in OLD else 2]:
-            result = transcribe(model, utterance.audio)
+            result = transcribe(model, utterance.sound)
             say(f"  {code} -> {result.language or '-':3} by {result.route:8} {result.text}\n{'':17}(said: {utterance.text})")
     say(f"[{time.time() - began:4.0f} s] done: {out / 'regression.md'}, {out / 'regression.png'}, packs in {out / 'packs'}")
     return steps

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
+from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
 from dualasr.errors import AudioError, DualasrError, PackError
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
@@ -80,7 +80,7 @@ class Transcription:
         return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
-def transcribe(model: DualWhisper, audio: str | Path | np.ndarray, *, route: str | None = None,
+def transcribe(model: DualWhisper, audio: str | Path | Sound | np.ndarray, *, route: str | None = None,
                language: str | None = None, options: TranscribeOptions = TranscribeOptions()) -> Transcription:  # fmt: skip
     """Transcribe a file, or float samples of shape (samples,) at 16 kHz, of any length.
 
@@ -136,9 +136,9 @@ def _check_choice(model: DualWhisper, route: str | None, language: str | None) -
         raise PackError(f"Route {route!r} does not know {language!r}; it knows: {', '.join(known)}.")
 
 
-def _samples(audio: str | Path | np.ndarray) -> np.ndarray:
+def _samples(audio: str | Path | Sound | np.ndarray) -> np.ndarray:
     """The sound as float32, shape (samples,), finite. Raises AudioError."""
-    if isinstance(audio, str | os.PathLike):
+    if isinstance(audio, str | os.PathLike | Sound):
         return load_audio(audio)
     samples = np.asarray(audio)
     if samples.dtype.kind != "f":

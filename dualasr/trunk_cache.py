@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dualasr.audio import load_audio
+from dualasr.audio import Sound, load_audio
 from dualasr.augment import Augmentation, augment
 from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
@@ -37,14 +37,14 @@ class TrunkCache:
     seed: int = 0
 
     def path(self, digest: bytes, variant: int) -> Path:
-        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes."""
+        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes, and of the stretch if any."""
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
         if variant:
             about += f"|{self.seed}|{self.augmentation}"
         name = hashlib.sha256(digest + about.encode()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}.npy"
 
-    def samples(self, audio: Path, variant: int) -> np.ndarray:
+    def samples(self, audio: Path | Sound, variant: int) -> np.ndarray:
         """The clip as a variant hears it, cut at the window: (samples,)."""
         samples = load_audio(audio)
         if variant:
@@ -55,18 +55,22 @@ class TrunkCache:
             samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), options)
         return samples[: self.backbone.window_samples]
 
-    def fill(self, clips: Sequence[tuple[Path, int]], *, batch: int = 16,
+    def fill(self, clips: Sequence[tuple[Path | Sound, int]], *, batch: int = 16,
              progress: bool | None = None) -> list[Path | AudioError]:  # fmt: skip
         """Compute what is missing of (audio, variant) pairs; their entries, in order, or why a file cannot be read.
 
         `progress` None shows a bar on a terminal. Raises RunError where the disk is full.
         """
-        digests = {audio: self._digest(audio) for audio in dict.fromkeys(audio for audio, _ in clips)}
-        paths: list[Path | AudioError] = [self.path(digests[audio], variant) for audio, variant in clips]
+        sounds = [audio if isinstance(audio, Sound) else Sound(audio) for audio, _ in clips]
+        digests = {path: self._digest(path) for path in dict.fromkeys(sound.path for sound in sounds)}
+        paths: list[Path | AudioError] = [
+            self.path(self._stretch(digests[sound.path], sound), variant)
+            for sound, (_, variant) in zip(sounds, clips, strict=True)
+        ]
         missing = [(clip, i) for i, (clip, path) in enumerate(zip(clips, paths, strict=True)) if not path.exists()]
         groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
 
-        def compute(group: list[tuple[tuple[Path, int], int]]) -> int:
+        def compute(group: list[tuple[tuple[Path | Sound, int], int]]) -> int:
             into, sounds = [], []
             for clip, i in group:
                 try:
@@ -96,6 +100,11 @@ class TrunkCache:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             return str(audio).encode()
+
+    @staticmethod
+    def _stretch(digest: bytes, sound: Sound) -> bytes:
+        """A whole file keeps its own digest, which is what the entries of earlier runs are keyed by."""
+        return digest if sound.is_whole else hashlib.sha256(digest + f"|{sound.start!r}-{sound.end!r}".encode()).digest()
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import SAMPLE_RATE, audio_duration, load_audio, split_windows
+from dualasr.audio import SAMPLE_RATE, Sound, audio_duration, load_audio, split_windows
 from dualasr.errors import AudioError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -61,6 +61,48 @@ def test_streamed_files_without_a_length_are_read(tmp_path):
     for path in (tmp_path / "pipe.wav", tmp_path / "pipe.flac"):
         assert len(load_audio(path)) == 2 * SAMPLE_RATE
         assert audio_duration(path) == 2.0
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.opus", "pipe.flac"])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_stretch_is_a_slice_of_the_whole(tmp_path, name, rate):
+    path = tmp_path / name
+    sweep = (0.5 * np.sin(np.cumsum(np.linspace(0.05, 0.5, rate * 5)))).astype(np.float32)
+    if name == "a.opus" and rate == 44_100:
+        pytest.skip("Opus has no 44.1 kHz")
+    else:
+        form = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+        soundfile.write(path, sweep, rate, **form)
+    if name == "pipe.flac":
+        flac = bytearray(path.read_bytes())
+        flac[21], flac[22:26] = flac[21] & 0xF0, b"\0" * 4
+        path.write_bytes(flac)
+    whole = load_audio(path)
+    for start, end in ((0.0, 1.0), (1.25, 3.0), (4.5, None), (4.0, 5.05), (0.0, None)):
+        sound = Sound(path, start, end)
+        part = load_audio(sound)
+        first = round(start * SAMPLE_RATE)
+        last = len(whole) if end is None else min(round(end * SAMPLE_RATE), len(whole))
+        assert abs(len(part) - (last - first)) <= 2
+        middle = slice(800, last - first - 800)  # of resampled sound the edges differ
+        assert np.abs(part[middle] - whole[first:last][middle]).max() < 1e-4
+        assert audio_duration(sound) == pytest.approx(len(part) / SAMPLE_RATE, abs=0.01)
+        if sound.is_whole:
+            assert str(sound) == str(path) and np.array_equal(part, whole)
+    for beyond in (Sound(path, 7.0), Sound(path, 7.0, 8.0)):
+        for reader in (load_audio, audio_duration):
+            with pytest.raises(AudioError, match=r"has no samples in .*\[7-8?\]"):
+                reader(beyond)
+
+
+def test_a_stretch_of_a_cut_file(tmp_path):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE), SAMPLE_RATE)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
+    assert len(load_audio(Sound(tmp_path / "a.flac", 0.5, 1.0))) == SAMPLE_RATE // 2
+    for start, end in ((1.0, 3.5), (3.0, 3.5), (3.0, None)):
+        with pytest.raises(AudioError, match="is truncated"):
+            load_audio(Sound(tmp_path / "a.flac", start, end))
 
 
 def broken_files(folder: Path):
@@ -145,6 +187,8 @@ def test_reads_and_refuses_containers_with_pyav(tmp_path, suffix, codec):
     assert samples.dtype == np.float32 and len(samples) == pytest.approx(2 * SAMPLE_RATE, abs=1100)
     assert np.abs(samples[4000:28_000]).max() == pytest.approx(0.25, abs=0.02)
     assert audio_duration(path) == pytest.approx(2.0, abs=0.07)
+    part = load_audio(Sound(path, 0.5, 1.5))
+    assert len(part) == SAMPLE_RATE and np.abs(part - samples[8000:24_000])[800:-800].max() < 1e-4
     path.write_bytes(bytes(5000))
     with pytest.raises(AudioError, match="cannot be read as audio"):
         load_audio(path)

@@ -11,7 +11,7 @@ import soundfile
 from dualasr.cli import main
 from dualasr.pack import PackInfo, save_pack
 
-COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "packs")
+COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "corpus", "packs")
 
 
 @pytest.fixture
@@ -87,6 +87,16 @@ def test_packs_show_and_verify(pack, capsys):
     (pack / "tokenizer.json").write_text("{}")
     assert main(["packs", "verify", str(pack)]) == 1
     assert "tokenizer.json was changed" in capsys.readouterr().err
+
+
+def test_evaluate_takes_subtitled_recordings(tiny_folder, wav, tmp_path, capsys):
+    (tmp_path / "clip.srt").write_text("1\n00:00:00,100 --> 00:00:01,000\nКар\n\n2\n00:00:01,000 --> 00:00:02,000\nтоо\n")
+    report = tmp_path / "report.json"
+    assert main(["evaluate", "--base", str(tiny_folder), "--corpus", str(tmp_path), "--language", "ky", "--report", str(report),
+                 "--beam", "1"]) == 0  # fmt: skip
+    lines = report.with_suffix(".clips.jsonl").read_text().splitlines()
+    clips = [json.loads(line) for line in lines]
+    assert sorted(round(clip["seconds"], 3) for clip in clips) == [0.9, 1.0]
 
 
 def test_evaluate_writes_its_report(tiny_folder, pack, wav, tmp_path, capsys):

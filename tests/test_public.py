@@ -6,11 +6,12 @@ from pathlib import Path
 import dualasr
 
 FLOORS = [
-    {"errors", "audio", "text", "corpus", "metrics", "synth", "augment", "cores"},
+    {"errors", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics", "synth",
+     "augment", "cores"},
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "report",
-     "report_content", "report_html", "compare", "quickstart"},
+     "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split"},
     {"cli", "__main__", "__init__"},
 ]
 

@@ -39,7 +39,7 @@ def main() -> None:
     backbone = model.backbone
     utterances = [u for u in load_corpus(args.corpus, "test").utterances if u.language in backbone.languages]
     step = max(1, len(utterances) // args.clips)
-    sounds = [load_audio(u.audio) for u in utterances[::step][: args.clips]]
+    sounds = [load_audio(u.sound) for u in utterances[::step][: args.clips]]
     ways = {
         "ours, agnostic": lambda sound: model.transcribe_windows([sound]),
         "one-encode transformers": lambda sound: one_encode(backbone, sound),

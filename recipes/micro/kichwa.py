@@ -55,7 +55,7 @@ def play_backwards(corpus: Path, out: Path) -> Path:
         part = out / ".backwards.part"
         part.mkdir(parents=True, exist_ok=True)
         for utterance in load_corpus(corpus, "train").utterances[::2]:
-            soundfile.write(part / f"{utterance.audio.stem}.flac", load_audio(utterance.audio)[::-1], SAMPLE_RATE)
+            soundfile.write(part / f"{utterance.audio.stem}.flac", load_audio(utterance.sound)[::-1], SAMPLE_RATE)
         part.rename(folder)
     return folder
 
