@@ -4,9 +4,10 @@ The trunk of a window is computed once; the primary's upper layers once; a pack'
 head makes it a candidate. What was computed to name the language is handed on to the decoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from dualasr.search import Hypothesis
 from dualasr.secondary import Candidate, SearchOptions, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
 
+Answer = tuple[Hypothesis, str]  # what a pipeline says of a window, and in which language
 Output = tuple[list[int], torch.Tensor, torch.Tensor]  # rows of a batch, a pack's encoder output of these, its lengths
 
 LEAST_DOUBT = -10.0  # a primary surer of its language than this (log of 1 - p) is no surer
@@ -72,7 +74,8 @@ class WindowResult:
     tokens: tuple[int, ...]
     scores: dict
     reason: str
-    hypotheses: dict[str, tuple[Hypothesis, str]]  # of every route that was decoded, with its language
+    rival: str | None  # the pack that came nearest; None without packs, or where the caller chose the route
+    hypotheses: dict[str, Answer]  # of every route that was decoded
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,14 @@ class DualWhisper:
         return self.transcribe_heard(self.listen(clips), route=route, language=language, options=options)
 
     def transcribe_heard(self, heard: Heard, *, route: str | None = None, language: str | None = None,
-                         also: Sequence[str] = (), options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
-        """`transcribe_windows` after `listen`; every window is decoded by the routes of `also`, too (`hypotheses`)."""
+                         also: Sequence[str] = (), rivals: bool = False,
+                         given: Mapping[str, Mapping[int, Answer]] = MappingProxyType({}),
+                         options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
+        """`transcribe_windows` after `listen`.
+
+        Every window is decoded by the routes of `also`, too, and with `rivals` by the pack that came nearest. What is
+        `given` (by route and row, of an earlier run with the same settings) is not decoded again.
+        """
         bids, outputs = self.bids(heard, ask=route is None)
         known = list(self.backbone.languages) or ["en"]
         primary_probs = heard.language_log_probs.exp().tolist()
@@ -225,11 +234,18 @@ class DualWhisper:
         forced = None if language is None else [language]
         wanted: dict[str, list[int]] = {name: list(range(len(bids))) for name in also}
         for i, decision in enumerate(decisions):
-            for name in [decision.route] if decision.settled else [PRIMARY, decision.rival]:
+            names = [decision.route] if decision.settled else [PRIMARY, decision.rival]
+            if rivals and decision.rival:
+                names.append(decision.rival)
+            for name in dict.fromkeys(names):
                 if name not in also:
                     wanted.setdefault(name, []).append(i)
-        found: dict[tuple[str, int], tuple[Hypothesis, str]] = {}
+        found: dict[tuple[str, int], Answer] = {}
         for name, rows in wanted.items():
+            ready = given.get(name, {})
+            found |= {(name, i): ready[i] for i in rows if i in ready}
+            if not (rows := [i for i in rows if i not in ready]):
+                continue
             languages = None if forced is None else forced * len(rows)
             asked, encoded, lengths = outputs.get(name, ([], None, None))
             if set(rows) <= set(asked):  # encoded already, to name the language
@@ -255,7 +271,8 @@ class DualWhisper:
             probs = language_probs(dict(zip(known, primary_probs[i], strict=True)), bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
-                hypothesis.tokens, scores, decision.reason, {name: found[name, i] for name in wanted if (name, i) in found},
+                hypothesis.tokens, scores, decision.reason, decision.rival,
+                {name: found[name, i] for name in wanted if (name, i) in found},
             ))  # fmt: skip
         return results
 

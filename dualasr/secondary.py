@@ -6,6 +6,8 @@ sliced to the clip ("pad the trunk, slice at the fork"), in training and in use 
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -120,6 +122,15 @@ class Secondary(nn.Module):
     def own_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that belong to the pack: LoRA, LayerNorm, decoder, heads."""
         return ((n, p) for n, p in self.named_parameters() if ".lora_" in n or not n.startswith("layers."))
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over settings, vocabulary, and the names and values of all own tensors."""
+        vocabulary = [self.tokenizer.bpe.to_str(), self.tokenizer.characters]
+        digest = hashlib.sha256(json.dumps([self.settings(), vocabulary]).encode())
+        for name, parameter in sorted(self.own_tensors()):
+            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def settings(self) -> dict:
         return asdict(self.options)
