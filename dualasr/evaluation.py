@@ -25,10 +25,10 @@ from dualasr.cores import core_pool, one_ahead
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.hallucination import count_hallucinations
-from dualasr.metrics import bootstrap_interval, character_errors, per_clip_errors, reliability, word_errors
+from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_clip_errors, reliability, word_errors
 from dualasr.model import DecodeOptions, DualWhisper, Heard, WindowResult
 from dualasr.selector import PRIMARY
-from dualasr.text import NORMALISERS, normalise, scoring_unit
+from dualasr.text import NORMALISERS, scoring_unit
 
 MODES = ("pipeline_aware", "group_aware", "agnostic")
 
@@ -82,7 +82,7 @@ class Evaluation:
 
     `report` holds "languages" (by code: n, hours, pipeline, known, unit, and wer, cer, wer_interval, cer_interval and
     whisper of each mode), "mean" (of the languages, each weighing the same), "routing", "skipped", "settings", "base",
-    "packs", "seconds" (of reading and both modes together) and "real_time_factor" (those by the length of the sound).
+    "packs", "seconds" (of reading and all modes together) and "real_time_factor" (those by the length of the sound).
     Rates are fractions, None without reference text; mark-safe normaliser, under "whisper" Whisper's.
     """
 
@@ -240,12 +240,10 @@ def _join(parts: list[tuple[int, ModeResult]], fallback: str) -> ModeResult:
 
 
 def _texts(clips: Sequence[ClipResult], mode: str, method: str) -> dict[str, tuple[list[str], list[str]]]:
-    """References and hypotheses of clips of one language, normalised, as each rate counts them."""
-    refs = [normalise(clip.ref, method) for clip in clips]
-    hyps = [normalise(getattr(clip, mode).hyp, method) for clip in clips]
-    spaceless = scoring_unit(clips[0].language) == "character"  # its spaces are no part of the writing
-    joined = tuple([text.replace(" ", "") for text in texts] if spaceless else texts for texts in (refs, hyps))
-    return {"wer": (refs, hyps), "cer": joined}
+    """References and hypotheses of clips of one language, as each rate counts them."""
+    refs, hyps = (comparable(texts, clips[0].language, method)
+                  for texts in ([clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]))  # fmt: skip
+    return dict(zip(("wer", "cer"), zip(refs, hyps, strict=True), strict=True))
 
 
 def tables_of(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, np.ndarray]]:

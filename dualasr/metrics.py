@@ -244,7 +244,3 @@ def _interval(numerators: np.ndarray, denominators: np.ndarray, level: float) ->
     usable = denominators > 0  # a resample of empty references only has no rate
     low, high = np.quantile(numerators[usable] / denominators[usable], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def reliability(confidences, correct, bins=10):
-    return {"ece": None, "bins": []}

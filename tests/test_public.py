@@ -11,7 +11,7 @@ FLOORS = [
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "report",
-     "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split"},
+     "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers", "hallucination"},
     {"cli", "__main__", "__init__"},
 ]
 
