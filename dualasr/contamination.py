@@ -9,7 +9,7 @@ clip, from which neither text nor sound can be made again; that a sentence one a
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +19,14 @@ from safetensors.numpy import save
 from tqdm import tqdm
 
 from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.corpus import Utterance
 from dualasr.cores import core_pool
+from dualasr.corpus import Utterance
 from dualasr.errors import AudioError, PackError
 from dualasr.text import normalise, scoring_unit
 
 FORMAT = "dualasr fingerprints 1"  # a change to any number below makes older files incomparable: count it up
 HASHES = 128  # the standard deviation of an estimated Jaccard similarity of 0.7 is 0.04
 GRAM = 4
-BAND = 4  # hashes that must agree for a pair to be looked at: of pairs as similar as SIMILAR, 1 in 6,000 is not seen
 FRAME, HOP, FRAMES = 8192, 1024, 128  # samples, samples, sub-fingerprints a clip at most
 BITS = 32
 
@@ -45,7 +44,7 @@ KINDS: tuple[Kind, ...] = ("same recording", "similar recording", "same sentence
 
 _ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
 _EDGES = np.searchsorted(np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE), np.geomspace(300, 2000, BITS + 2))  # 33 bands
-_BLOCK = 32  # test clips looked up at once
+_BLOCK = 4096  # words of test clips looked up at once
 _POSTINGS = 1000  # places of one key that are looked at, so that a hum in every clip does not fill the memory
 _VERIFIED = 1 << 14  # candidates compared at once
 
@@ -148,13 +147,16 @@ def audit(test: Fingerprints, trained: Mapping[str, Fingerprints]) -> tuple[Leak
     of the same sentence is one, another cut of the same recording with another text is the other.
     """
     leaks = []
-    for rank, (pack, data) in enumerate(trained.items()):
-        for matches, kinds in ((_recordings(test, data), KINDS[:2]), (_sentences(test, data), KINDS[2:])):
-            for clip, (match, similarity) in enumerate(zip(*matches, strict=True)):
-                if match >= 0:
-                    kind = kinds[0] if similarity == 1 else kinds[1]
-                    leaks.append((clip, rank, Leak(clip, pack, kind, float(similarity), int(test.words[clip]), int(match))))
-    return tuple(leak for *_, leak in sorted(leaks, key=lambda leak: leak[:2]))
+    for pack, data in trained.items():
+        for (match, similarity), own, held, kinds in (
+            (_recordings(test, data), test.audio, data.audio, KINDS[:2]),
+            (_sentences(test, data), test.sentence, data.sentence, KINDS[2:]),
+        ):
+            for clip in np.flatnonzero(match >= 0).tolist():
+                other = int(match[clip])
+                kind = kinds[0] if own[clip] == held[other] else kinds[1]
+                leaks.append(Leak(clip, pack, kind, float(similarity[clip]), int(test.words[clip]), other))
+    return tuple(sorted(leaks, key=lambda leak: leak.clip))  # stable: packs and kinds stay in their order
 
 
 def inflation(errors: Sequence[float], lengths: Sequence[float], leaked: Collection[int]) -> Inflation:
@@ -220,18 +222,19 @@ _Matches = tuple[np.ndarray, np.ndarray]  # for each test clip the index of its 
 
 
 def _same(wanted: np.ndarray, held: np.ndarray) -> _Matches:
-    """Where each hash stands in `held`, (n,) and (m,) uint64."""
-    held, first = np.unique(np.append(held, np.uint64(0)), return_index=True)
-    place = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
-    found = (held[place] == wanted) & (wanted != 0)
-    return np.where(found, first[place], -1), found.astype(np.float64)
+    """Where each hash stands first in `held`; 0 stands nowhere."""
+    order = np.argsort(held, kind="stable")
+    place = np.searchsorted(held, wanted, sorter=order)
+    found = (np.append(held[order], np.uint64(0))[place] == wanted) & (wanted != 0)
+    return np.where(found, np.append(order, -1)[place], -1), found.astype(np.float64)
 
 
-def _keep_best(matches: _Matches, clip: np.ndarray, match: np.ndarray, similarity: np.ndarray) -> None:
-    """Write the most similar match of each clip over what stands there."""
-    order = np.argsort(similarity, kind="stable")
-    matches[0][clip[order]] = match[order]  # of several writes to one place the last stays
-    matches[1][clip[order]] = similarity[order]
+def _keep_best(match: np.ndarray, similarity: np.ndarray, clip: np.ndarray, other: np.ndarray, value: np.ndarray) -> None:
+    """Write each clip's most similar match over a less similar one."""
+    order = np.argsort(value, kind="stable")
+    order = order[value[order] > similarity[clip[order]]]
+    match[clip[order]] = other[order]  # of several writes to one place the last stays
+    similarity[clip[order]] = value[order]
 
 
 def _places(keys: np.ndarray, held: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,22 +246,80 @@ def _places(keys: np.ndarray, held: np.ndarray, order: np.ndarray) -> tuple[np.n
 
 
 def _sentences(test: Fingerprints, pack: Fingerprints) -> _Matches:
-    matches = _same(test.sentence, pack.sentence)
     # Distinct sentences only: a corpus of spoken commands has a few, thousands of times each.
-    hashes, first, inverse = np.unique(np.where(matches[0] < 0, test.sentence, 0), return_index=True, return_inverse=True)
+    hashes, first, clip_sentence = np.unique(test.sentence, return_index=True, return_inverse=True)
     held, rows = np.unique(pack.sentence, return_index=True)
-    first, rows = first[hashes != 0], rows[held != 0]
-    own, other = (np.ascontiguousarray(data.minhash[of]) for data, of in ((test, first), (pack, rows)))
-    pairs = [np.zeros(0, np.int64)]
-    for mine, theirs in zip(own.view(np.uint32).T, other.view(np.uint32).T, strict=True):  # a band is BAND = 4 bytes
+    match, similarity = _same(hashes, pack.sentence)
+    left, rows = np.flatnonzero((match < 0) & (hashes != 0)), rows[held != 0]
+    own, other = test.minhash[first[left]], pack.minhash[rows]
+    pairs = []  # those that agree in one of 32 bands of 4 bytes: of pairs as similar as SIMILAR, all but 1 in 6,000
+    for mine, theirs in zip(own.view(np.uint32).T, other.view(np.uint32).T, strict=True):
         order = np.argsort(theirs)
         i, j = _places(mine, theirs[order], order)
-        pairs.append(np.unique(i * len(rows) + j))
+        pairs.append(i * len(rows) + j)
     i, j = np.divmod(np.unique(np.concatenate(pairs)), max(len(rows), 1))
-    agree = np.concatenate([[], *((own[i[part]] == other[j[part]]).mean(axis=1) for part in _slices(len(i)))])
-    similarity = np.minimum((agree * 256 - 1) / 255, np.nextafter(1, 0))  # a byte agrees by chance once in 256
-    close = similarity >= SIMILAR
-    _keep_best(matches, first[i[close]], rows[j[close]], similarity[close])
-    repeated = np.flatnonzero((matches[0] < 0) & (test.sentence != 0))
-    source = np.unique(np.where(matches[0] < 0, 0, 0))  # placeholder
-    return matches
+    for part in _slices(len(i)):
+        agree = (own[i[part]] == other[j[part]]).mean(axis=1)
+        jaccard = (256 * agree - 1) / 255  # a byte agrees by chance once in 256
+        close = jaccard >= SIMILAR
+        _keep_best(match, similarity, left[i[part][close]], rows[j[part][close]], jaccard[close])
+    return match[clip_sentence], similarity[clip_sentence]
+
+
+def _recordings(test: Fingerprints, pack: Fingerprints) -> _Matches:
+    match, similarity = _same(test.audio, pack.audio)
+    own_clip, own_frame = _positions(test)
+    clip, frame = _positions(pack)
+    sounding = np.flatnonzero(pack.acoustic)
+    index = []  # exact halves of a word, 24 of its 32 bits each: every copy measured shares several
+    for half in _HALVES:
+        keys = half(pack.acoustic[sounding])
+        order = np.argsort(keys)
+        index.append((half, keys[order], sounding[order]))
+    left = np.flatnonzero((match[own_clip] < 0) & (test.acoustic != 0))
+    for block in np.array_split(left, len(left) // _BLOCK + 1):
+        found = [_places(half(test.acoustic[block]), keys, order) for half, keys, order in index]
+        mine, theirs = block[np.concatenate([i for i, _ in found])], np.concatenate([j for _, j in found])
+        code = (own_clip[mine] * len(pack) + clip[theirs]) * 2 * FRAMES + frame[theirs] - own_frame[mine] + FRAMES
+        pairs, offset = np.divmod(np.unique(code), 2 * FRAMES)
+        i, j = np.divmod(pairs, max(len(pack), 1))
+        for part in _slices(len(i)):
+            equal = _equal_bits(test, pack, i[part], j[part], offset[part] - FRAMES)
+            close = equal > 0
+            _keep_best(match, similarity, i[part][close], j[part][close], equal[close])
+    return match, similarity
+
+
+_HALVES = (lambda word: word >> np.uint32(8), lambda word: word & np.uint32(0xFFFFFF))
+
+
+def _positions(data: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
+    """The clip of each sub-fingerprint, and its frame in the clip."""
+    clip = np.repeat(np.arange(len(data)), data.frames)
+    return clip, np.arange(len(clip)) - _starts(data)[clip]
+
+
+def _starts(data: Fingerprints) -> np.ndarray:
+    frames = data.frames.astype(np.int64)
+    return np.cumsum(frames) - frames
+
+
+def _equal_bits(test: Fingerprints, pack: Fingerprints, i: np.ndarray, j: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Share of equal bits of the clips i and j, whose frame t + offset sounds with t; 0 where that is no match."""
+    own, other = test.frames[i].astype(np.int64), pack.frames[j].astype(np.int64)
+    low, high = np.maximum(0, -offset), np.minimum(own, other - offset)
+    frame = np.arange(FRAMES)
+    inside = (frame >= low[:, None]) & (frame < high[:, None])
+    mine = test.acoustic[np.where(inside, _starts(test)[i][:, None] + frame, 0)]
+    theirs = pack.acoustic[np.where(inside, (_starts(pack)[j] + offset)[:, None] + frame, 0)]
+    inside &= (mine != 0) & (theirs != 0)
+    differ = np.where(inside, mine ^ theirs, np.uint32(0)).view(np.uint16)
+    heard = inside.sum(axis=1)
+    share = _ONES[differ].sum(axis=1) / np.maximum(BITS * heard, 1)
+    most = np.minimum(MOST_DIFFERENT, 0.5 - DEVIATIONS * DEVIATION / np.sqrt(np.maximum(heard, 1)))
+    enough = (heard >= LEAST_FRAMES) & (high - low >= LEAST_OVERLAP * np.minimum(own, other))
+    return np.where(enough & (share <= most), 1 - share, 0)
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(start, start + _VERIFIED) for start in range(0, count, _VERIFIED))
