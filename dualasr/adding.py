@@ -20,6 +20,7 @@ import torch
 from dualasr.audio import SUFFIXES, Sound, audio_duration
 from dualasr.backbone import Backbone
 from dualasr.calibration import calibrate, choose_ctc_weight, with_info
+from dualasr.contamination import fingerprint
 from dualasr.corpus import Columns, Utterance, load_corpus
 from dualasr.errors import AudioError, CorpusError, RunError
 from dualasr.language_head import fit_language_head
@@ -69,6 +70,7 @@ class Prepared:
     dev: tuple[Clip, ...]
     dev_audio: tuple[Sound, ...]
     negatives: tuple[Clip, ...]
+    negatives_audio: tuple[Sound, ...]
     negatives_dev: tuple[Sound, ...]
     skipped: tuple[Skipped, ...]
     hours: float
@@ -199,9 +201,10 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
     split = max(8, len(others) // 8)  # of the negatives, for the calibration
     labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
     audio = {u.id: u.sound for u in dev}
+    negatives = negatives_of(others[split:], variants)
     return Prepared(
         tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
-        tuple(negatives_of(others[split:], variants).values()), tuple(negatives_of(others[:split], 1)),
+        tuple(negatives.values()), tuple(negatives), tuple(negatives_of(others[:split], 1)),
         tuple(skipped), sum(u.duration for u in train) / 3600,
     )  # fmt: skip
 
@@ -288,7 +291,9 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     info = replace(info, ctc_weight=weight, calibration=calibration, training=training, scores=scores)
 
     say(f"6 pack -> {options.out}")
-    save_pack(options.out, secondary, backbone, info)
+    heard = [(u.sound, u.text, u.language) for u in train] + [(sound, "", "und") for sound in data.negatives_audio]
+    pack = Pack(info, secondary, fingerprint(heard))
+    save_pack(options.out, pack, backbone)
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
-    return Pack(info, secondary)
+    return pack

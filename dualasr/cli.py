@@ -89,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--split", default="test", help="(%(default)s)")
     c.add_argument("--language", action="append", default=None, metavar="CODE", help="only these languages")
     c.add_argument("--report", type=Path, required=True, metavar="OUT.json", help="beside it OUT.md, .html and .clips.jsonl")
+    c.add_argument("--answers", type=Path, default=None, metavar="DIR",
+                   help="what was decoded is kept there, and not decoded again (answers beside the report)")  # fmt: skip
     c.add_argument("--beam", type=int, default=5, help="(%(default)s)")
     c.add_argument("--batch", type=int, default=16, help="windows decoded together (%(default)s)")
 
@@ -202,7 +204,7 @@ def run_evaluate(args) -> int:
     for note in corpus.notes:
         print(f"dualasr: {note}", file=sys.stderr)
     evaluation = evaluate(_load(args), corpus.utterances, EvaluationOptions(beam=args.beam, batch=args.batch),
-                          skipped=corpus.skipped)  # fmt: skip
+                          skipped=corpus.skipped, answers=args.answers or args.report.parent / "answers")  # fmt: skip
     packs = "".join(f" --pack {path.name}" for path in args.pack)
     command = f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split {args.split} --beam {args.beam}"
     command += "".join(f" --column {column}" for column in args.column) + (f" --tier {args.tier}" if args.tier else "")

@@ -18,9 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from dualasr.audio import SAMPLE_RATE, load_audio
+from dualasr.audio import SAMPLE_RATE, Sound, load_audio
 from dualasr.cores import core_pool
-from dualasr.corpus import Utterance
 from dualasr.errors import AudioError, PackError
 from dualasr.text import normalise, scoring_unit
 
@@ -119,17 +118,18 @@ class Inflation:
     leaked: float | None
 
 
-def fingerprint(utterances: Iterable[Utterance], *, progress: bool | None = None) -> Fingerprints:
-    """Fingerprints of transcribed clips, in their order; a clip that cannot be read keeps its sentence alone.
+def fingerprint(clips: Iterable[tuple[Sound, str, str]], *, progress: bool | None = None) -> Fingerprints:
+    """Fingerprints of clips, each a sound, what is said in it and the language's code, in their order.
 
-    `progress` None shows a bar on a terminal.
+    A sound that cannot be read keeps its sentence alone, a clip without text its sound. `progress` None shows a bar on a
+    terminal.
     """
-    utterances = list(utterances)
+    clips = list(clips)
     hidden = None if progress is None else not progress
     with core_pool() as (pool, _):
-        sounds = pool.map(_sound, [utterance.audio for utterance in utterances])
-        sounds = list(tqdm(sounds, total=len(utterances), desc="fingerprints", unit="clip", disable=hidden))
-    sentences = [_sentence(utterance.text, utterance.language) for utterance in utterances]
+        sounds = pool.map(_sound, [sound for sound, _, _ in clips])
+        sounds = list(tqdm(sounds, total=len(clips), desc="fingerprints", unit="clip", disable=hidden))
+    sentences = [_sentence(text, language) for _, text, language in clips]
     return Fingerprints(
         np.array([hash for hash, _, _ in sentences], np.uint64),
         np.array([words for _, words, _ in sentences], np.uint16),
@@ -198,10 +198,10 @@ def _sentence(text: str, language: str) -> tuple[int, int, np.ndarray]:
     return _hash(letters.encode()), min(words, 0xFFFF), _mix(grams[:, None] ^ _SEEDS).min(axis=0).astype(np.uint8)
 
 
-def _sound(path: Path) -> tuple[int, np.ndarray]:
+def _sound(sound: Sound) -> tuple[int, np.ndarray]:
     """Hash, sub-fingerprints (frames,) uint32."""
     try:
-        samples = load_audio(path)
+        samples = load_audio(sound)
     except AudioError:
         return 0, np.zeros(0, np.uint32)
     exact = np.rint(np.clip(samples * 32768, -32768, 32767)).astype("<i2")

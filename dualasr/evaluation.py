@@ -21,16 +21,25 @@ from tqdm import tqdm
 
 from dualasr.answers import Answers, digest
 from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
+from dualasr.contamination import fingerprint
 from dualasr.cores import core_pool, one_ahead
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.hallucination import count_hallucinations
-from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_clip_errors, reliability, word_errors
 from dualasr.model import DecodeOptions, DualWhisper, Heard, WindowResult
+from dualasr.scoring import (
+    MODES,
+    ClipResult,
+    ModeResult,
+    Tables,
+    contamination_of,
+    error_counts,
+    routing_of,
+    scores_of,
+    tables_of,
+)
 from dualasr.selector import PRIMARY
-from dualasr.text import NORMALISERS, scoring_unit
-
-MODES = ("pipeline_aware", "group_aware", "agnostic")
+from dualasr.text import scoring_unit
 
 
 @dataclass(frozen=True)
@@ -49,40 +58,13 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class ModeResult:
-    """What one mode made of a clip; of several windows, `route` and `language` are those of the most seconds."""
-
-    hyp: str
-    route: str
-    language: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ClipResult:
-    """A clip in every mode; `language` and `ref` are the corpus', `seconds` its length, `windows` the pieces heard.
-
-    `confidence` is the selector's posterior of the agnostic route, the mean over the windows by their length.
-    """
-
-    id: str
-    language: str
-    ref: str
-    seconds: float
-    windows: int
-    pipeline_aware: ModeResult
-    group_aware: ModeResult
-    agnostic: ModeResult
-    confidence: float | None
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """The report, ready for JSON, and the clips behind it, language by language.
 
     `report` holds "languages" (by code: n, hours, pipeline, known, unit, and wer, cer, wer_interval, cer_interval and
-    whisper of each mode), "mean" (of the languages, each weighing the same), "routing", "skipped", "settings", "base",
-    "packs", "seconds" (of reading and all modes together) and "real_time_factor" (those by the length of the sound).
+    whisper of each mode), "mean" (of the languages, each weighing the same), "routing", "contamination" (test clips in the
+    training data of packs; None without packs), "hallucination", "skipped", "settings", "base", "packs", "seconds" (of
+    reading and all modes together) and "real_time_factor" (those by the length of the sound; None where answers were kept).
     Rates are fractions, None without reference text; mark-safe normaliser, under "whisper" Whisper's.
     """
 
@@ -113,47 +95,64 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     for language in pipelines:
         with suppress(PackError):
             pipelines[language] = model.route_of(language)
-    total, clips = sum(map(len, groups.values())), {}
-    kept = None
+    total, rows, clips = sum(map(len, groups.values())), [], {}
+    kept, decoded_before = None, False
     if answers is not None:
         kept = {name: Answers.open(answers, model, name, _decoding(options)) for name in (PRIMARY, *model.packs)}
+        decoded_before = any(answers.known for answers in kept.values())
     with tqdm(total=total, desc="evaluate", unit="clip", disable=None if progress is None else not progress) as bar:
         for language, pipeline in pipelines.items():
             if found := _transcribe(model, groups[language], pipeline or PRIMARY, options, lost, bar, kept):
-                clips[language] = found
+                rows += [row for row, _ in found]
+                clips[language] = [clip for _, clip in found]
     seconds = time.monotonic() - started
     if not clips:
         why = f" ({lost[0]['reason']})" if lost else ""
         raise CorpusError(f"There is nothing to evaluate: {total} clips were given, none could be read{why}.")
-    languages, tables = {}, {mode: [tables_of(group, mode) for group in clips.values()] for mode in MODES}
-    for k, (code, group) in enumerate(clips.items()):
+    tables = {code: {mode: tables_of(group, mode) for mode in MODES} for code, group in clips.items()}
+    resampling, languages = (options.bootstrap, options.seed), {}
+    for code, group in clips.items():
+        scores = {mode: scores_of([tables[code][mode]], *resampling) | error_counts(group, mode) for mode in MODES}
         languages[code] = {
             "n": len(group), "hours": sum(clip.seconds for clip in group) / 3600, "pipeline": pipelines[code] or PRIMARY,
-            "known": pipelines[code] is not None, "unit": scoring_unit(code),
-            **{mode: _scores([tables[mode][k]], options) | _counts(group, mode) for mode in MODES},
+            "known": pipelines[code] is not None, "unit": scoring_unit(code), **scores,
         }  # fmt: skip
     flat, backbone = tuple(clip for group in clips.values() for clip in group), model.backbone
     report = {
         "languages": languages,
-        "mean": {mode: _scores(tables[mode], options) for mode in MODES},
-        "routing": _routing(flat, languages, [PRIMARY, *model.packs]),
+        "mean": {mode: scores_of([table[mode] for table in tables.values()], *resampling) for mode in MODES},
+        "routing": routing_of(flat, languages, [PRIMARY, *model.packs]),
+        "contamination": _contamination(model, rows, flat, tables),
         "hallucination": count_hallucinations(model, options.probes, _decoding(options)) if options.probes else None,
         "skipped": lost,
         "settings": {
             **asdict(options), "selector": asdict(model.selector), "device": str(backbone.device),
-            "dtype": str(backbone.model.dtype), "splits": sorted({u.split for group in groups.values() for u in group}),
+            "dtype": str(backbone.model.dtype), "splits": sorted({row.split for row in rows}),
         },
         "base": {"name": backbone.name, "checksum": backbone.checksum},
         "packs": [{"name": pack.name, "languages": list(pack.info.languages)} for pack in model.packs.values()],
         "seconds": seconds,
-        "real_time_factor": seconds / sum(clip.seconds for clip in flat),
+        "real_time_factor": None if decoded_before else seconds / sum(clip.seconds for clip in flat),
     }  # fmt: skip
     return Evaluation(report, flat)
 
 
-def _transcribe(model: DualWhisper, utterances: Sequence[Utterance], route: str, options: EvaluationOptions,
-                lost: list[dict], bar: tqdm, kept: dict[str, Answers] | None) -> list[ClipResult]:  # fmt: skip
-    """The clips of one language that can be read, in order; the others are added to `lost`."""
+def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequence[ClipResult],
+                   tables: dict[str, dict[str, Tables]]) -> dict | None:  # fmt: skip
+    """None where no pack is loaded, for what the base was trained on is not known."""
+    trained = {name: pack.fingerprints for name, pack in model.packs.items()}
+    if not trained:
+        return None
+    asked = rows if any(known is not None for known in trained.values()) else []
+    heard = fingerprint([(row.sound, row.text, row.language) for row in asked], progress=False)
+    return contamination_of(clips, heard, trained, tables)
+
+
+def _transcribe(
+    model: DualWhisper, utterances: Sequence[Utterance], route: str, options: EvaluationOptions, lost: list[dict],
+    bar: tqdm, kept: dict[str, Answers] | None,
+) -> list[tuple[Utterance, ClipResult]]:  # fmt: skip
+    """The utterances of one language that can be read, in order, and what became of them; the others go to `lost`."""
     heard: dict[int, tuple[float, list]] = {}  # of a clip, its seconds, and (samples, modes, confidence) of its windows
 
     def windows() -> Iterator[tuple[int, np.ndarray]]:
@@ -183,7 +182,7 @@ def _transcribe(model: DualWhisper, utterances: Sequence[Utterance], route: str,
         total = sum(count for count, _, _ in parts)
         confidence = sum(count * sure for count, _, sure in parts) / total if total else None
         row = utterances[i]
-        clips.append(ClipResult(row.id, row.language, row.text, seconds, len(parts), *joined, confidence))
+        clips.append((row, ClipResult(row.id, row.language, row.text, seconds, len(parts), *joined, confidence)))
     return clips
 
 
@@ -237,67 +236,3 @@ def _join(parts: list[tuple[int, ModeResult]], fallback: str) -> ModeResult:
 
     reasons = "; then ".join(dict.fromkeys(part.reason for _, part in parts))
     return ModeResult(" ".join(part.hyp for _, part in parts if part.hyp), most("route"), most("language"), reasons)
-
-
-def _texts(clips: Sequence[ClipResult], mode: str, method: str) -> dict[str, tuple[list[str], list[str]]]:
-    """References and hypotheses of clips of one language, as each rate counts them."""
-    refs, hyps = (comparable(texts, clips[0].language, method)
-                  for texts in ([clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]))  # fmt: skip
-    return dict(zip(("wer", "cer"), zip(refs, hyps, strict=True), strict=True))
-
-
-def tables_of(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, np.ndarray]]:
-    """Errors and reference length of clips of one language, by normaliser and rate: int, (n, 2)."""
-    units = {"wer": "word", "cer": "character"}
-    return {method: {rate: per_clip_errors(*texts, units[rate]) for rate, texts in _texts(clips, mode, method).items()}
-            for method in NORMALISERS}  # fmt: skip
-
-
-def _counts(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, int]]:
-    """Substitutions, deletions and insertions in words and in characters, mark-safe."""
-    texts = _texts(clips, mode, "marks")
-    found = {"word": word_errors(*texts["wer"]), "character": character_errors(*texts["cer"])}
-    keys = ("substitutions", "deletions", "insertions", "length")
-    return {unit: {key: getattr(count, key) for key in keys} for unit, count in found.items()}
-
-
-def _scores(languages: Sequence[dict[str, dict[str, np.ndarray]]], options: EvaluationOptions) -> dict:
-    """Rates of `_tables`; of several languages, the mean of their rates. A language without reference has none."""
-    scores: dict = {"whisper": {}}
-    for method, into in (("marks", scores), ("whisper", scores["whisper"])):
-        for rate in ("wer", "cer"):
-            tables = [language[method][rate] for language in languages if language[method][rate][:, 1].any()]
-            rates = [errors / length for errors, length in (table.sum(axis=0) for table in tables)]
-            into[rate] = float(np.mean(rates)) if rates else None
-            if method == "marks":
-                into[f"{rate}_interval"] = _interval(tables, options) if rates and options.bootstrap else None
-    return scores
-
-
-def _interval(tables: Sequence[np.ndarray], options: EvaluationOptions) -> list[float]:
-    """95 % bootstrap interval of the mean rate, the clips of each language resampled on their own."""
-    if len(tables) == 1:
-        return list(bootstrap_interval(tables[0], samples=options.bootstrap, seed=options.seed))
-    generator = np.random.default_rng(options.seed)
-    means = np.zeros(options.bootstrap)
-    for table in tables:
-        for k in range(options.bootstrap):
-            errors, length = table[generator.integers(len(table), size=len(table))].sum(axis=0)
-            means[k] += errors / max(length, 1) / len(tables)
-    return np.quantile(means, [0.025, 0.975]).tolist()
-
-
-def _routing(clips: Sequence[ClipResult], languages: dict[str, dict], routes: Sequence[str]) -> dict:
-    """Confusion of languages and agnostic routes in clips; accuracies over the languages that a pipeline knows."""
-    confusion = {code: dict.fromkeys(routes, 0) for code in languages}
-    for clip in clips:
-        confusion[clip.language][clip.agnostic.route] += 1
-    known = {code: entry["pipeline"] for code, entry in languages.items() if entry["known"]}
-    of_known = [clip for clip in clips if clip.language in known]
-    routed = sum(confusion[code][pipeline] for code, pipeline in known.items())
-    named = sum(clip.agnostic.language == clip.language for clip in of_known)
-    accuracy, language_accuracy = (hits / len(of_known) if of_known else None for hits in (routed, named))
-    sure = [clip for clip in of_known if clip.confidence is not None]
-    right = [clip.agnostic.route == known[clip.language] for clip in sure]
-    calibration = reliability([clip.confidence for clip in sure], right)
-    return {"accuracy": accuracy, "language_accuracy": language_accuracy, "confusion": confusion, "calibration": calibration}

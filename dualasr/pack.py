@@ -4,6 +4,7 @@
     adapter_config.json,
     adapter_model.safetensors    LoRA in peft's own format: PeftModel.from_pretrained(whisper, folder) reads it
     decoder.safetensors          LayerNorm, decoder, CTC head, language head
+    fingerprints.safetensors     what it was trained on, for audits (contamination.py); may be missing
     tokenizer.json               byte-level BPE; characters.json: the CTC head's units
     README.md                    model card
 """
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from dualasr.backbone import Backbone
+from dualasr.contamination import Fingerprints
 from dualasr.errors import PackError, RunError
 from dualasr.las import LASOptions
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
@@ -49,6 +51,7 @@ class Pack:
 
     info: PackInfo
     secondary: Secondary
+    fingerprints: Fingerprints | None = None  # of what it was trained on
 
     @property
     def name(self) -> str:
@@ -87,7 +90,7 @@ def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
     return adapter, rest
 
 
-def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: PackInfo, card: str | None = None) -> None:
+def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
     """Write a pack beside its place, then rename it there; an existing pack is replaced only once the new one is whole.
 
     Raises RunError where the disk is full or unwritable; what stood before still stands.
@@ -95,7 +98,7 @@ def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: Pack
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.part")
     old = folder.with_name(f".{folder.name}.old")
-    options = secondary.options
+    info, secondary, options = pack.info, pack.secondary, pack.secondary.options
     adapter, rest = _split_tensors(secondary)
     config = {
         "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
@@ -110,9 +113,11 @@ def save_pack(folder: Path, secondary: Secondary, backbone: Backbone, info: Pack
             (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
             save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
         save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
+        if pack.fingerprints is not None:
+            pack.fingerprints.save(part / "fingerprints.safetensors")
         (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
         (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
-        (part / "README.md").write_text(card or model_card(info, backbone, secondary))
+        (part / "README.md").write_text(model_card(info, backbone, secondary))
         record = {
             "format_version": FORMAT_VERSION,
             "base": {"name": backbone.name, "checksum": backbone.checksum},
@@ -223,7 +228,8 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
             raise PackError(f"{folder} has no fitting tensor for {name}; the pack is damaged.")
         parameter.data.copy_(stored)
     secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
-    return Pack(info, secondary)
+    heard = folder / "fingerprints.safetensors"
+    return Pack(info, secondary, Fingerprints.load(heard) if heard.name in record["files"] else None)
 
 
 def read_selector(path: Path) -> SelectorOptions:

@@ -203,6 +203,7 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
         if not report_path.exists():
             report_path.parent.mkdir(exist_ok=True)
             test = load_corpus(corpus, "test")
+            # no kept answers: that the old languages do not move is to be seen, not assumed
             evaluation = evaluate(load_model(options.base, packs), test.utterances, EvaluationOptions(beam=options.beam))
             write_report(report_path, evaluation, command)
         steps.append(json.loads(report_path.read_text()) | {"step": label})

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dualasr.errors import RunError
-from dualasr.evaluation import Evaluation, tables_of
+from dualasr.evaluation import Evaluation
 from dualasr.report_content import MODES, WorstClip, cell, markdown_table, sections, title, worst_clips
 from dualasr.report_html import to_html
+from dualasr.scoring import tables_of
 
 _WIDTH = 100  # columns of an alignment
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from dualasr.cli import main
-from dualasr.pack import PackInfo, save_pack
+from dualasr.pack import Pack, PackInfo, save_pack
 
 COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "corpus", "packs")
 
@@ -17,7 +17,7 @@ COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "
 @pytest.fixture
 def pack(backbone, make_secondary, tmp_path):
     folder = tmp_path / "north"
-    save_pack(folder, make_secondary(backbone), backbone, PackInfo("north", {"ky": "Kyrgyz"}))
+    save_pack(folder, Pack(PackInfo("north", {"ky": "Kyrgyz"}), make_secondary(backbone)), backbone)
     return folder
 
 

@@ -11,10 +11,11 @@ import soundfile
 from dualasr.audio import load_audio, split_windows
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import CorpusError, RunError
-from dualasr.evaluation import MODES, EvaluationOptions, evaluate
+from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.metrics import bootstrap_interval, per_clip_errors
 from dualasr.model import DecodeOptions
 from dualasr.report import to_markdown, write_report
+from dualasr.scoring import MODES
 from dualasr.selector import SelectorOptions
 from dualasr.text import normalise
 

@@ -10,7 +10,7 @@ import torch
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
 from dualasr.model import load_model
-from dualasr.pack import FORMAT_VERSION, PackInfo, load_pack, read_pack, rewrite_info, save_pack
+from dualasr.pack import FORMAT_VERSION, Pack, PackInfo, load_pack, read_pack, rewrite_info, save_pack
 from dualasr.selector import Calibration, Logistic
 
 CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
@@ -20,7 +20,7 @@ INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=CALIBRATION, scores={"dev
 @pytest.fixture
 def pack(backbone, make_secondary, tmp_path):
     folder = tmp_path / "north"
-    save_pack(folder, make_secondary(backbone), backbone, INFO)
+    save_pack(folder, Pack(INFO, make_secondary(backbone)), backbone)
     return folder
 
 
@@ -129,7 +129,7 @@ def test_no_pack_there(backbone, tmp_path):
 
 
 def test_two_packs_of_one_language_are_refused(tiny_folder, backbone, make_secondary, pack, tmp_path):
-    save_pack(tmp_path / "twin", make_secondary(backbone, seed=5), backbone, PackInfo("twin", {"ky": "Kyrgyz"}))
+    save_pack(tmp_path / "twin", Pack(PackInfo("twin", {"ky": "Kyrgyz"}), make_secondary(backbone, seed=5)), backbone)
     with pytest.raises(PackError, match="both hold ky"):
         load_model(tiny_folder, [pack, tmp_path / "twin"])
 
@@ -144,7 +144,7 @@ def test_rewriting_info_keeps_the_pack_valid(backbone, pack):
 def test_unwritable_place(backbone, make_secondary, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="Cannot save"):
-        save_pack(tmp_path / "north", make_secondary(backbone), backbone, INFO)
+        save_pack(tmp_path / "north", Pack(INFO, make_secondary(backbone)), backbone)
 
 
 def test_a_full_disk_leaves_the_last_good_pack(backbone, make_secondary, pack):
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_last_good_pack(backbone, make_secondary, pack):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
     try:
         with pytest.raises(Exception) as caught:
-            save_pack(pack, make_secondary(backbone, seed=9), backbone, INFO)
+            save_pack(pack, Pack(INFO, make_secondary(backbone, seed=9)), backbone)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert isinstance(caught.value, RunError), repr(caught.value)

@@ -7,11 +7,12 @@ import dualasr
 
 FLOORS = [
     {"errors", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics", "synth",
-     "augment", "cores"},
+     "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
-    {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "report",
-     "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers", "hallucination"},
+    {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "scoring",
+     "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
+     "hallucination"},
     {"cli", "__main__", "__init__"},
 ]
 

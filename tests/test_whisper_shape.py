@@ -93,7 +93,8 @@ def test_thirty_seconds_and_ninety_nine_languages(whisper_tiny):
 
 def test_a_pack_on_it(whisper_tiny, make_secondary, tmp_path):
     backbone = Backbone.load(whisper_tiny)
-    save_pack(tmp_path / "north", make_secondary(backbone, ("ky",), rank=16), backbone, PackInfo("north", {"ky": "Kyrgyz"}))
+    secondary = make_secondary(backbone, ("ky",), rank=16)
+    save_pack(tmp_path / "north", Pack(PackInfo("north", {"ky": "Kyrgyz"}), secondary), backbone)
     pack = load_pack(tmp_path / "north", backbone)
     assert isinstance(pack, Pack) and pack.secondary.options.fork == 2
     sound = np.random.default_rng(0).standard_normal(16_000 * 5).astype(np.float32) * 0.1

@@ -22,12 +22,13 @@ from dualasr.adding import AddLanguageOptions, add_language
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.backbone import Backbone
 from dualasr.corpus import load_corpus, write_manifest
-from dualasr.evaluation import EvaluationOptions, evaluate, tables_of
+from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.las import LASOptions
 from dualasr.metrics import paired_bootstrap
 from dualasr.model import load_model
 from dualasr.pack import read_pack
 from dualasr.report import write_report
+from dualasr.scoring import tables_of
 from dualasr.secondary import Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions

@@ -1,0 +1,140 @@
+"""Rates of evaluated clips: errors in words and characters with intervals, routing, and what is left without leaked clips."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualasr.contamination import KINDS, Fingerprints, audit
+from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_clip_errors, reliability, word_errors
+from dualasr.text import NORMALISERS
+
+MODES = ("pipeline_aware", "group_aware", "agnostic")
+
+Tables = dict[str, dict[str, np.ndarray]]  # normaliser, rate -> errors and reference length of each clip: int, (n, 2)
+
+
+@dataclass(frozen=True)
+class ModeResult:
+    """What one mode made of a clip; of several windows, `route` and `language` are those of the most seconds."""
+
+    hyp: str
+    route: str
+    language: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """A clip in every mode; `language` and `ref` are the corpus', `seconds` its length, `windows` the pieces heard.
+
+    `confidence` is the selector's posterior of the agnostic route, the mean over the windows by their length.
+    """
+
+    id: str
+    language: str
+    ref: str
+    seconds: float
+    windows: int
+    pipeline_aware: ModeResult
+    group_aware: ModeResult
+    agnostic: ModeResult
+    confidence: float | None
+
+
+def _texts(clips: Sequence[ClipResult], mode: str, method: str) -> dict[str, tuple[list[str], list[str]]]:
+    """References and hypotheses of clips of one language, as each rate counts them."""
+    refs, hyps = (comparable(texts, clips[0].language, method)
+                  for texts in ([clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]))  # fmt: skip
+    return dict(zip(("wer", "cer"), zip(refs, hyps, strict=True), strict=True))
+
+
+def tables_of(clips: Sequence[ClipResult], mode: str) -> Tables:
+    """What `scores_of` takes, of clips of one language."""
+    units = {"wer": "word", "cer": "character"}
+    return {method: {rate: per_clip_errors(*texts, units[rate]) for rate, texts in _texts(clips, mode, method).items()}
+            for method in NORMALISERS}  # fmt: skip
+
+
+def error_counts(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, int]]:
+    """Substitutions, deletions and insertions in words and in characters, mark-safe."""
+    texts = _texts(clips, mode, "marks")
+    found = {"word": word_errors(*texts["wer"]), "character": character_errors(*texts["cer"])}
+    keys = ("substitutions", "deletions", "insertions", "length")
+    return {unit: {key: getattr(count, key) for key in keys} for unit, count in found.items()}
+
+
+def scores_of(languages: Sequence[Tables], bootstrap: int, seed: int) -> dict:
+    """Rates of `tables_of`; of several languages, the mean of their rates. A language without reference has none.
+
+    Of the mark-safe rates also the 95 % interval over `bootstrap` resamples, None for none.
+    """
+    scores: dict = {"whisper": {}}
+    for method, into in (("marks", scores), ("whisper", scores["whisper"])):
+        for rate in ("wer", "cer"):
+            tables = [language[method][rate] for language in languages if language[method][rate][:, 1].any()]
+            rates = [errors / length for errors, length in (table.sum(axis=0) for table in tables)]
+            into[rate] = float(np.mean(rates)) if rates else None
+            if method == "marks":
+                into[f"{rate}_interval"] = _interval(tables, bootstrap, seed) if rates and bootstrap else None
+    return scores
+
+
+def _interval(tables: Sequence[np.ndarray], bootstrap: int, seed: int) -> list[float]:
+    """95 % bootstrap interval of the mean rate, the clips of each language resampled on their own."""
+    if len(tables) == 1:
+        return list(bootstrap_interval(tables[0], samples=bootstrap, seed=seed))
+    generator = np.random.default_rng(seed)
+    means = np.zeros(bootstrap)
+    for table in tables:
+        for k in range(bootstrap):
+            errors, length = table[generator.integers(len(table), size=len(table))].sum(axis=0)
+            means[k] += errors / max(length, 1) / len(tables)
+    return np.quantile(means, [0.025, 0.975]).tolist()
+
+
+def routing_of(clips: Sequence[ClipResult], languages: dict[str, dict], routes: Sequence[str]) -> dict:
+    """Confusion of languages and agnostic routes in clips; accuracies over the languages that a pipeline knows."""
+    confusion = {code: dict.fromkeys(routes, 0) for code in languages}
+    for clip in clips:
+        confusion[clip.language][clip.agnostic.route] += 1
+    known = {code: entry["pipeline"] for code, entry in languages.items() if entry["known"]}
+    of_known = [clip for clip in clips if clip.language in known]
+    routed = sum(confusion[code][pipeline] for code, pipeline in known.items())
+    named = sum(clip.agnostic.language == clip.language for clip in of_known)
+    accuracy, language_accuracy = (hits / len(of_known) if of_known else None for hits in (routed, named))
+    sure = [clip for clip in of_known if clip.confidence is not None]
+    right = [clip.agnostic.route == known[clip.language] for clip in sure]
+    calibration = reliability([clip.confidence for clip in sure], right)
+    return {"accuracy": accuracy, "language_accuracy": language_accuracy, "confusion": confusion, "calibration": calibration}
+
+
+def contamination_of(clips: Sequence[ClipResult], heard: Fingerprints, trained: Mapping[str, Fingerprints | None],
+                     tables: Mapping[str, Mapping[str, Tables]]) -> dict:  # fmt: skip
+    """Which clips the packs were trained on, or on something like them, and the rates without those.
+
+    `heard` are the fingerprints of the clips, `trained` those of each pack, None where it says nothing; `tables` are those
+    of each language and mode. "packs" counts the clips of each kind, "leaks" lists them, "clean" has the rates by language
+    and mode of what is left, of the languages that lose clips.
+    """
+    leaks = audit(heard, {name: known for name, known in trained.items() if known is not None})
+    packs: dict[str, dict] = {name: {"known": known is not None, **dict.fromkeys(KINDS, 0)} for name, known in trained.items()}
+    for leak in leaks:
+        packs[leak.pack][leak.kind] += 1
+    leaked, clean = np.isin(np.arange(len(clips)), [leak.clip for leak in leaks]), {}
+    for code, modes in tables.items():
+        mine = np.array([clip.language == code for clip in clips])
+        if not leaked[mine].any():
+            continue
+        kept = ~leaked[mine]
+        clean[code] = {"n": int(kept.sum())}
+        for mode, table in modes.items():
+            rest = {method: {rate: rows[kept] for rate, rows in rates.items()} for method, rates in table.items()}
+            scores = scores_of([rest], 0, 0)
+            clean[code][mode] = {rate: scores[rate] for rate in ("wer", "cer")}
+    listed = [
+        {"id": clips[leak.clip].id, "language": clips[leak.clip].language, "pack": leak.pack, "kind": leak.kind,
+         "similarity": round(leak.similarity, 3), "words": leak.words}
+        for leak in leaks
+    ]  # fmt: skip
+    return {"packs": packs, "leaks": listed, "clean": clean}
