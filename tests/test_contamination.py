@@ -184,7 +184,7 @@ def leaky(tmp_path_factory):
     write_manifest(folder / "corpus" / "manifest.jsonl", [row for row in rows if row.split != "test"])
     add_language(AddLanguageOptions(
         base="micro", corpora=(folder / "corpus",), languages={"ky": "Kyrgyz"}, out=folder / "pack",
-        training=TrainingOptions(steps=60, batch=12, variants=1, learning_rate=4e-3),
+        training=TrainingOptions(steps=90, batch=12, variants=1, learning_rate=4e-3),
     ), say=lambda line: None)  # fmt: skip
     return load_model("micro", [folder / "pack"]), [replace(row, split="test") for row in rows[6:18]]
 

@@ -1,0 +1,143 @@
+"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 46 minutes, alone and with generated speech.
+
+    python recipes/micro/data_curve.py --data DATA --out runs/curve
+
+The smaller portions lie within the larger ones; every eighth clip of a portion is its dev. The generated speech is read by
+espeak-ng's Quechua voices from all of train's sentences and from recombinations of them: a user has more text than
+transcribed speech. Kichwa's dev is read once by each pack, pipeline-aware. Resumable by pack; the plot is data_curve.png.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from kichwa import CODE
+
+from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.audio import SAMPLE_RATE
+from dualasr.corpus import Utterance, load_corpus, write_manifest
+from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.model import load_model
+from dualasr.quickstart import recombine
+from dualasr.report import write_report
+from dualasr.synth import Speaker, draw_voice
+from dualasr.training import TrainingOptions
+
+GENERATED = 1000  # clips
+
+
+def portion(data: Path, out: Path, minutes: float | None, seed: int) -> tuple[Path, float]:
+    """A manifest of so many minutes of train in a seeded order, and the minutes found; None is all."""
+    folder = out / "corpora" / f"{minutes or 'all'}-{seed}"
+    rows, seconds = [], 0.0
+    train = load_corpus(data / "kichwa", "train").utterances
+    for number, k in enumerate(np.random.default_rng([seed, 31]).permutation(len(train))):
+        if minutes is not None and seconds >= 60 * minutes:
+            break
+        rows.append(replace(train[k], split="train" if number % 8 else "dev", audio=train[k].audio.absolute()))
+        seconds += train[k].duration
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(folder / "manifest.jsonl", rows)
+    return folder, seconds / 60
+
+
+def generate(data: Path, out: Path) -> Path:
+    """Generated speech in the language, from train's sentences."""
+    folder = out / "corpora" / "generated"
+    if (folder / "manifest.jsonl").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(37), []
+    texts = [u.text for u in load_corpus(data / "kichwa", "train").utterances]
+    texts += recombine([text for text in texts if len(text.split()) > 1], GENERATED - len(texts), rng)
+    with Speaker() as speaker:
+        for i, text in enumerate(texts):
+            samples = speaker.speak(text, "qu", draw_voice(rng, "train"))
+            if len(samples) < SAMPLE_RATE // 4:
+                continue
+            path = folder / f"{i:05d}.flac"
+            soundfile.write(path, samples, SAMPLE_RATE)
+            rows.append(Utterance(path.stem, text, CODE, path.absolute(), len(samples) / SAMPLE_RATE, "train"))
+    write_manifest(folder / "manifest.jsonl", rows)
+    return folder
+
+
+def draw(points: list[dict], path: Path) -> None:
+    """CER over minutes, a line each for speech alone and with generated speech, a dot a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for colour, mixed in (("C0", False), ("C1", True)):
+        mine = [p for p in points if p["generated"] == mixed]
+        minutes = sorted({p["asked"] for p in mine})
+        at = [np.mean([p["minutes"] for p in mine if p["asked"] == m]) for m in minutes]
+        means = [np.mean([p["cer"] for p in mine if p["asked"] == m]) for m in minutes]
+        label = "and generated speech" if mixed else "recorded speech alone"
+        axes.plot(at, [100 * m for m in means], "-", color=colour, label=label)
+        axes.plot([p["minutes"] for p in mine], [100 * p["cer"] for p in mine], "o", color=colour, markersize=5)
+        for x, y in zip(at, means, strict=True):
+            beside = {"textcoords": "offset points", "xytext": (6, -12 if mixed else 6)}
+            axes.annotate(f"{100 * y:.0f}", (x, 100 * y), color=colour, **beside)
+    axes.set_xscale("log")
+    axes.set_xticks([5, 10, 20, 46], ["5", "10", "20", "46"])
+    axes.minorticks_off()
+    axes.set(xlabel="minutes of transcribed speech", ylabel="CER, %", title="Kichwa on micro: what more speech brings")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--base", default="micro")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 20, 0], help="0 is all there is")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate, as kichwa.py chose it (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    args = parser.parse_args()
+
+    dev = load_corpus(args.data / "kichwa", "dev").utterances
+    generated, points = generate(args.data, args.out), []
+    for seed in args.seeds:
+        for asked in args.minutes:
+            corpus, minutes = portion(args.data, args.out, asked or None, seed)
+            for mixed in (False, True):
+                pack = args.out / "packs" / f"{corpus.name}{'-generated' if mixed else ''}"
+                if not pack.exists():
+                    print(f"== {pack.name}", flush=True)
+                    add_language(AddLanguageOptions(
+                        base=args.base, corpora=(corpus, generated) if mixed else (corpus,), languages={CODE: "Kichwa"},
+                        out=pack, cache=args.out / "trunk-cache", source="ctaguchi/killkan", licence="CC BY 4.0",
+                        training=TrainingOptions(steps=args.steps, learning_rate=args.rate, seed=seed),
+                    ), resume=True, say=lambda line: print(line, flush=True))  # fmt: skip
+                report = args.out / "reports" / f"{pack.name}.json"
+                if not report.exists():
+                    asked_for = EvaluationOptions(probes=0)
+                    write_report(report, evaluate(load_model(args.base, [pack]), dev, asked_for, answers=args.out / "answers"))
+                cer = json.loads(report.read_text())["languages"][CODE]["pipeline_aware"]["cer"]
+                points.append({"asked": asked or 1e9, "minutes": minutes, "generated": mixed, "seed": seed, "cer": cer})
+                print(f"{pack.name}: {minutes:.1f} minutes, CER {100 * cer:.1f} %", flush=True)
+    (args.out / "data_curve.json").write_text(json.dumps(points, indent=1))
+    draw(points, args.out / "data_curve.png")
+    print("| minutes | recorded alone | and generated |\n|---|---|---|")
+    for asked in args.minutes:
+        cells = []
+        for mixed in (False, True):
+            mine = [p for p in points if p["asked"] == (asked or 1e9) and p["generated"] == mixed]
+            cells.append(", ".join(f"{100 * p['cer']:.1f}" for p in mine))
+            minutes = np.mean([p["minutes"] for p in mine])
+        print(f"| {minutes:.0f} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
