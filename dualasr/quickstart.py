@@ -204,7 +204,8 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
             report_path.parent.mkdir(exist_ok=True)
             test = load_corpus(corpus, "test")
             # no kept answers: that the old languages do not move is to be seen, not assumed
-            evaluation = evaluate(load_model(options.base, packs), test.utterances, EvaluationOptions(beam=options.beam))
+            asked = EvaluationOptions(beam=options.beam, probes=0)
+            evaluation = evaluate(load_model(options.base, packs), test.utterances, asked)
             write_report(report_path, evaluation, command)
         steps.append(json.loads(report_path.read_text()) | {"step": label})
         say(regression_table(steps))

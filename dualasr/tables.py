@@ -183,11 +183,16 @@ def _header(table: Path, lines: list[bytes], asked: Asked) -> tuple[list[str], s
 
 
 def find_common_voice(path: Path) -> list[Path]:
-    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, or such a table itself."""
-    folder = path.parent if path.is_file() else path
-    if not ((folder / "clips").is_dir() or (folder / "clips.tar.gz").is_file()):
-        return []
-    tables = [path] if path.is_file() else sorted(path.glob("*.tsv"))
+    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, of a folder of such, or such a table itself."""
+
+    def has_clips(folder: Path) -> bool:
+        return (folder / "clips").is_dir() or (folder / "clips.tar.gz").is_file()
+
+    if path.is_file():
+        tables = [path] if has_clips(path.parent) else []
+    else:
+        folders = [path] if has_clips(path) else sorted(filter(has_clips, path.glob("*/")))
+        tables = [table for folder in folders for table in sorted(folder.glob("*.tsv"))]
     return [table for table in tables if table.suffix == ".tsv" and {"client_id", "path", "sentence"} <= {*_first(table)}]
 
 
@@ -203,11 +208,11 @@ def common_voice_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
     Where validated.tsv stands without train, dev and test, its rows belong to every split.
     """
     found.splits.update(table.stem for table in tables)
-    divided = any(names_a_split(table.stem) for table in tables)
+    divided = {table.parent for table in tables if names_a_split(table.stem)}
     if asked.split is None:  # each clip once: train, dev and test are drawn from validated; other and invalidated are neither
-        tables = [t for t in tables if (names_a_split(t.stem) if divided else t.stem == "validated")] or tables
+        tables = [t for t in tables if (names_a_split(t.stem) if t.parent in divided else t.stem == "validated")] or tables
     for table in tables:
-        split = table.stem if divided or table.stem != "validated" else None
+        split = table.stem if table.parent in divided or table.stem != "validated" else None
         if not asked.takes_split(split):
             continue
         clips, header = unpacked(table.parent, "clips"), _first(table)

@@ -8,7 +8,7 @@ import torch
 
 from dualasr.cli import QUIET
 
-os.environ.update(QUIET)  # before transformers is imported
+os.environ.update(QUIET | {"HF_HUB_OFFLINE": "1"})  # before transformers is imported
 
 from dualasr.backbone import Backbone, base_path
 from dualasr.model import DualWhisper

@@ -66,8 +66,7 @@ def test_a_broken_file_is_named_and_the_others_are_done(tiny_folder, wav, tmp_pa
     (["--route", "west"], "no route 'west'"),
     (["--language", "xx"], "knows 'xx'"),
 ])  # fmt: skip
-def test_bad_arguments_are_sentences(tiny_folder, wav, arguments, sentence, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_bad_arguments_are_sentences(tiny_folder, wav, arguments, sentence, capsys):
     base = [] if "--base" in arguments else ["--base", str(tiny_folder)]
     assert main(["transcribe", str(wav), *base, *arguments]) == 1
     error = capsys.readouterr().err

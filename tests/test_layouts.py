@@ -189,8 +189,11 @@ def test_common_voice(tmp_path):
     assert read(tmp_path / "dev.tsv", "dev").layout == "common-voice"
     with pytest.raises(CorpusError, match="split 'test' has no usable rows; splits found: dev, other, train, validated"):
         read(tmp_path, "test")
-    alone = common_voice(tmp_path / "small", validated=rows[:2])
+    alone = common_voice(tmp_path / "cv" / "small", validated=rows[:2])
     assert len(read(alone, "test").utterances) == 2
+    common_voice(tmp_path / "cv" / "ga", test=["c1\ta.mp3\ts\tSneachta\t2\tga"])
+    both = read(tmp_path / "cv", "test", language=None)  # a release with a folder for each language
+    assert both.languages == ("ga", "ky") and len(both.utterances) + len(both.skipped) == 3
 
 
 def kaldi(folder: Path, **files: str) -> Path:
