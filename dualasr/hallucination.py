@@ -25,7 +25,7 @@ def probes(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
         hum = np.sin(2 * np.pi * pitch * np.arange(size) / SAMPLE_RATE) + 0.1 * coloured_noise(size, rng)
         name, sound = (("silence", np.zeros(size)), ("noise", coloured_noise(size, rng)), ("hum", hum),
                        ("music", music(size, rng)))[i % 4]  # fmt: skip
-        yield f"{name}, {size / SAMPLE_RATE:.1f} s", (level * sound).clip(-1, 1).astype(np.float32)
+        yield f"{name} {i // 4 + 1}, {size / SAMPLE_RATE:.1f} s", (level * sound).clip(-1, 1).astype(np.float32)
 
 
 def count_hallucinations(model: DualWhisper, count: int, decode: DecodeOptions, seed: int = 0) -> dict:

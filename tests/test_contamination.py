@@ -29,6 +29,9 @@ OTHER = (
 )
 
 
+QUICK = EvaluationOptions(beam=1, bootstrap=0, probes=0)
+
+
 def of(texts, language="en"):
     """Fingerprints of sentences without a sound."""
     return fingerprint([(Sound(Path("no such file")), text, language) for text in texts])
@@ -191,7 +194,7 @@ def leaky(tmp_path_factory):
 
 def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
     model, rows = leaky
-    report = evaluate(model, rows, EvaluationOptions(beam=1, bootstrap=0, probes=0)).report
+    report = evaluate(model, rows, QUICK).report
     found = report["contamination"]
     assert {leak["id"] for leak in found["leaks"]} == set("6789") | {"10", "11"}
     counts = {"known": True, "same recording": 6, "similar recording": 0, "same sentence": 6, "similar sentence": 0}
@@ -199,7 +202,7 @@ def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
     everything, clean = (side["pipeline_aware"]["cer"] for side in (report["languages"]["ky"], found["clean"]["ky"]))
     assert found["clean"]["ky"]["n"] == 6
     assert clean > everything + 0.2, "what was learned by heart flatters the score"
-    leaked = evaluate(model, rows[:6], EvaluationOptions(beam=1, bootstrap=0, probes=0)).report
+    leaked = evaluate(model, rows[:6], QUICK).report
     assert leaked["languages"]["ky"]["pipeline_aware"]["cer"] < 0.2
     assert leaked["contamination"]["clean"] == {"ky": {"n": 0, **{
         mode: {"wer": None, "cer": None} for mode in ("pipeline_aware", "group_aware", "agnostic")}}}  # fmt: skip
@@ -207,13 +210,13 @@ def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
 
 def test_without_the_leak_nothing_is_found(leaky):
     model, rows = leaky
-    found = evaluate(model, rows[6:], EvaluationOptions(beam=1, bootstrap=0, probes=0)).report["contamination"]
+    found = evaluate(model, rows[6:], QUICK).report["contamination"]
     assert found["leaks"] == [] and found["clean"] == {}
 
 
 def test_a_pack_that_says_nothing_is_not_known(make_model, leaky):
     _, rows = leaky
     model = make_model(("north", "ky"))
-    found = evaluate(model, rows, EvaluationOptions(beam=1, bootstrap=0, probes=0)).report["contamination"]
+    found = evaluate(model, rows, QUICK).report["contamination"]
     assert found["packs"]["north"]["known"] is False and found["leaks"] == []
-    assert evaluate(make_model(), rows, EvaluationOptions(beam=1, bootstrap=0, probes=0)).report["contamination"] is None
+    assert evaluate(make_model(), rows, QUICK).report["contamination"] is None

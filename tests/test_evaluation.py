@@ -12,14 +12,16 @@ from dualasr.audio import load_audio, split_windows
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import CorpusError, RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.hallucination import probes
 from dualasr.metrics import bootstrap_interval, per_clip_errors
 from dualasr.model import DecodeOptions
 from dualasr.report import to_markdown, write_report
 from dualasr.scoring import MODES
 from dualasr.selector import SelectorOptions
 from dualasr.text import normalise
+from dualasr.transcription import TranscribeOptions, transcribe
 
-GREEDY = EvaluationOptions(beam=1, batch=3, bootstrap=50)
+GREEDY = EvaluationOptions(beam=1, batch=3, bootstrap=50, probes=0)
 COMMAND = "dualasr evaluate --base micro --data corpus"
 
 
@@ -93,7 +95,7 @@ def test_the_report_adds_up(make_model, spoken, clips, utterance):
 ])  # fmt: skip
 def test_both_modes_say_what_the_model_says(make_model, spoken, beam, selector):
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
-    options = EvaluationOptions(beam=beam, batch=4, bootstrap=0)
+    options = EvaluationOptions(beam=beam, batch=4, bootstrap=0, probes=0)
     decode = DecodeOptions(beam=beam)
     for clip in evaluate(model, spoken, options).clips:
         row = next(row for row in spoken if row.id == clip.id)
@@ -240,3 +242,20 @@ def test_a_report_that_cannot_be_written_leaves_nothing(make_model, spoken, tmp_
     with pytest.raises(RunError, match=re.escape(str(folder / "report"))):
         write_report(folder / "report", evaluation)
     assert [path.name for path in folder.iterdir()] == ["report.json"]
+
+
+def test_words_for_silence_and_noise_are_counted(make_model, spoken):
+    model = make_model(("north", "ky"))
+    report = evaluate(model, spoken[:1], replace(GREEDY, probes=8)).report["hallucination"]
+    sounds = dict(probes(8))
+    assert report["probes"] == len(sounds) == 8
+    assert [name.split()[0] for name in sounds] == ["silence", "noise", "hum", "music"] * 2
+    assert report["examples"], "the random model is silent"
+    assert report["with_words"] == len(report["examples"])
+    assert report["words"] == sum(len(normalise(row["text"], "marks").split()) for row in report["examples"])
+    decode = DecodeOptions(beam=1, generate={"max_new_tokens": 100})
+    for row in report["examples"]:
+        said = transcribe(model, sounds[row["sound"]], options=TranscribeOptions(decode=decode))
+        assert (row["text"], row["route"]) == (said.text, said.route)
+    assert not any(sound.any() for name, sound in sounds.items() if name.startswith("silence"))
+    assert all(np.array_equal(sound, again) for (_, sound), (_, again) in zip(probes(8), probes(8), strict=True))

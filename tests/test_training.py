@@ -46,13 +46,17 @@ def make_corpus(folder: Path, count: int = 14, extra: tuple[dict, ...] = ()) -> 
     return folder
 
 
-@pytest.fixture
-def options(tiny_folder, tmp_path):
+def make_options(base: Path, folder: Path) -> AddLanguageOptions:
     return AddLanguageOptions(
-        base=str(tiny_folder), corpora=(make_corpus(tmp_path / "corpus"),), languages={"ky": "Kyrgyz"},
-        out=tmp_path / "packs" / "ky", secondary=SecondaryOptions(rank=2),
+        base=str(base), corpora=(make_corpus(folder / "corpus"),), languages={"ky": "Kyrgyz"},
+        out=folder / "packs" / "ky", secondary=SecondaryOptions(rank=2),
         training=TrainingOptions(steps=4, batch=4, variants=2, save_every=2, evaluate_every=2),
     )  # fmt: skip
+
+
+@pytest.fixture
+def options(tiny_folder, tmp_path):
+    return make_options(tiny_folder, tmp_path)
 
 
 def silent(_line: str) -> None:
@@ -298,11 +302,19 @@ def command(options: AddLanguageOptions, out: Path, *more: str) -> list[str]:
             "--batch", "4", "--variants", "2", "--save-every", "4", *more]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def unbroken(tiny_folder, tmp_path_factory):
+    """Options, and the pack of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    options = make_options(tiny_folder, folder)
+    subprocess.run(command(options, folder / "whole" / "ky"), check=True, capture_output=True)
+    return options, folder / "whole" / "ky"
+
+
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-def test_killed_and_resumed_equals_unbroken(options, tmp_path, moment):
+def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, moment):
     """SIGKILL before, during and after the first save; the clips of an epoch do not divide the steps."""
-    whole, broken = tmp_path / "whole" / "ky", tmp_path / "broken" / "ky"
-    subprocess.run(command(options, whole), check=True, capture_output=True)
+    (options, whole), broken = unbroken, tmp_path / "broken" / "ky"
     run, process = broken.with_name("ky.run"), subprocess.Popen(command(options, broken), stdout=subprocess.DEVNULL)
     signs = {"before": run / "skipped.json", "during": run / "saving" / "checkpoint-4", "after": run / "checkpoint-4"}
     while process.poll() is None and not signs[moment].exists():
