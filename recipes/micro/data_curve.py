@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--base", default="micro")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 20, 0], help="0 is all there is")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate, as kichwa.py chose it (%(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="4e-3 is not safe with ten minutes (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
 
