@@ -96,10 +96,12 @@ def test_planted_leaks_are_found(fleurs, tmp_path, capsys):
     write(fleurs, "ky_kg", "test", "said.wav", "тоодо КАР жаады", sound(6))  # in train, by another speaker
     write(fleurs, "ky_kg", "dev", "same.wav", "Таптакыр башка сүйлөм.", sound(0, 0, 1))  # a train clip
     write(fleurs, "ga_ie", "test", "dev.wav", "Ól do chuid bainne!", sound(8))
+    write(fleurs, "ga_ie", "test", "far.wav", "Abairt nár dúradh fós.", sound(0, 0, 2))
     code, report = run(tmp_path / "out", "--folder", fleurs, "ky_kg", "ga_ie")
     assert code == 0
     assert [(leak["clip"], leak["match"], leak["kind"]) for leak in report["leaks"]] == [
         ("ga_ie/test/dev", "ga_ie/dev/0", "same sentence"),
+        ("ga_ie/test/far", "ky_kg/train/2", "same recording"),
         ("ky_kg/dev/same", "ky_kg/train/1", "same recording"),
         ("ky_kg/test/0", "ga_ie/train/copy", "similar recording"),
         ("ky_kg/test/said", "ky_kg/train/0", "same sentence"),
