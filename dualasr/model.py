@@ -15,6 +15,7 @@ import torch
 from dualasr.audio import SAMPLE_RATE
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError
+from dualasr.languages import tag_among
 from dualasr.pack import Pack, load_pack
 from dualasr.search import Hypothesis
 from dualasr.secondary import Candidate, SearchOptions, slice_trunk
@@ -164,12 +165,16 @@ class DualWhisper:
 
     def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,
                options: DecodeOptions = DecodeOptions()) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
-        """Decode a batch through one route; languages default to each decoder's own best tag. Empty in, empty out."""
+        """Decode a batch through one route; languages default to each decoder's own best tag. Empty in, empty out.
+
+        A language comes back by the primary's name for it: `zh` where `cmn` was asked for.
+        """
         if not heard.seconds:
             return [], []
         if route == PRIMARY:
             known = list(self.backbone.languages) or ["en"]
-            chosen = list(languages or (known[i] for i in heard.language_log_probs.argmax(-1).tolist()))
+            chosen = [tag_among(code, known) or code for code in languages or ()]
+            chosen = chosen or [known[i] for i in heard.language_log_probs.argmax(-1).tolist()]
             return self.backbone.decode(heard.encoded, chosen, beam=options.beam, **options.generate), chosen
         pack = self.pack(route)
         return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
@@ -277,11 +282,14 @@ class DualWhisper:
         return results
 
     def route_of(self, language: str) -> str:
-        """The pipeline that knows a language; a pack goes before the primary. Raises PackError where none does."""
+        """The pipeline that knows a language; a pack goes before the primary. Raises PackError where none does.
+
+        The primary knows a language of FLEURS by Whisper's name for it, too: `cmn` where it has `zh`.
+        """
         for name, pack in self.packs.items():
             if language in pack.info.languages:
                 return name
-        if language in self.backbone.languages:
+        if tag_among(language, self.backbone.languages):
             return PRIMARY
         known = [*self.backbone.languages, *(code for pack in self.packs.values() for code in pack.info.languages)]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")

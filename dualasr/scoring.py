@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dualasr.contamination import KINDS, Fingerprints, audit
+from dualasr.languages import tag_among
 from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_clip_errors, reliability, word_errors
 from dualasr.text import NORMALISERS
 
@@ -101,7 +102,7 @@ def routing_of(clips: Sequence[ClipResult], languages: dict[str, dict], routes: 
     known = {code: entry["pipeline"] for code, entry in languages.items() if entry["known"]}
     of_known = [clip for clip in clips if clip.language in known]
     routed = sum(confusion[code][pipeline] for code, pipeline in known.items())
-    named = sum(clip.agnostic.language == clip.language for clip in of_known)
+    named = sum(tag_among(clip.language, [clip.agnostic.language]) is not None for clip in of_known)
     accuracy, language_accuracy = (hits / len(of_known) if of_known else None for hits in (routed, named))
     sure = [clip for clip in of_known if clip.confidence is not None]
     right = [clip.agnostic.route == known[clip.language] for clip in sure]

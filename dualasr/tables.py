@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.errors import CorpusError
+from dualasr.languages import code_of
 from dualasr.utterance import (
     NOT_UTF8,
     Asked,
@@ -255,7 +256,7 @@ def fleurs_rows(configs: list[Path], asked: Asked, found: Found) -> Rows:
     """Rows of FLEURS' tables, which have no header and no quoting."""
     for config in configs:
         name = config.resolve().name
-        if not asked.takes_language(name, name.split("_")[0]):
+        if not asked.takes_language(name, code_of(name)):
             continue
         for table in sorted(config.glob("*.tsv")):
             found.splits.add(table.stem)
@@ -277,7 +278,7 @@ def _fleurs_row(line: bytes, config: str, split: str, audio: Path, asked: Asked)
         return f"audio path {file_name} climbs out of {audio}"
     if not (samples.isascii() and samples.isdigit() and len(samples) < 12):
         return f"num_samples is {samples!r}, not a count"
-    return row_of(asked, file_name, [audio], text, config.split("_")[0], canonical_split(split), sentence=sentence,
+    return row_of(asked, file_name, [audio], text, code_of(config), canonical_split(split), sentence=sentence,
                   id=f"{config}/{split}/{Path(file_name).stem}", duration=int(samples) / SAMPLE_RATE)  # fmt: skip
 
 

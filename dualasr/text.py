@@ -5,13 +5,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
+from dualasr.languages import SPACELESS
+
 NORMALISERS = ("whisper", "marks")
 
 _APOSTROPHES = "'’ʼ‘ʻ"  # ASCII, right quote, modifier apostrophe; left quote and its modifier are Uzbek's o‘
 _JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ
-# Written without spaces between words; two- and three-letter codes of Chinese, Cantonese, Wu, Min Nan, Hakka, literary
-# Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan, Dzongkha, Shan.
-_SPACELESS = frozenset("zh zho cmn yue wuu nan hak lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo shn".split())
 
 
 def normalise(text: str, method: str) -> str:
@@ -38,7 +37,7 @@ def normalise(text: str, method: str) -> str:
 
 def scoring_unit(language: str) -> Literal["word", "character"]:
     """What to count: characters for a language written without spaces, else words. Takes `zh`, `zh-TW`, `cmn_hans`."""
-    return "character" if re.split("[-_]", language.lower())[0] in _SPACELESS else "word"
+    return "character" if re.split("[-_]", language.lower())[0] in SPACELESS else "word"
 
 
 def word_types(texts: Iterable[str]) -> set[str]:

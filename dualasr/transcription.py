@@ -15,6 +15,7 @@ import numpy as np
 
 from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
 from dualasr.errors import AudioError, DualasrError, PackError
+from dualasr.languages import tag_among
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
 from dualasr.text import scoring_unit
@@ -132,7 +133,7 @@ def _check_choice(model: DualWhisper, route: str | None, language: str | None) -
             model.route_of(language)
         return
     known = list(model.backbone.languages) or ["en"] if route == PRIMARY else list(model.pack(route).info.languages)
-    if language is not None and language not in known:
+    if language is not None and not (tag_among(language, known) if route == PRIMARY else language in known):
         raise PackError(f"Route {route!r} does not know {language!r}; it knows: {', '.join(known)}.")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import dualasr
 
 FLOORS = [
-    {"errors", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics", "synth",
-     "augment", "cores", "contamination"},
+    {"errors", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics",
+     "synth", "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "scoring",

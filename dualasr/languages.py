@@ -1,0 +1,174 @@
+"""The 102 languages of FLEURS: what they are called, by FLEURS, by Whisper and in English, and how they are written."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from dualasr.errors import CorpusError
+
+# Written without spaces between words; two- and three-letter codes of Chinese, Cantonese, Wu, Min Nan, Hakka, literary
+# Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan, Dzongkha, Shan.
+SPACELESS = frozenset("zh zho cmn yue wuu nan hak lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo shn".split())
+
+# config, Whisper's tag (- for none among the 99 of large-v2), script, name
+_TABLE = """
+af_za        af  Latn  Afrikaans
+am_et        am  Ethi  Amharic
+ar_eg        ar  Arab  Arabic
+as_in        as  Beng  Assamese
+ast_es       -   Latn  Asturian
+az_az        az  Latn  Azerbaijani
+be_by        be  Cyrl  Belarusian
+bg_bg        bg  Cyrl  Bulgarian
+bn_in        bn  Beng  Bengali
+bs_ba        bs  Latn  Bosnian
+ca_es        ca  Latn  Catalan
+ceb_ph       -   Latn  Cebuano
+ckb_iq       -   Arab  Sorani Kurdish
+cmn_hans_cn  zh  Hans  Mandarin Chinese
+cs_cz        cs  Latn  Czech
+cy_gb        cy  Latn  Welsh
+da_dk        da  Latn  Danish
+de_de        de  Latn  German
+el_gr        el  Grek  Greek
+en_us        en  Latn  English
+es_419       es  Latn  Spanish
+et_ee        et  Latn  Estonian
+fa_ir        fa  Arab  Persian
+ff_sn        -   Latn  Fula
+fi_fi        fi  Latn  Finnish
+fil_ph       tl  Latn  Filipino
+fr_fr        fr  Latn  French
+ga_ie        -   Latn  Irish
+gl_es        gl  Latn  Galician
+gu_in        gu  Gujr  Gujarati
+ha_ng        ha  Latn  Hausa
+he_il        he  Hebr  Hebrew
+hi_in        hi  Deva  Hindi
+hr_hr        hr  Latn  Croatian
+hu_hu        hu  Latn  Hungarian
+hy_am        hy  Armn  Armenian
+id_id        id  Latn  Indonesian
+ig_ng        -   Latn  Igbo
+is_is        is  Latn  Icelandic
+it_it        it  Latn  Italian
+ja_jp        ja  Jpan  Japanese
+jv_id        jw  Latn  Javanese
+ka_ge        ka  Geor  Georgian
+kam_ke       -   Latn  Kamba
+kea_cv       -   Latn  Kabuverdianu
+kk_kz        kk  Cyrl  Kazakh
+km_kh        km  Khmr  Khmer
+kn_in        kn  Knda  Kannada
+ko_kr        ko  Kore  Korean
+ky_kg        -   Cyrl  Kyrgyz
+lb_lu        lb  Latn  Luxembourgish
+lg_ug        -   Latn  Ganda
+ln_cd        ln  Latn  Lingala
+lo_la        lo  Laoo  Lao
+lt_lt        lt  Latn  Lithuanian
+luo_ke       -   Latn  Luo
+lv_lv        lv  Latn  Latvian
+mi_nz        mi  Latn  Maori
+mk_mk        mk  Cyrl  Macedonian
+ml_in        ml  Mlym  Malayalam
+mn_mn        mn  Cyrl  Mongolian
+mr_in        mr  Deva  Marathi
+ms_my        ms  Latn  Malay
+mt_mt        mt  Latn  Maltese
+my_mm        my  Mymr  Burmese
+nb_no        no  Latn  Norwegian
+ne_np        ne  Deva  Nepali
+nl_nl        nl  Latn  Dutch
+nso_za       -   Latn  Northern Sotho
+ny_mw        -   Latn  Nyanja
+oc_fr        oc  Latn  Occitan
+om_et        -   Latn  Oromo
+or_in        -   Orya  Odia
+pa_in        pa  Guru  Punjabi
+pl_pl        pl  Latn  Polish
+ps_af        ps  Arab  Pashto
+pt_br        pt  Latn  Portuguese
+ro_ro        ro  Latn  Romanian
+ru_ru        ru  Cyrl  Russian
+sd_in        sd  Arab  Sindhi
+sk_sk        sk  Latn  Slovak
+sl_si        sl  Latn  Slovenian
+sn_zw        sn  Latn  Shona
+so_so        so  Latn  Somali
+sr_rs        sr  Cyrl  Serbian
+sv_se        sv  Latn  Swedish
+sw_ke        sw  Latn  Swahili
+ta_in        ta  Taml  Tamil
+te_in        te  Telu  Telugu
+tg_tj        tg  Cyrl  Tajik
+th_th        th  Thai  Thai
+tr_tr        tr  Latn  Turkish
+uk_ua        uk  Cyrl  Ukrainian
+umb_ao       -   Latn  Umbundu
+ur_pk        ur  Arab  Urdu
+uz_uz        uz  Latn  Uzbek
+vi_vn        vi  Latn  Vietnamese
+wo_sn        -   Latn  Wolof
+xh_za        -   Latn  Xhosa
+yo_ng        yo  Latn  Yoruba
+yue_hant_hk  -   Hant  Cantonese
+zu_za        -   Latn  Zulu
+"""
+
+# The new languages of arXiv 2406.07842. Cantonese has no tag either, but counts as old: large-v2 hears it as Chinese.
+NINETEEN: tuple[str, ...] = tuple(
+    "ast_es ceb_ph ff_sn lg_ug ig_ng ga_ie kea_cv kam_ke ky_kg luo_ke nso_za ny_mw or_in om_et ckb_iq umb_ao wo_sn xh_za "
+    "zu_za".split()
+)
+
+
+@dataclass(frozen=True)
+class FleursLanguage:
+    """A config of FLEURS, as `cmn_hans_cn`.
+
+    `code` is what this package calls the language (`cmn`), `name` its English name, `whisper` its tag in Whisper large-v2
+    (`zh`; None without one), `script` ISO 15924 (`Hans`), `unit` what its error rate counts.
+    """
+
+    config: str
+    code: str
+    name: str
+    whisper: str | None
+    script: str
+    unit: Literal["word", "character"]
+
+
+def code_of(config: str) -> str:
+    """The language of a config folder, be it FLEURS' own or of its shape: the name up to the first `_`."""
+    return config.split("_")[0]
+
+
+def _row(line: str) -> FleursLanguage:
+    config, whisper, script, name = line.split(maxsplit=3)
+    code = code_of(config)
+    unit = "character" if code in SPACELESS else "word"
+    return FleursLanguage(config, code, name, None if whisper == "-" else whisper, script, unit)
+
+
+LANGUAGES: dict[str, FleursLanguage] = {row.config: row for row in map(_row, _TABLE.strip().splitlines())}  # by config
+_BY_CODE = {language.code: language for language in LANGUAGES.values()}
+_TAGS = {language.code: language.whisper for language in LANGUAGES.values() if language.whisper}
+
+
+def language_of(config: str) -> FleursLanguage:
+    """The language of a FLEURS config or of its code, `ky_kg` or `ky`. Raises CorpusError that offers the nearest names."""
+    if found := LANGUAGES.get(config) or _BY_CODE.get(config):
+        return found
+    names = {name.lower(): language for language in LANGUAGES.values() for name in (language.config, language.name)}
+    near = dict.fromkeys(names[name] for name in get_close_matches(config.lower().replace("-", "_"), names))
+    offer = ", ".join(f"{language.config} ({language.name})" for language in near)
+    raise CorpusError(f"{config!r} is no language of FLEURS; " + (f"the nearest: {offer}." if offer else
+                      f"wanted one of its {len(LANGUAGES)} configs, as ky_kg."))  # fmt: skip
+
+
+def tag_among(language: str, tags: Iterable[str]) -> str | None:
+    """Which of a Whisper's tags means a language: the same, else the one that Whisper has for it, as `zh` for `cmn`."""
+    tags = list(tags)
+    return next((tag for tag in (language, _TAGS.get(language)) if tag in tags), None)
