@@ -106,11 +106,18 @@ def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], li
 
 
 def _load(options: AddLanguageOptions, split: str, say: Callable[[str], None]) -> tuple[list[Utterance], list[Skipped]]:
-    utterances, skipped = [], []
+    """A split of all corpora, and what was skipped; of those that have it, raising CorpusError where none does."""
+    utterances, skipped, without = [], [], []
     for path in options.corpora:
         only = next(iter(options.languages)) if len(options.languages) == 1 else None
-        corpus = load_corpus(path, split, languages=list(options.languages), default_language=only,
-                             strict=options.strict, columns=options.columns, tier=options.tier)  # fmt: skip
+        try:
+            corpus = load_corpus(path, split, languages=list(options.languages), default_language=only,
+                                 strict=options.strict, columns=options.columns, tier=options.tier)  # fmt: skip
+        except CorpusError as error:
+            without.append(error)
+            if split == "train" or len(without) == len(options.corpora):
+                raise
+            continue
         for note in corpus.notes:
             say(f"  {path.name}: {note}")
         utterances += corpus.utterances

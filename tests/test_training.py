@@ -213,6 +213,15 @@ def test_clips_of_every_split_are_not_their_own_dev(options, tmp_path):
     assert not {u.sound for u in train} & {u.sound for u in dev}
 
 
+def test_dev_is_that_of_the_corpora_that_have_one(options, tmp_path):
+    manifest = make_corpus(tmp_path / "more") / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
+    own, dev, _ = read_corpora(options, 15.0)
+    both = read_corpora(replace(options, corpora=(*options.corpora, tmp_path / "more")), 15.0)
+    assert dev and both[1] == dev and len(both[0]) == len(own) + len(rows)
+
+
 def test_negatives_are_calibrated(options, tmp_path):
     sounds = tmp_path / "others"
     sounds.mkdir()
