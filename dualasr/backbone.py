@@ -41,6 +41,16 @@ class LanguageStep:
 
 
 @dataclass(frozen=True)
+class SpecialIds:
+    """Token ids of the primary: start of transcript, end, languages, and what stands between tag and text."""
+
+    start: int
+    end: int
+    languages: tuple[int, ...]
+    prompt: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A frozen Whisper with its tokenizer and feature extractor. `name` is what the user called it."""
 
@@ -92,6 +102,23 @@ class Backbone:
     @property
     def encoder(self) -> nn.Module:
         return self.model.model.encoder
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.model.model.decoder
+
+    @functools.cached_property
+    def special_ids(self) -> SpecialIds:
+        """An English-only Whisper has no tags: its start stands for them."""
+        config, languages = self.model.generation_config, tuple(self.languages.values())
+        task = getattr(config, "task_to_id", None) or {}
+        prompt = [task.get("transcribe") if languages else None, getattr(config, "no_timestamps_token_id", None)]
+        start = config.decoder_start_token_id
+        return SpecialIds(start, config.eos_token_id, languages or (start,), tuple(i for i in prompt if i is not None))
+
+    def piece_ids(self, piece: str) -> list[int]:
+        """Ids of the primary's tokens that a piece of byte-level BPE falls into; `piece` in GPT-2's alphabet of bytes."""
+        return [token.id for token in self.tokenizer.backend_tokenizer.model.tokenize(piece)]
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,6 @@ import numpy as np
 from dualasr.audio import Sound, load_audio
 from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.pack import Pack
 from dualasr.secondary import best_candidate
 from dualasr.selector import PRIMARY, Calibration, Logistic, SelectorOptions, duel_scores, fit_logistic
 from dualasr.text import normalise
@@ -28,7 +27,11 @@ def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
-    """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each."""
+    """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each.
+
+    Of a pack that has nothing but CTC it is 1.
+    """
+    weights = weights if model.pack(name).secondary.decoder.spells else (1.0,)
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
     for sounds in _batches(model, clips):
         for clip in model.candidates(model.listen(sounds), name, beam):
@@ -84,4 +87,4 @@ def _duels(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:
     """The model with fields of one pack's PackInfo changed."""
     pack = model.pack(name)
-    return replace(model, packs={**model.packs, name: Pack(replace(pack.info, **changes), pack.secondary)})
+    return replace(model, packs={**model.packs, name: replace(pack, info=replace(pack.info, **changes))})

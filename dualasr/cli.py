@@ -69,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone (%(default)s)")
     g.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha (the rank)")
     g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
+    g.add_argument("--decoder", choices=("las", "whisper", "ctc"), default="las",
+                   help="the paper's; the base's own with LoRA; none beside CTC (%(default)s)")  # fmt: skip
     g.add_argument("--units", type=int, default=0, help="LSTM units (min(512, 2 x width))")
     g = c.add_argument_group("training")
     g.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
@@ -179,7 +181,7 @@ def run_add_language(args) -> int:
         base=args.base, corpora=tuple(args.corpus), languages={code: names.get(code, code) for code in args.language},
         **_layout(args), out=args.out, negatives=tuple(args.negatives), name=args.name, target=args.target, strict=args.strict,
         cache=args.cache, source=args.source, licence=args.licence, device=args.device,
-        secondary=SecondaryOptions(args.rank, args.alpha, args.fork, las=LASOptions(units=args.units)),
+        secondary=SecondaryOptions(args.rank, args.alpha, args.fork, args.decoder, LASOptions(units=args.units)),
         training=TrainingOptions(
             steps=args.steps, batch=args.batch, accumulation=args.accumulation, learning_rate=args.learning_rate,
             variants=args.variants, save_every=args.save_every, evaluate_every=args.save_every, keep=args.keep,

@@ -29,8 +29,7 @@ class LASOptions:
 class LASDecoder(nn.Module):
     """vocabulary and first_text as in PackTokenizer; encoder output of `width` features a frame."""
 
-    kind = "las"
-    end = 0
+    kind, end, spells = "las", 0, True
 
     def __init__(self, vocabulary: int, first_text: int, width: int, options: LASOptions = LASOptions()):
         super().__init__()
@@ -81,21 +80,10 @@ class LASDecoder(nn.Module):
         context = self._attend(hidden, *memory)
         return torch.cat([hidden, context], -1), (hidden, cell, context, torch.zeros_like(first))
 
-    def _drop(self, values: torch.Tensor, seeds: torch.Tensor | None, site: int) -> torch.Tensor:
-        """Dropout whose mask of a clip is drawn from the clip's own seed, whatever else is in the batch."""
-        if seeds is None or not self.options.dropout:
-            return values
-        masks = []
-        for seed in seeds.tolist():
-            generator = torch.Generator().manual_seed(2 * seed + site)
-            masks.append(torch.rand(values.shape[1:], generator=generator) >= self.options.dropout)
-        return values * torch.stack(masks).to(values) / (1 - self.options.dropout)
-
     def _spell(self, features: torch.Tensor, tag_step: torch.Tensor, seeds: torch.Tensor | None = None) -> torch.Tensor:
         """(..., units + width) and (...) bool -> log-probabilities (..., vocabulary)."""
-        logits = self.output(self._drop(torch.tanh(self.mix(features)), seeds, 1)).float()
-        allowed = torch.where(tag_step.unsqueeze(-1), self.is_tag, ~self.is_tag)
-        return logits.masked_fill(~allowed, -1e4).log_softmax(-1)
+        mixed = drop_clipwise(torch.tanh(self.mix(features)), seeds, self.options.dropout, 1)
+        return spell(self.output(mixed), tag_step, self.is_tag)
 
     def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
         """tokens (batch,), memory, state -> log-probabilities (batch, vocabulary), state."""
@@ -109,7 +97,7 @@ class LASDecoder(nn.Module):
         With `seeds` (batch,) there is dropout, without there is none.
         """
         memory, state = self.start(encoded, lengths)
-        gates = self.token_gates(self._drop(self.embedding(tokens), seeds, 0))
+        gates = self.token_gates(drop_clipwise(self.embedding(tokens), seeds, self.options.dropout, 0))
         features = []
         for column in gates.unbind(1):
             step, state = self._advance(column, memory, state)
@@ -119,4 +107,18 @@ class LASDecoder(nn.Module):
         return self._spell(torch.stack(features, 1), tag_step, seeds)
 
 
-DECODERS = {LASDecoder.kind: LASDecoder}
+def drop_clipwise(values: torch.Tensor, seeds: torch.Tensor | None, share: float, site: int) -> torch.Tensor:
+    """Dropout whose mask of a clip is drawn from the clip's own seed, whatever else is in the batch: (batch, ...) -> same."""
+    if seeds is None or not share:
+        return values
+    masks = []
+    for seed in seeds.tolist():
+        generator = torch.Generator().manual_seed(2 * seed + site)
+        masks.append(torch.rand(values.shape[1:], generator=generator) >= share)
+    return values * torch.stack(masks).to(values) / (1 - share)
+
+
+def spell(logits: torch.Tensor, tag_step: torch.Tensor, is_tag: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities over the tags at the tag step, over all else at the others: (..., vocabulary), (...) -> same."""
+    allowed = torch.where(tag_step.unsqueeze(-1), is_tag, ~is_tag)
+    return logits.float().masked_fill(~allowed, -1e4).log_softmax(-1)

@@ -75,6 +75,8 @@ def _seal(record: dict) -> str:
 
 def _peft_name(name: str, fork: int) -> str:
     """`layers.0.self_attn.q_proj.lora_A.default.weight` -> the name peft gives it on a whole Whisper."""
+    if name.startswith("decoder."):
+        return f"base_model.model.model.{name.replace('.default', '')}"
     _, layer, rest = name.split(".", 2)
     return f"base_model.model.model.encoder.layers.{int(layer) + fork}.{rest.replace('.default', '')}"
 
@@ -100,11 +102,12 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
     old = folder.with_name(f".{folder.name}.old")
     info, secondary, options = pack.info, pack.secondary, pack.secondary.options
     adapter, rest = _split_tensors(secondary)
+    places = [rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"]
+    places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
     config = {
         "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
         "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": rf".*encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})\."
-                          rf"(self_attn\.)?({'|'.join(LORA_TARGETS)})",
+        "target_modules": rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})",
     }  # fmt: skip
     try:
         shutil.rmtree(part, ignore_errors=True)

@@ -17,17 +17,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualasr.backbone import Backbone
-from dualasr.las import DECODERS, LASOptions
+from dualasr.las import LASDecoder, LASOptions
 from dualasr.search import Hypothesis, beam_search, ctc_prefix_beam
+from dualasr.tag_decoder import TagDecoder
 from dualasr.tokenizer import PackTokenizer
+from dualasr.whisper_decoder import WhisperDecoder, units_from_base
 
+DECODERS = ("las", "whisper", "ctc")
+MOST_TOKENS = 440  # text units of one window; Whisper's decoder holds 448, the prompt and the end among them
 MARGIN = 8  # frames kept after the clip's end, 0.16 s
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 @dataclass(frozen=True)
 class SecondaryOptions:
-    """Shape of a secondary. alpha 0 means alpha = rank (h = Wx + BAx); fork -1 means half depth; rank 0 means no LoRA."""
+    """Shape of a secondary. alpha 0 means alpha = rank (h = Wx + BAx); fork -1 means half depth; rank 0 means no LoRA.
+
+    decoder: "las", the paper's; "whisper", the base's own with LoRA of the same rank; "ctc", none beside the CTC head.
+    """
 
     rank: int = 16
     alpha: float = 0.0
@@ -40,6 +47,8 @@ class SecondaryOptions:
         fork = layers // 2 if self.fork < 0 else self.fork
         if not 0 <= fork <= layers:
             raise ValueError(f"fork {fork} is outside the encoder: this base has layers 0 to {layers - 1}.")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"there is no decoder {self.decoder!r}; there is: {', '.join(DECODERS)}.")
         return SecondaryOptions(self.rank, self.alpha or float(self.rank), fork, self.decoder, self.las)
 
 
@@ -104,6 +113,24 @@ class SearchOptions:
     units_per_second: float = 20.0
 
 
+def make_decoder(backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions) -> nn.Module:
+    """The decoder that resolved options ask for, untrained."""
+    if options.decoder == "las":
+        return LASDecoder(tokenizer.size, tokenizer.first_text, backbone.width, options.las)
+    if options.decoder == "ctc":
+        return TagDecoder(tokenizer.first_text, backbone.width)
+    base = backbone.decoder
+    embeddings, special = base.embed_tokens.weight, backbone.special_ids
+    tags = [special.languages] * (tokenizer.first_text - 1)  # `<|other|>` and the pack's: the mean of the base's
+    pieces = [backbone.piece_ids(piece) for piece in tokenizer.pieces]
+    layers = adapt_layers(base.layers, options.rank, options.alpha)
+    norm = copy.deepcopy(base.layer_norm).requires_grad_(True)
+    return WhisperDecoder(
+        layers, norm, base.embed_positions.weight, units_from_base([[special.start], *tags, *pieces], embeddings),
+        units_from_base([[special.end], *tags, *pieces], embeddings), embeddings[list(special.prompt)], tokenizer.first_text,
+    )  # fmt: skip
+
+
 class Secondary(nn.Module):
     """One pack's pipeline on a backbone. Its own (trainable) tensors are `own_tensors()`; the rest is the base's."""
 
@@ -114,14 +141,14 @@ class Secondary(nn.Module):
         self.layers = adapt_layers(backbone.encoder.layers[self.options.fork :], self.options.rank, self.options.alpha)
         self.layer_norm = copy.deepcopy(backbone.encoder.layer_norm).requires_grad_(True)
         width = backbone.width
-        decoder = DECODERS[self.options.decoder]
-        self.decoder = decoder(tokenizer.size, tokenizer.first_text, width, self.options.las)
+        self.decoder = make_decoder(backbone, tokenizer, self.options)
         self.ctc_head = nn.Linear(width, len(tokenizer.characters) + 1)
         self.language_head = nn.Linear(2 * width, len(tokenizer.languages) + 1)  # fitted, not trained: language_head.py
 
     def own_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that belong to the pack: LoRA, LayerNorm, decoder, heads."""
-        return ((n, p) for n, p in self.named_parameters() if ".lora_" in n or not n.startswith("layers."))
+        shared = ("layers.", "decoder.layers.")  # the base's tensors, but for LoRA's
+        return ((n, p) for n, p in self.named_parameters() if ".lora_" in n or not n.startswith(shared))
 
     @property
     def checksum(self) -> str:
@@ -168,6 +195,7 @@ class Secondary(nn.Module):
         items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         encoded = self.encode(trunk, lengths)
         log_probs = self.decoder(encoded, lengths, tokens, seeds)
+        labels = labels[:, : log_probs.shape[1]]
         attention = F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
         smooth = -(log_probs * (log_probs > -100)).mean(-1)[labels != -100].sum()  # label smoothing on what is allowed
         speech = character_lengths > 0
@@ -188,7 +216,7 @@ class Secondary(nn.Module):
         The log-probability of a hypothesis is the CTC head's: with little data the attention decoder's own means little,
         here -20 to -70 a second whatever it heard. With ctc_weight 0 all is the attention decoder's plain beam search.
         """
-        if options.ctc_weight == 0:
+        if options.ctc_weight == 0 and self.decoder.spells:
             found = self._search(encoded, lengths, language, options)
             return [Hypothesis(rows[0][0], self.tokenizer.decode(rows[0][0])[0], *rows[0][1:]) for rows in found]
         scored = self.candidates(encoded, lengths, language, options)
@@ -200,9 +228,14 @@ class Secondary(nn.Module):
                    options: SearchOptions = SearchOptions()) -> list[list[Candidate]]:  # fmt: skip
         """Each clip's candidates: the attention decoder's beam, its best first, and the best CTC prefixes."""
         tokenizer, frames, scored = self.tokenizer, self.ctc_log_probs(encoded), []
-        for i, rows in enumerate(self._search(encoded, lengths, language, options)):
+        spelled = self._search(encoded, lengths, language, options) if self.decoder.spells else [[]] * len(encoded)
+        for i, rows in enumerate(spelled):
             here = frames[i, : int(lengths[i])]
             prefixes = ctc_prefix_beam(here.cpu().numpy(), beam=max(4, options.beam))[: max(1, options.beam)]
+            if not self.decoder.spells:
+                texts = [(tokenizer.decode_characters(units), score) for units, score in prefixes]
+                scored.append([Candidate(Hypothesis(tuple(tokenizer.encode(t)), t, score), score) for t, score in texts])
+                continue
             finished = {tokens: ended for tokens, _, ended in rows}
             for units, _ in prefixes:
                 finished.setdefault(tuple(tokenizer.encode(tokenizer.decode_characters(units))), True)
@@ -212,7 +245,7 @@ class Secondary(nn.Module):
     def _search(self, encoded, lengths, language, options):
         """The attention decoder's beams: (tokens, log-probability, finished) for each clip, best first."""
         prefix = torch.tensor([[self.tokenizer.end, self.tokenizer.tag(code)] for code in language], device=encoded.device)
-        limits = (lengths * self.frame_s * options.units_per_second).long() + 5
+        limits = ((lengths * self.frame_s * options.units_per_second).long() + 5).clamp_max(MOST_TOKENS)
         return beam_search(self.decoder, encoded, lengths, prefix, beam=options.beam, limits=limits)
 
     def _score(self, finished: dict[tuple[int, ...], bool], encoded, length, tag: int, frames) -> list[Candidate]:

@@ -47,6 +47,11 @@ class PackTokenizer:
     def size(self) -> int:
         return self.first_text + self.bpe.get_vocab_size()
 
+    @property
+    def pieces(self) -> list[str]:
+        """The text units, in the order of their ids, in GPT-2's alphabet of bytes."""
+        return [self.bpe.id_to_token(i) for i in range(self.bpe.get_vocab_size())]
+
     def tag(self, language: str) -> int:
         return 2 + self.languages.index(language)
 

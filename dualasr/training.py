@@ -29,11 +29,9 @@ from dualasr.cores import core_pool
 from dualasr.errors import RunError
 from dualasr.metrics import character_errors
 from dualasr.search import ctc_greedy
-from dualasr.secondary import Secondary
+from dualasr.secondary import MOST_TOKENS, Secondary
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
-
-MOST_TOKENS = 448  # of one label, as Whisper's decoder
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ class Skipped:
 def check_label(tokenizer: PackTokenizer, text: str, frames: int) -> str | None:
     """Why a clip of so many encoder frames cannot be trained on, or None."""
     characters = tokenizer.encode_characters(text)
-    if len(tokenizer.encode(text)) > MOST_TOKENS - 2:
-        return f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS - 2}"
+    if len(tokenizer.encode(text)) > MOST_TOKENS:
+        return f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS}"
     repeats = sum(a == b for a, b in zip(characters, characters[1:], strict=False))
     if len(characters) + repeats > frames:
         return f"its label has {len(characters)} characters, too many for {frames * 0.02:.1f} s of sound"

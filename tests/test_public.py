@@ -8,7 +8,7 @@ import dualasr
 FLOORS = [
     {"errors", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics",
      "synth", "augment", "cores", "contamination"},
-    {"search", "tokenizer", "backbone", "las", "secondary", "selector"},
+    {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "language_head", "calibration", "adding", "planning", "transcription", "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
