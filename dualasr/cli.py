@@ -170,11 +170,12 @@ def run_quickstart(args) -> int:
 
 
 def run_add_language(args) -> int:
-    from dualasr.adding import AddLanguageOptions, add_language
+    from dualasr.adding import add_language
     from dualasr.las import LASOptions
     from dualasr.planning import plan
     from dualasr.secondary import SecondaryOptions
     from dualasr.training import TrainingOptions
+    from dualasr.training_data import AddLanguageOptions
 
     names = dict(zip(args.language, args.language_name, strict=False))
     options = AddLanguageOptions(

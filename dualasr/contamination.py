@@ -9,7 +9,7 @@ clip, from which neither text nor sound can be made again; that a sentence one a
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +90,11 @@ class Fingerprints:
         if shapes != wanted or (arrays["frames"] > FRAMES).any():
             raise PackError(f"{path} holds {shapes}, wanted {wanted}; it is damaged, fetch the pack again.")
         return cls(**arrays)
+
+
+def join(parts: Sequence[Fingerprints]) -> Fingerprints:
+    """The clips of several, one after the other."""
+    return Fingerprints(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fingerprints)))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from dualasr.adding import AddLanguageOptions, find_negatives, read_corpora, written
 from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
 from dualasr.secondary import Secondary
 from dualasr.tokenizer import PackTokenizer
+from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora, read_text, written
 from dualasr.trunk_cache import BYTES_A_VALUE
 
 
@@ -42,7 +42,7 @@ def plan(options: AddLanguageOptions) -> dict:
     backbone = Backbone.load(options.base)
     notes: list[str] = []
     train, dev, skipped = read_corpora(options, backbone.window_s, notes.append)
-    tokenizer = PackTokenizer.train([written(u.text, options.target) for u in train], tuple(options.languages))
+    tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     secondary = Secondary(backbone, tokenizer, options.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
     seconds = sum(u.duration for u in train)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.adding import add_language
 from dualasr.audio import SAMPLE_RATE
 from dualasr.corpus import load_corpus, text_file
 from dualasr.errors import RunError
@@ -28,6 +28,7 @@ from dualasr.model import load_model
 from dualasr.report import write_report
 from dualasr.synth import Speaker, draw_voice
 from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
 from dualasr.transcription import transcribe
 
 NEW = {"ky": ("ky_kg", "Kyrgyz"), "ga": ("ga_ie", "Irish")}  # code: FLEURS config, name; in the order they are added

@@ -150,6 +150,21 @@ class Secondary(nn.Module):
         shared = ("layers.", "decoder.layers.")  # the base's tensors, but for LoRA's
         return ((n, p) for n, p in self.named_parameters() if ".lora_" in n or not n.startswith(shared))
 
+    @torch.no_grad()
+    def inherit(self, other: "Secondary") -> None:
+        """Go on from a secondary of the same settings, units and characters, whose languages are the first of these.
+
+        The language head and the tags of further languages stay as they are.
+        """
+        theirs, first, mine = dict(other.own_tensors()), other.tokenizer.first_text, self.tokenizer.first_text
+        for name, parameter in self.own_tensors():
+            if name.startswith("language_head."):
+                continue
+            if parameter.shape == theirs[name].shape:
+                parameter.copy_(theirs[name])
+            else:  # a row for each token
+                parameter[:first], parameter[mine:] = theirs[name][:first], theirs[name][first:]
+
     @property
     def checksum(self) -> str:
         """SHA-256 over settings, vocabulary, and the names and values of all own tensors."""

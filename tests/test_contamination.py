@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from safetensors.numpy import save_file
 
-from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.adding import add_language
 from dualasr.audio import Sound
 from dualasr.contamination import SIMILAR, Fingerprints, audit, fingerprint
 from dualasr.corpus import Utterance, write_manifest
@@ -16,6 +16,7 @@ from dualasr.errors import PackError
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.model import load_model
 from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
 
 TRAINED = (
     "The farmer carried two baskets of plums across the old stone bridge before the rain began.",

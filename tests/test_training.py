@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from dualasr.adding import AddLanguageOptions, add_language, find_negatives, read_corpora
+from dualasr.adding import add_language
 from dualasr.audio import Sound
 from dualasr.errors import CorpusError, RunError
 from dualasr.las import LASOptions
@@ -23,6 +23,7 @@ from dualasr.pack import load_pack, read_pack
 from dualasr.planning import plan
 from dualasr.secondary import SecondaryOptions, slice_trunk
 from dualasr.training import CachedClips, Clip, TrainingOptions, check_label, collate, plan_batches, train_secondary
+from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora
 from dualasr.trunk_cache import TrunkCache
 
 WORDS = "кар тоо суу ат нан апа бала үй жол күн".split()

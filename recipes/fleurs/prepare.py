@@ -25,14 +25,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.contamination import FORMAT, Fingerprints, audit, fingerprint
+from dualasr.contamination import FORMAT, Fingerprints, audit, fingerprint, join
 from dualasr.corpus import Corpus, load_corpus
 from dualasr.errors import CorpusError, DualasrError, MissingExtraError, PackError, RunError
 from dualasr.languages import NINETEEN, language_of
@@ -196,9 +196,7 @@ def find_leaks(prints: dict[tuple[str, str], Fingerprints], ids: dict[tuple[str,
     leaks = []
     for asked, held in tqdm(pairs, desc="leaks", unit="audit", disable=None):
         names = [ident for key in asked for ident in ids[key]]
-        together = Fingerprints(*(np.concatenate([getattr(prints[key], field.name) for key in asked])
-                                  for field in fields(Fingerprints)))  # fmt: skip
-        for leak in audit(together, {held[0]: prints[held]}):
+        for leak in audit(join([prints[key] for key in asked]), {held[0]: prints[held]}):
             leaks.append({"clip": names[leak.clip], "match": ids[held][leak.match], "kind": leak.kind,
                           "similarity": round(leak.similarity, 3), "words": leak.words})  # fmt: skip
     return sorted(leaks, key=lambda leak: (leak["clip"], leak["match"]))

@@ -23,7 +23,6 @@ from kichwa import CODE, hold_out_chapter, play_backwards
 from peft import LoraConfig, get_peft_model
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
-from dualasr.adding import AddLanguageOptions, prepare, read_corpora
 from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
@@ -32,6 +31,7 @@ from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import CachedClips, TrainingOptions, collate, plan_batches, train_secondary
+from dualasr.training_data import AddLanguageOptions, prepare, read_corpora
 from dualasr.trunk_cache import TrunkCache
 
 DEV = 64  # clips of the held-out chapter that both are measured on, on the way

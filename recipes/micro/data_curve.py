@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from kichwa import CODE
 
-from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.adding import add_language
 from dualasr.audio import SAMPLE_RATE
 from dualasr.corpus import Utterance, load_corpus, write_manifest
 from dualasr.evaluation import EvaluationOptions, evaluate
@@ -25,6 +25,7 @@ from dualasr.quickstart import recombine
 from dualasr.report import write_report
 from dualasr.synth import Speaker, draw_voice
 from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
 
 GENERATED = 1000  # clips
 

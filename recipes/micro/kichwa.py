@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from dualasr.adding import AddLanguageOptions, add_language
+from dualasr.adding import add_language
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.backbone import Backbone
 from dualasr.corpus import load_corpus, write_manifest
@@ -32,6 +32,7 @@ from dualasr.scoring import tables_of
 from dualasr.secondary import Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
 
 CODE = "qu-EC"
 
