@@ -10,6 +10,7 @@ a report after the next pack repeats those rates exactly.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -63,8 +64,9 @@ class Evaluation:
 
     `report` holds "languages" (by code: n, hours, pipeline, known, unit, and wer, cer, wer_interval, cer_interval and
     whisper of each mode), "mean" (of the languages, each weighing the same), "routing", "contamination" (test clips in the
-    training data of packs; None without packs), "hallucination", "skipped", "settings", "base", "packs", "seconds" (of
-    reading and all modes together) and "real_time_factor" (those by the length of the sound; None where answers were kept).
+    training data of packs; None without packs), "hallucination", "skipped", "settings", "base", "packs", "decoded" (windows by
+    pipeline; what `answers` held is not among them), "seconds" (of reading and all modes together) and "real_time_factor"
+    (those by the length of the sound; None where answers were kept).
     Rates are fractions, None without reference text; mark-safe normaliser, under "whisper" Whisper's.
     """
 
@@ -95,14 +97,14 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     for language in pipelines:
         with suppress(PackError):
             pipelines[language] = model.route_of(language)
-    total, rows, clips = sum(map(len, groups.values())), [], {}
+    total, rows, clips, decoded = sum(map(len, groups.values())), [], {}, Counter()
     kept, decoded_before = None, False
     if answers is not None:
         kept = {name: Answers.open(answers, model, name, _decoding(options)) for name in (PRIMARY, *model.packs)}
         decoded_before = any(answers.known for answers in kept.values())
     with tqdm(total=total, desc="evaluate", unit="clip", disable=None if progress is None else not progress) as bar:
         for language, pipeline in pipelines.items():
-            if found := _transcribe(model, groups[language], pipeline or PRIMARY, options, lost, bar, kept):
+            if found := _transcribe(model, groups[language], pipeline or PRIMARY, options, lost, bar, kept, decoded):
                 rows += [row for row, _ in found]
                 clips[language] = [clip for _, clip in found]
     seconds = time.monotonic() - started
@@ -131,6 +133,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
         },
         "base": {"name": backbone.name, "checksum": backbone.checksum},
         "packs": [{"name": pack.name, "languages": list(pack.info.languages)} for pack in model.packs.values()],
+        "decoded": {name: decoded[name] for name in (PRIMARY, *model.packs)},
         "seconds": seconds,
         "real_time_factor": None if decoded_before else seconds / sum(clip.seconds for clip in flat),
     }  # fmt: skip
@@ -150,7 +153,7 @@ def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequenc
 
 def _transcribe(
     model: DualWhisper, utterances: Sequence[Utterance], route: str, options: EvaluationOptions, lost: list[dict],
-    bar: tqdm, kept: dict[str, Answers] | None,
+    bar: tqdm, kept: dict[str, Answers] | None, decoded: Counter[str],
 ) -> list[tuple[Utterance, ClipResult]]:  # fmt: skip
     """The utterances of one language that can be read, in order, and what became of them; the others go to `lost`."""
     heard: dict[int, tuple[float, list]] = {}  # of a clip, its seconds, and (samples, modes, confidence) of its windows
@@ -172,7 +175,7 @@ def _transcribe(
     batches = iter(lambda: list(islice(stream, options.batch)), [])
     with core_pool() as (pool, _):
         for batch, evidence in one_ahead(pool, lambda batch: model.listen([samples for _, samples in batch]), batches):
-            results = _every_mode(model, [samples for _, samples in batch], evidence, route, options, kept)
+            results = _every_mode(model, [samples for _, samples in batch], evidence, route, options, kept, decoded)
             for (i, samples), (modes, confidence) in zip(batch, results, strict=True):
                 heard[i][1].append((len(samples), modes, confidence))
     clips = []
@@ -192,7 +195,8 @@ def _decoding(options: EvaluationOptions) -> DecodeOptions:
 
 
 def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], evidence: Heard, route: str, options: EvaluationOptions,
-                kept: dict[str, Answers] | None) -> list[tuple[dict[str, ModeResult], float]]:  # fmt: skip
+                kept: dict[str, Answers] | None,
+                decoded: Counter[str]) -> list[tuple[dict[str, ModeResult], float]]:  # fmt: skip
     """Each window in every mode, and the posterior of its agnostic route; what the modes share is computed once.
 
     Pipeline-aware the whole batch goes by `route`.
@@ -201,6 +205,7 @@ def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], evidence: Hea
     given = {name: {i: answers.known[key] for i, key in enumerate(keys) if key in answers.known}
              for name, answers in (kept or {}).items()}  # fmt: skip
     results = model.transcribe_heard(evidence, also=[route], rivals=route != PRIMARY, given=given, options=_decoding(options))
+    decoded.update(name for i, result in enumerate(results) for name in result.hypotheses if i not in given.get(name, {}))
     for name, answers in (kept or {}).items():
         said = {key: result.hypotheses[name] for key, result in zip(keys, results, strict=True) if name in result.hypotheses}
         answers.keep(said)

@@ -299,7 +299,14 @@ def load_model(base: str | Path = "micro", packs: Sequence[str | Path] = (), *, 
                dtype: torch.dtype = torch.float32, selector: SelectorOptions = SelectorOptions()) -> DualWhisper:  # fmt: skip
     """A base (built-in name, folder or hub id) with packs (folders). Raises BaseModelError or PackError."""
     backbone = Backbone.load(base, device=device, dtype=dtype)
-    model = DualWhisper(backbone, selector=selector)
-    for folder in packs:
-        model = model.with_pack(load_pack(Path(folder), backbone))
+    model, folders = DualWhisper(backbone, selector=selector), {}
+    for folder in map(Path, packs):
+        pack = load_pack(folder, backbone)
+        try:
+            model = model.with_pack(pack)
+        except PackError as error:
+            mine = {pack.name, *pack.info.languages}
+            clashing = [path for path, known in folders.items() if mine & {known.name, *known.info.languages}]
+            raise PackError(f"{error} The folders: {', '.join(map(str, [*clashing, folder]))}.") from error
+        folders[folder] = pack
     return model

@@ -130,8 +130,9 @@ def test_no_pack_there(backbone, tmp_path):
 
 def test_two_packs_of_one_language_are_refused(tiny_folder, backbone, make_secondary, pack, tmp_path):
     save_pack(tmp_path / "twin", Pack(PackInfo("twin", {"ky": "Kyrgyz"}), make_secondary(backbone, seed=5)), backbone)
-    with pytest.raises(PackError, match="both hold ky"):
+    with pytest.raises(PackError, match="both hold ky") as refused:
         load_model(tiny_folder, [pack, tmp_path / "twin"])
+    assert str(pack) in str(refused.value) and str(tmp_path / "twin") in str(refused.value)
 
 
 def test_rewriting_info_keeps_the_pack_valid(backbone, pack):
