@@ -1,0 +1,244 @@
+"""One language more: CONFIG joins a base and the packs it has; what that costs every other language is measured.
+
+    python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky
+    python recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky_kg
+
+1 data  2 tokenizer  3 trunk activations  4 train  5 calibrate on dev  6 pack  7 evaluate  8 report
+
+--corpus is a FLEURS folder, as prepare.py makes it. Its languages that the base knows are the old ones (--old names fewer):
+their training audio teaches the pack what is not its own, and their test split is evaluated before and after, as are the
+languages of earlier packs. OUT/packs/CONFIG is the pack, OUT/reports the evaluations. OUT is never overwritten; the same
+command goes on where it was stopped.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from dualasr.adding import add_language
+from dualasr.backbone import Backbone
+from dualasr.corpus import load_corpus
+from dualasr.errors import CorpusError, DualasrError, PackError, RunError
+from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.languages import FleursLanguage, language_of
+from dualasr.model import load_model
+from dualasr.pack import read_pack
+from dualasr.report import write_report
+from dualasr.report_content import markdown_table
+from dualasr.secondary import DECODERS, SecondaryOptions
+from dualasr.tables import find_fleurs
+from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all steps of a run share. `old` are FLEURS configs of the base's languages; `negatives` more audio in others."""
+
+    corpus: Path
+    out: Path
+    old: tuple[str, ...]
+    base: str = "micro"
+    negatives: tuple[Path, ...] = ()
+    device: str = "cpu"
+    beam: int = 5
+    keep_answers: bool = True
+    secondary: SecondaryOptions = SecondaryOptions()
+    training: TrainingOptions = TrainingOptions()
+
+    def folder(self, config: str) -> Path:
+        """Where a config's tables are. Raises CorpusError that offers the nearest there is."""
+        found = {folder.name: folder for folder in find_fleurs(self.corpus)}
+        if config not in found:
+            near = get_close_matches(config, found) or sorted(found)
+            raise CorpusError(f"{self.corpus} has no {config}; there is {', '.join(near[:5]) or 'no FLEURS config'}. "
+                              f"Make it with prepare.py --out {self.corpus} {config}.")  # fmt: skip
+        return found[config]
+
+
+def old_configs(corpus: Path, base: str, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The configs of a FLEURS folder that the base knows, or those of them that are named. Raises CorpusError."""
+    known = Backbone.load(base).languages
+    there = [folder.name for folder in find_fleurs(corpus)]
+    old = [config for config in there if language_of(config).whisper in known]
+    if named is None:
+        return tuple(old)
+    wanted = [language_of(name).config for name in named]
+    if strange := [config for config in wanted if config not in old]:
+        raise CorpusError(f"--old {' '.join(strange)}: the base {base} does not know it, or {corpus} does not hold it; "
+                          f"there is {' '.join(old) or 'none'}.")  # fmt: skip
+    return tuple(wanted)
+
+
+def open_out(out: Path, arguments: dict) -> None:
+    """Make OUT and keep the arguments there, or check that they are the same. Raises RunError."""
+    kept, wanted = out / "arguments.json", json.loads(json.dumps(arguments, default=str))
+    if kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if changed := sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key)):
+            raise RunError(f"{out} was begun with other settings ({', '.join(changed)}); go on with the same, or choose "
+                           "another --out.")  # fmt: skip
+        return
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} exists and is not a run of this recipe; choose another --out. Nothing was overwritten.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(".part")
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(part, kept)
+    except OSError as error:
+        raise RunError(f"Cannot write to {out}: {error.strerror or error}.") from error
+
+
+def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlier: Sequence[FleursLanguage] = (),
+          init: Path | None = None, others: Sequence[str] = (), later: Sequence[str] = (), rehearse: float = 0.3,
+          say: Callable[[str], None] = print) -> None:  # fmt: skip
+    """Steps 1 to 6: a pack of `new`, unless it is there. With `init` it goes on from a pack that knows `earlier`.
+
+    `others` are configs of further new languages, whose training audio is not its own; `later` those that it is to grow by.
+    """
+    if pack.exists():
+        read_pack(pack)
+        return
+    negatives = [*(setting.folder(config) for config in (*setting.old, *others)), *setting.negatives]
+    add_language(
+        AddLanguageOptions(
+            base=setting.base, corpora=tuple(setting.folder(language.config) for language in new),
+            languages={language.code: language.name for language in (*earlier, *new)}, out=pack, negatives=tuple(negatives),
+            cache=setting.out / "trunk-cache", source="FLEURS folder", licence="as the corpus", device=setting.device,
+            secondary=setting.secondary, training=setting.training, init=init, rehearse=rehearse,
+            rehearsal=tuple(setting.folder(language.config) for language in earlier),
+            vocabulary=tuple(setting.folder(config) for config in later),
+        ),
+        resume=True, say=lambda line: say(f"  {line}"),
+    )  # fmt: skip
+
+
+def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str) -> dict:
+    """Steps 7 and 8: the report on the test split of `configs`, made unless it is there."""
+    if not report.exists():
+        parts = [load_corpus(setting.folder(config), "test") for config in configs]
+        utterances = [u for part in parts for u in part.utterances]
+        skipped = [row for part in parts for row in part.skipped]
+        model = load_model(setting.base, packs, device=setting.device)
+        answers = setting.out / "answers" if setting.keep_answers else None
+        options = EvaluationOptions(beam=setting.beam, probes=0)
+        evaluation = evaluate(model, utterances, options, skipped=skipped, answers=answers)
+        write_report(report, evaluation, command)
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def arguments_of(parser: argparse.ArgumentParser) -> None:
+    """What every recipe that trains has."""
+    g = parser.add_argument_group("data")
+    g.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="FLEURS folder, as prepare.py makes it")
+    g.add_argument("--out", type=Path, required=True, metavar="DIR")
+    g.add_argument("--old", nargs="+", default=None, metavar="CONFIG", help="languages of the base (all of them in the corpus)")
+    g.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH", help="more audio in other languages")
+    g = parser.add_argument_group("model and training")
+    g.add_argument("--base", default="micro", help="built-in base, folder, or hub id (%(default)s)")
+    g.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="(%(default)s)")
+    g.add_argument("--rank", type=int, default=SecondaryOptions.rank, help="of LoRA (%(default)s)")
+    g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
+    g.add_argument("--steps", type=int, default=TrainingOptions.steps, help="a language (%(default)s)")
+    g.add_argument("--batch", type=int, default=TrainingOptions.batch, help="clips a step (%(default)s)")
+    g.add_argument("--learning-rate", type=float, default=TrainingOptions.learning_rate, help="(%(default)s)")
+    g.add_argument("--variants", type=int, default=TrainingOptions.variants, help="augmented versions of a clip (%(default)s)")
+    g.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
+    g.add_argument("--device", default="cpu", help="(%(default)s)")
+    g = parser.add_argument_group("evaluation")
+    g.add_argument("--beam", type=int, default=5, help="(%(default)s)")
+    g.add_argument("--fresh", action="store_true", help="decode everything after every step, though it was decoded before")
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """The arguments of `arguments_of`. Raises CorpusError or BaseModelError."""
+    return Setting(
+        args.corpus, args.out, old_configs(args.corpus, args.base, args.old), args.base, tuple(args.negatives), args.device,
+        args.beam, not args.fresh, SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
+        TrainingOptions(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, variants=args.variants,
+                        seed=args.seed, bf16=args.bf16),
+    )  # fmt: skip
+
+
+def languages_of(names: Sequence[str], base: str) -> list[FleursLanguage]:
+    """New languages by their configs or codes. Raises CorpusError for one that is unknown, named twice, or the base's."""
+    languages, known = [language_of(name) for name in names], Backbone.load(base).languages
+    for k, language in enumerate(languages):
+        if language in languages[:k]:
+            raise CorpusError(f"{language.config} is named twice; name each language once.")
+        if language.whisper in known:
+            raise CorpusError(f"{language.config}: the base {base} has {language.name} already; wanted a language it lacks.")
+    return languages
+
+
+def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """A recipe's exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
+    name = Path(parser.prog).stem
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))])
+    try:
+        return main(args)
+    except DualasrError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def add_one(args: argparse.Namespace) -> int:
+    (language,) = languages_of([args.config], args.base)
+    setting, earlier = setting_of(args), []
+    for folder in args.pack:
+        held = read_pack(folder)["languages"]
+        if language.code in held:
+            raise PackError(f"{folder} holds {language.name} already; leave it out, or add another language.")
+        earlier += [language_of(code) for code in held]
+    setting.folder(language.config)
+    open_out(args.out, asdict(setting) | {"config": language.config, "packs": args.pack})
+    before = [*setting.old, *(one.config for one in earlier)]
+    pack = args.out / "packs" / language.config
+    say("before: evaluate")
+    first = measure(setting, args.pack, [*before, language.config], args.out / "reports" / "before.json", args.command)
+    train(setting, pack, [language], others=[one.config for one in earlier], say=say)
+    say("  7 evaluate")
+    packs, report = [*args.pack, pack], args.out / "reports" / "after.json"
+    second = measure(setting, packs, [*before, language.config], report, args.command)
+    say(f"  8 report -> {report.with_suffix('.html')}")
+    print("\n".join(markdown_table(("language", "", "pipeline known", "nothing known"), rows_of(first, second))))
+    return 0
+
+
+def rows_of(before: dict, after: dict) -> list[tuple[str, ...]]:
+    """CER of each language before and after, in percent."""
+    rows = []
+    for code, found in after["languages"].items():
+        pairs = [(before["languages"][code][mode]["cer"], found[mode]["cer"]) for mode in ("pipeline_aware", "agnostic")]
+        old = "old" if before["languages"][code]["known"] else "new"
+        rows.append((code, old, *(f"{100 * a:.1f} -> {100 * b:.1f}" for a, b in pairs)))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="add_language.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("config", metavar="CONFIG", help="of FLEURS, or the language's code")
+    arguments_of(parser)
+    parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="pack that is there already")
+    return run(add_one, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
