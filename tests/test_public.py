@@ -13,7 +13,7 @@ FLOORS = [
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
-     "hallucination"},
+     "hallucination", "continual"},
     {"cli", "__main__", "__init__"},
 ]
 

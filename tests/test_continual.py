@@ -1,0 +1,104 @@
+"""The matrix of a sequence: a hand-worked one, its limits, and what is written of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dualasr.continual import awer, bwt, fwt, im, matrix_of, read_matrix, regressions, to_markdown, write_matrix
+from dualasr.errors import RunError
+
+STEPS = ("base", "+ ky", "+ ga")
+LEARNT = {"en": 0, "de": 0, "ky": 1, "ga": 2}
+# WER of en, de, ky, ga after each step; ky and ga are zero-shot before they are learnt
+WER = [[0.10, 0.20, 0.90, 0.80], [0.12, 0.20, 0.30, 0.85], [0.10, 0.24, 0.35, 0.40]]
+
+
+def report(rates, aware=None) -> dict:
+    languages = {}
+    for code, rate in zip(LEARNT, rates, strict=True):
+        if rate is not None:
+            score = {"wer": rate, "cer": rate / 2, "wer_interval": [rate - 0.02, rate + 0.02], "cer_interval": [0.0, 1.0]}
+            languages[code] = {mode: score for mode in ("pipeline_aware", "group_aware", "agnostic")}
+    return {"languages": languages, "routing": {"accuracy": 0.99}, "decoded": {"primary": 4, "ky": 1}}
+
+
+@pytest.fixture
+def matrix():
+    return matrix_of([report(row) for row in WER], STEPS, LEARNT)
+
+
+def test_by_hand(matrix):
+    # tasks: 0 is the mean of en and de, 1 is ky, 2 is ga
+    #   R = [[.15], [.16, .30], [.17, .35, .40]]
+    assert awer(matrix) == pytest.approx([0.15, 0.23, (0.17 + 0.35 + 0.40) / 3])
+    # BWT_1 = .15 - .16; BWT_2 = mean of (.15 - .17, .30 - .35)
+    assert bwt(matrix)[1:] == pytest.approx([-0.01, -0.035]) and np.isnan(bwt(matrix)[0])
+    assert bwt(matrix, measure="cer")[1:] == pytest.approx([-0.005, -0.0175])
+    joint = matrix_of([report(WER[0]), report([0.1, 0.2, 0.28, 0.43])], ("base", "joint"), LEARNT | {"ky": 1, "ga": 1})
+    assert im(matrix, joint)[1:] == pytest.approx([0.30 - 0.28, 0.40 - 0.43])
+    alone = matrix_of([report(WER[0]), report([0.1, 0.2, 0.33, 0.8]), report([0.1, 0.2, 0.99, 0.42])], STEPS, LEARNT)
+    assert fwt(matrix, alone)[1:] == pytest.approx([0.33 - 0.30, 0.42 - 0.40])
+
+
+def test_a_language_nobody_evaluated_is_not_a_number(matrix):
+    gap = matrix_of([report(WER[0]), report([0.12, 0.20, None, 0.85]), report(WER[2])], STEPS, LEARNT)
+    assert np.isnan(gap.table(measure="wer")[1, 2]) and np.isnan(awer(gap)[1])
+    assert np.isnan(matrix.change()[0, 2:]).all() and matrix.change(measure="wer")[2] == pytest.approx([0, 0.04, 0.05, 0])
+
+
+@pytest.mark.parametrize(("most", "named"), [(1.9, ["en", "de", "ky"]), (2.0, ["de", "ky"]), (4.0, ["ky"]), (5.0, [])])
+def test_regressions_at_below_and_above_the_limit(matrix, most, named):
+    found = regressions(matrix, most)
+    assert [r.language for r in found] == named
+    if named[:1] == ["en"]:  # the first step that is too bad, though the last is not
+        assert found[0].step == "+ ky" and str(found[0]) == "en worsened by 2.00 points after + ky: 10.0 to 12.0 %"
+
+
+def test_zero_shot_is_no_regression(matrix):
+    assert regressions(matrix, 0)[-1].language == "ky"  # ga went from 80 to 85 % before it was learnt
+
+
+def test_half_a_sequence(matrix):
+    half = matrix_of([report(row) for row in WER[:2]], STEPS[:2], LEARNT)
+    assert np.isnan(half.change()[:, 3]).all() and awer(half) == pytest.approx(awer(matrix)[:2])
+    assert "| + ky | 6.0 (+1.0) | 10.0 | 15.0 | *42.5* |" in to_markdown(half, "make")
+
+
+def test_what_is_written(matrix, tmp_path):
+    write_matrix(tmp_path, matrix, "python add_sequence.py ky ga", alone=matrix)
+    again = read_matrix(tmp_path)
+    for mode in matrix.rates:
+        assert np.array_equal(again.table(mode, "wer"), matrix.table(mode, "wer"))
+    assert replace(again, rates=matrix.rates, intervals=matrix.intervals) == matrix
+    text = (tmp_path / "matrix.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| + ga")]
+    assert rows[0] == ["+ ga", "5.0", "12.0 (+2.0)", "17.5 (+2.5)", "20.0"]  # CER, pipeline known
+    assert rows[2][:4] == ["+ ga", "30.7", "30.7", "-3.5"] and "`python add_sequence.py ky ga`" in text
+    assert "| base | 5.0 | 10.0 | *45.0* | *40.0* |" in text and "IM" not in text and "FWT" in text
+    assert (tmp_path / "matrix.png").stat().st_size > 10_000 and not list(tmp_path.glob(".*"))
+
+
+def test_many_languages_are_drawn(tmp_path):
+    codes = [f"l{i}" for i in range(29)]
+    learnt = {code: max(0, i - 9) for i, code in enumerate(codes)}
+    score = {"wer": 0.3, "cer": 0.1, "wer_interval": [0.2, 0.4], "cer_interval": [0.05, 0.2]}
+    row = {"languages": {code: dict.fromkeys(("pipeline_aware", "group_aware", "agnostic"), score) for code in codes},
+           "routing": {"accuracy": None}, "decoded": {}}  # fmt: skip
+    many = matrix_of([row] * 20, [f"+ {k}" for k in range(20)], learnt)
+    write_matrix(tmp_path, many, "make")
+    assert bwt(many)[1:] == pytest.approx([0] * 19)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"steps": []})])
+def test_no_matrix(tmp_path, content):
+    (tmp_path / "matrix.json").write_text(content)
+    with pytest.raises(RunError, match="no matrix of a sequence"):
+        read_matrix(tmp_path)
+
+
+def test_other_languages(matrix):
+    other = matrix_of([report(WER[0])] * 3, STEPS, {"en": 0, "ky": 1})
+    with pytest.raises(RunError, match="has no de, ga"):
+        fwt(matrix, other)
