@@ -3,11 +3,16 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from dualasr.continual import read_matrix
+from dualasr.model import load_model
+from dualasr.selector import SelectorOptions
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "fleurs"
 SENTENCES = {
@@ -94,3 +99,106 @@ def test_a_folder_of_other_arguments_is_refused(recipes, corpus, tiny_folder, tm
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     assert main([*map(str, [*arguments[:5], "--out", tmp_path / "mine"])]) == 1
     assert "not a run of this recipe" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sequence(recipes, corpus, tiny_folder):
+    main = recipes("add_sequence").main
+    return lambda out, *arguments: main([
+        str(a) for a in ("ky_kg", "ga_ie", "om_et", *arguments, "--corpus", corpus, "--base", tiny_folder, "--out", out, *SMALL)
+    ])  # fmt: skip
+
+
+GENEROUS = ("--max-regression", 1000)
+
+
+def test_a_pack_for_each_language(sequence, tmp_path, capsys):
+    assert sequence(tmp_path / "kept", *GENEROUS) == 0
+    matrix = read_matrix(tmp_path / "kept")
+    assert matrix.steps == ("base", "+ ky", "+ ga", "+ om") and matrix.languages == ("en", "ky", "ga", "om")
+    change = matrix.change()
+    assert np.nansum(np.abs(change)) == 0 and np.isfinite(change[-1]).all()
+    assert [row["primary"] for row in matrix.decoded[1:]] == [0, 0, 0]  # what the base says was heard at step 0
+    assert sorted(path.name for path in (tmp_path / "kept" / "packs").glob("[!.]*_*") if path.suffix != ".run") == \
+        ["ga_ie", "ky_kg", "om_et"]  # fmt: skip
+    negatives = json.loads((tmp_path / "kept" / "packs" / "om_et.run" / "arguments.json").read_text())["negatives"]
+    assert [Path(folder).name for folder in negatives] == ["en_us", "ky_kg", "ga_ie"]
+    assert sequence(tmp_path / "fresh", *GENEROUS, "--fresh") == 0  # nothing kept: the old rates are decoded anew
+    again = read_matrix(tmp_path / "fresh")
+    assert again.rates["pipeline_aware"] == matrix.rates["pipeline_aware"] and again.decoded[2]["primary"] > 0
+
+
+def test_one_pack_that_grows(sequence, tmp_path):
+    out = tmp_path / "shared"
+    assert sequence(out, "--grow", "shared", *GENEROUS) == 0
+    runs = [json.loads((out / "packs" / f"shared-0{k}.run" / "arguments.json").read_text()) for k in (1, 2, 3)]
+    assert [list(one["languages"]) for one in runs] == [["ky"], ["ky", "ga"], ["ky", "ga", "om"]]
+    assert [[Path(folder).name for folder in one["rehearsal"]] for one in runs] == [[], ["ky_kg"], ["ky_kg", "ga_ie"]]
+    assert all("en_us" not in "".join(one["rehearsal"] + one["corpora"]) for one in runs)
+    vocabularies = {(out / "packs" / f"shared-0{k}" / "tokenizer.json").read_text() for k in (1, 2, 3)}
+    assert len(vocabularies) == 1
+    assert sequence(tmp_path / "joint", "--grow", "joint", *GENEROUS) == 0
+    assert read_matrix(tmp_path / "joint").steps == ("base", "joint")
+    assert sequence(out, "--grow", "shared", *GENEROUS, "--joint", tmp_path / "joint") == 0
+    assert "IM, pipeline known" in (out / "matrix.md").read_text()
+
+
+class Killed(BaseException):
+    """Nothing in the recipe may catch it."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(recipes, corpus, tiny_folder, tmp_path_factory):
+    """Arguments of a short sequence, and the matrix of one that nobody killed."""
+    arguments = [str(a) for a in ("ky", "ga", *GENEROUS, "--corpus", corpus, "--base", tiny_folder, *SMALL)]
+    out = tmp_path_factory.mktemp("unbroken")
+    assert recipes("add_sequence").main([*arguments, "--out", str(out)]) == 0
+    return arguments, json.loads((out / "matrix.json").read_text())
+
+
+@pytest.mark.parametrize("place", ["add_language.add_language", "add_language.evaluate", "add_sequence.write_matrix"])
+def test_killed_and_gone_on(recipes, unbroken, tmp_path, monkeypatch, place):
+    module, name = place.split(".")
+    calls, real = [], getattr(recipes(module), name)
+
+    def once_killed(*args, **kwargs):
+        calls.append(0)
+        if len(calls) == 2:
+            raise Killed
+        return real(*args, **kwargs)
+
+    main = recipes("add_sequence").main
+    with monkeypatch.context() as patched:
+        patched.setattr(recipes(module), name, once_killed)
+        with pytest.raises(Killed):
+            main([*unbroken[0], "--out", str(tmp_path / "out")])
+    assert main([*unbroken[0], "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert found | {"command": "", "decoded": []} == unbroken[1] | {"command": "", "decoded": []}
+
+
+def test_a_pack_that_steals(recipes, sequence, corpus, tiny_folder, tmp_path, capsys, monkeypatch):
+    """English is what the base says, so that it makes no error, and a selector gives every clip to a pack."""
+    module, model = recipes("add_language"), load_model(tiny_folder)
+    table = corpus / "data" / "en_us" / "test.tsv"
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    for row in rows:
+        heard = model.listen([soundfile.read(table.parent / "audio" / "test" / row[1], dtype="float32")[0]])
+        row[2] = row[3] = " ".join(model.decode(heard, "primary")[0][0].text.split())
+    table.write_text("".join("\t".join(row) + "\n" for row in rows))
+    load, thieving = module.load_model, SelectorOptions(tau=-1e9, claim=-1e9, beta=1e9, head_floor=-1e9)
+    monkeypatch.setattr(module, "load_model", lambda *args, **more: replace(load(*args, **more), selector=thieving))
+    assert sequence(tmp_path / "stop", "--max-regression", 0.5, "--stop-on-regression") == 1
+    assert "en worsened by" in capsys.readouterr().err
+    assert read_matrix(tmp_path / "stop").steps == ("base", "+ ky")
+    assert sequence(tmp_path / "stop", "--max-regression", 0.5) == 1  # goes on, and still says so
+    assert "en worsened by" in capsys.readouterr().err
+    assert read_matrix(tmp_path / "stop").steps == ("base", "+ ky", "+ ga", "+ om")
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("ky_kg",), "ky_kg is named twice"), (("xh_za",), "has no xh_za"), (("--joint", "nowhere"), "no matrix of a sequence"),
+])  # fmt: skip
+def test_what_a_sequence_is_refused(sequence, tmp_path, capsys, arguments, says):
+    assert sequence(tmp_path / "out", *arguments) == 1
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
