@@ -69,8 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument("--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone (%(default)s)")
     g.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha (the rank)")
     g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
-    g.add_argument("--decoder", choices=("las", "whisper", "ctc"), default="las",
-                   help="the paper's; the base's own with LoRA; none beside CTC (%(default)s)")  # fmt: skip
+    g.add_argument("--decoder", choices=("whisper", "las", "ctc"), default="whisper",
+                   help="the base's own with LoRA; the paper's LSTM; none beside CTC (%(default)s)")  # fmt: skip
     g.add_argument("--units", type=int, default=0, help="LSTM units (min(512, 2 x width))")
     g = c.add_argument_group("training")
     g.add_argument("--steps", type=int, default=1500, help="(%(default)s)")

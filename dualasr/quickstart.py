@@ -3,37 +3,29 @@
     1 generate a FLEURS-shaped corpus     2 measure the base, new languages zero-shot     3 add the first, measure
     4 add the second, measure             5 the regression table and its plot             6 transcribe a handful
 
-The sentences are dualasr's own (dualasr/sentences); test sentences and test voices are in no training set. A stopped
-quickstart goes on where it was: the corpus, finished packs and finished measurements are kept.
+A stopped quickstart goes on where it was: the corpus, finished packs and finished measurements are kept.
 """
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
 from dualasr.adding import add_language
-from dualasr.audio import SAMPLE_RATE
-from dualasr.corpus import load_corpus, text_file
+from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.generate import GenerateOptions, generate_corpus
 from dualasr.model import load_model
 from dualasr.report import write_report
-from dualasr.synth import Speaker, draw_voice
 from dualasr.training import TrainingOptions
 from dualasr.training_data import AddLanguageOptions
 from dualasr.transcription import transcribe
 
 NEW = {"ky": ("ky_kg", "Kyrgyz"), "ga": ("ga_ie", "Irish")}  # code: FLEURS config, name; in the order they are added
 OLD = {"en": "en_us", "es": "es_419", "de": "de_de", "tr": "tr_tr", "bg": "bg_bg"}
-ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
 
 
 @dataclass(frozen=True)
@@ -48,74 +40,6 @@ class QuickstartOptions:
     seed: int = 1
     beam: int = 1
     limit: int | None = None  # sentences of each split, for a quick look
-
-
-def sentences(language: str, split: str) -> list[str]:
-    """The committed sentences of a language and split, one a line."""
-    return (files("dualasr") / "sentences" / f"{language}.{split}.txt").read_text(encoding="utf-8").splitlines()
-
-
-def recombine(pool: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet."""
-    made = []
-    for _ in range(count):
-        first, second = (pool[rng.integers(len(pool))].rstrip(".?!").split() for _ in range(2))
-        words = first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
-        made.append(" ".join(words).strip(",") + ".")
-    return made
-
-
-def generate_corpus(out: Path, options: QuickstartOptions, say: Callable[[str], None] = print) -> Path:
-    """Step 1: data/{config}/{train,dev,test}.tsv and audio/{split}/ under `out`, 16 kHz FLAC; languages appear whole."""
-    root = out / "corpus" / "data"
-    jobs = [(code, config, ("train", "dev", "test")) for code, (config, _) in NEW.items()]
-    jobs += [(code, config, ("train", "test")) for code, config in OLD.items()]
-    with Speaker() as speaker:
-        for number, (code, config, splits) in enumerate(jobs):
-            folder = root / config
-            if folder.exists():
-                continue
-            part = root / f".{config}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            for split in splits:
-                rng = np.random.default_rng([options.seed, number, len(split)])
-                texts, ids = texts_of(code, split, options, rng)
-                (part / "audio" / split).mkdir(parents=True)
-                rows = []
-                for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
-                    samples = speaker.speak(text, code, draw_voice(rng, "test" if split == "test" else "train"))
-                    if len(samples) < SAMPLE_RATE // 4:
-                        continue
-                    name = f"{i:05d}.flac"
-                    soundfile.write(part / "audio" / split / name, samples, SAMPLE_RATE)
-                    plain = text.lower()
-                    rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
-                (part / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-            os.replace(part, folder)
-            say(f"  {config}")
-    return out / "corpus"
-
-
-def texts_of(code: str, split: str, options: QuickstartOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """Texts to read and their sentence ids. A base language's training split is audio for negatives, from other words."""
-    if code in OLD and split == "train":
-        texts = recombine(sentences(code, "negatives")[: options.limit], 2 * options.limit if options.limit else 240, rng)
-        return texts, list(range(len(texts)))
-    texts = sentences(code, split)[: options.limit]
-    ids = list(range(len(texts)))
-    if split == "train":
-        more = []
-        if options.text is not None:
-            held = {line.strip().lower() for s in ("dev", "test") for line in sentences(code, s)}
-            lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
-            more = [line for line in lines if line.strip().lower() not in held]
-        pool = texts + more
-        if more:
-            texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng)
-        else:
-            texts = pool * options.readings + recombine(pool, len(pool), rng)
-        ids = list(range(len(texts)))
-    return texts, ids
 
 
 def regression_table(steps: list[dict]) -> str:
@@ -175,7 +99,9 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
                f"--seed {options.seed}")  # fmt: skip
 
     say(f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's {', '.join(OLD)}")
-    corpus = generate_corpus(out, options, say)
+    corpus, configs = out / "corpus", [config for config, _ in NEW.values()] + list(OLD.values())
+    asked = GenerateOptions(readings=options.readings, text=options.text, seed=options.seed, limit=options.limit)
+    generate_corpus(corpus, configs, asked, say)
     if corpus_only:
         say(f"[{time.time() - began:4.0f} s] done: {corpus}")
         return []

@@ -39,7 +39,7 @@ class SecondaryOptions:
     rank: int = 16
     alpha: float = 0.0
     fork: int = -1
-    decoder: str = "las"
+    decoder: str = "whisper"
     las: LASOptions = LASOptions()
 
     def resolve(self, layers: int) -> "SecondaryOptions":

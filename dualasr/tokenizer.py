@@ -1,5 +1,8 @@
 """A pack's vocabulary: end, `<|other|>`, its language tags, then byte-level BPE trained on the pack's own text.
 
+Rare units are learnt by heart, not heard: with 10 occurrences enough instead of 100, the decoder alone made 64 % errors on held-out
+Kichwa after 300 steps instead of 46 %.
+
 The CTC head has units of its own, the characters of the same text (unit 0 is CTC's blank).
 """
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-MOST_UNITS, LEAST_COUNT = 2000, 10  # the paper's vocabulary size; how often a merged unit must occur
+MOST_UNITS, LEAST_COUNT = 2000, 100  # the paper's vocabulary size; how often a merged unit must occur
 END, OTHER = "<|endoftext|>", "<|other|>"
 
 
@@ -23,7 +26,7 @@ class PackTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], languages: tuple[str, ...], *, most: int = MOST_UNITS) -> "PackTokenizer":
-        """Train on the pack's text: the largest size up to `most` whose merged units each occur 10 times or more."""
+        """Train on the pack's text: the largest size up to `most` whose merged units each occur 100 times or more."""
         texts = list(texts)
         trainer = ByteLevelBPETokenizer()
         trainer.train_from_iterator(texts, vocab_size=most, min_frequency=LEAST_COUNT, show_progress=False)

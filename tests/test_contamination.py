@@ -174,7 +174,7 @@ def test_damaged_files_are_refused(tmp_path):
 def leaky(tmp_path_factory):
     """A pack that has learned twelve Kyrgyz clips by heart, and test clips: six of those, six that it never met."""
     pytest.importorskip("espeakng_loader")
-    from dualasr.quickstart import sentences
+    from dualasr.generate import sentences
     from dualasr.synth import Speaker, Voice
 
     folder, rows = tmp_path_factory.mktemp("leaky"), []

@@ -8,8 +8,9 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 import dualasr
+from dualasr.generate import sentences
 from dualasr.metrics import character_errors
-from dualasr.quickstart import OLD, sentences
+from dualasr.quickstart import OLD
 from dualasr.text import normalise
 
 FORBIDDEN = {"ga", "ky", "or", "om", "qu", "qu-EC", "quz", "que", "qug"}

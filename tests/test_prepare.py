@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from dualasr.corpus import load_corpus
+from dualasr.errors import RunError
+from dualasr.generate import GenerateOptions
 from dualasr.languages import NINETEEN
 
 spec = importlib.util.spec_from_file_location("prepare", Path(__file__).parents[1] / "recipes" / "fleurs" / "prepare.py")
@@ -210,3 +212,14 @@ def test_parquet_of_the_hubs_columns_becomes_a_fleurs_folder(tmp_path):
     found = load_corpus(part, "test").utterances
     assert [(u.id, u.text, u.duration) for u in found] == [("ky_kg/test/1", '"Тоодо" кар жаады.', 2.0)]
     assert np.allclose(soundfile.read(found[0].audio)[0], sound(1), atol=1e-4)
+
+
+def test_generated(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    out, spoken = tmp_path / "out", GenerateOptions(limit=3)
+    report = recipe.prepare(out, ["ky", "en"], spoken=spoken)
+    assert {split: found["clips"] for split, found in report["configs"]["ky_kg"]["splits"].items()} == \
+        {"train": 9, "dev": 3, "test": 3}  # fmt: skip
+    assert report["source"].startswith("speech synthesis") and report["leaks"] == []
+    with pytest.raises(RunError, match="choose another --out"):
+        recipe.prepare(out, ["ky", "en"], spoken=GenerateOptions(limit=4))

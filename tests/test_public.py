@@ -7,7 +7,7 @@ import dualasr
 
 FLOORS = [
     {"errors", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics",
-     "synth", "augment", "cores", "contamination"},
+     "synth", "generate", "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector"},
     {"pack", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",

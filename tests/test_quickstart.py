@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 pytest.importorskip("espeakng_loader")
@@ -10,7 +9,7 @@ pytest.importorskip("espeakng_loader")
 from dataclasses import replace
 
 from dualasr.errors import RunError
-from dualasr.quickstart import ENLARGED, NEW, OLD, QuickstartOptions, quickstart, sentences, texts_of
+from dualasr.quickstart import NEW, OLD, QuickstartOptions, quickstart
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +51,3 @@ def test_a_second_run_goes_on_and_another_is_refused(small):
     assert before and before == {path: path.stat().st_mtime_ns for path in options.out.rglob("*.safetensors")}
     with pytest.raises(RunError, match="other settings"):
         quickstart(replace(options, seed=2), say=lambda line: None)
-
-
-def test_more_text_enlarges_train_and_keeps_test_sentences_out(tmp_path):
-    held, more = [sentences("ky", split)[0] for split in ("dev", "test")], ["бул башка сүйлөм", "дагы бир сүйлөм"]
-    (tmp_path / "cv_ky.txt").write_text("\n".join([held[0].upper(), f" {held[1]} ", *more]))
-    options = QuickstartOptions(tmp_path / "out", text=tmp_path)
-    texts, ids = texts_of("ky", "train", options, np.random.default_rng(1))
-    assert len(texts) == len(ids) == ENLARGED
-    assert {*sentences("ky", "train"), *more} <= set(texts)
-    assert not {text.strip().lower() for text in texts} & {text.lower() for text in held}
-    assert texts_of("ky", "test", options, np.random.default_rng(1))[0] == sentences("ky", "test")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dualasr.errors import DualasrError, MissingExtraError
-from dualasr.quickstart import NEW, OLD, sentences
+from dualasr.generate import sentences
+from dualasr.quickstart import NEW, OLD
 from dualasr.synth import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
 from dualasr.text import word_types
 

@@ -2,7 +2,7 @@
 
     python recipes/fleurs/prepare.py --out data/fleurs --hub google/fleurs              # the paper's nineteen new languages
     python recipes/fleurs/prepare.py --out data/fleurs --folder /data/fleurs ky_kg or_in en_us
-    python recipes/fleurs/prepare.py --out data/fleurs --generate ky_kg ga_ie
+    python recipes/fleurs/prepare.py --out data/generated --generate         # four new languages, the built-in base's five
 
 --folder links another FLEURS folder (data/{config}/{split}.tsv; audio/{split}/ or audio/{split}.tar.gz, which is unpacked under
 OUT), and uses it in place where it is OUT itself. --hub fetches the hub's parquet copy; that was not run here, for the hub
@@ -35,8 +35,10 @@ from tqdm import tqdm
 from dualasr.contamination import FORMAT, Fingerprints, audit, fingerprint, join
 from dualasr.corpus import Corpus, load_corpus
 from dualasr.errors import CorpusError, DualasrError, MissingExtraError, PackError, RunError
+from dualasr.generate import NUMBERS, GenerateOptions, speak_config
 from dualasr.languages import NINETEEN, language_of
 from dualasr.report_content import markdown_table
+from dualasr.synth import Speaker
 from dualasr.tables import find_fleurs
 
 SPLITS = ("train", "dev", "test")
@@ -114,12 +116,14 @@ def write_parquet(files: dict[str, str], part: Path) -> None:
                 table.write("\t".join(map(str, cells)) + "\n")
 
 
-def generate(out: Path, configs: Sequence[str]) -> Path:
-    """A folder with the languages as speech synthesis says them; those that Whisper has are generated as old ones."""
-    from dualasr.generate import GenerateOptions, generate_corpus
+def speak(options: GenerateOptions) -> Fill:
+    """Speak a language's sentences. Raises CorpusError for one that has none, MissingExtraError without espeak-ng."""
 
-    new = [config for config in configs if language_of(config).whisper is None]
-    return generate_corpus(out, new, [config for config in configs if config not in new], GenerateOptions(), say)
+    def fill(config: str, part: Path) -> None:
+        with Speaker() as speaker:
+            speak_config(config, part, options, speaker)
+
+    return fill
 
 
 def say(line: str) -> None:
@@ -240,14 +244,16 @@ def write_json(path: Path, report: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Path | None = None, command: str = "") -> dict:
+def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Path | None = None, command: str = "",
+            spoken: GenerateOptions = GenerateOptions()) -> dict:  # fmt: skip
     """The report of languages under `out`, which are brought from a hub id, a folder or, without either, generated.
 
     Raises CorpusError for languages, a source or a table that cannot be used, RunError where `out` is from another source,
     or cannot be written.
     """
     configs = configs_of(names)
-    source = f"the hub's {hub}" if hub else f"the folder {folder.resolve()}" if folder else "speech synthesis"
+    synthesis = f"speech synthesis ({', '.join(f'{key} {value}' for key, value in asdict(spoken).items() if value)})"
+    source = f"the hub's {hub}" if hub else f"the folder {folder.resolve()}" if folder else synthesis
     record, former = out / "prepare.json", None
     try:
         (out / "data").mkdir(parents=True, exist_ok=True)
@@ -261,7 +267,7 @@ def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Pat
         if former is None:  # before anything is there, so that a stopped run is not gone on with from another source
             write_json(record, {"source": source, "configs": {}, "leaks": None})
         if missing := [config for config in configs if not (out / "data" / config).exists()]:
-            bring(out, missing, fetch_from(hub) if hub else link_from(folder or generate(out, configs), out))
+            bring(out, missing, fetch_from(hub) if hub else link_from(folder, out) if folder else speak(spoken))
         report = {"source": source, "command": command, **look(out, configs)}
         write_json(record, report)
     except OSError as error:
@@ -272,16 +278,22 @@ def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Pat
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("languages", nargs="*", metavar="CONFIG", help="as ky_kg or ky (the paper's nineteen)")
+    parser.add_argument("languages", nargs="*", metavar="CONFIG", help="as ky_kg or ky (the paper's nineteen; --generate: all that can be)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--hub", metavar="NAME", help="google/fleurs")
     source.add_argument("--folder", type=Path, metavar="DIR", help="a FLEURS folder, which is linked")
     source.add_argument("--generate", action="store_true", help="generated speech instead of FLEURS")
+    parser.add_argument("--readings", type=int, default=2, help="of generated training sentences (%(default)s)")
+    parser.add_argument("--test-readings", type=int, default=5, help="of generated test sentences (%(default)s)")
+    parser.add_argument("--text", type=Path, metavar="DIR", help="more sentences to be read for training: DIR/*_<code>.txt")
+    parser.add_argument("--seed", type=int, default=1, help="of the generated speech (%(default)s)")
     args = parser.parse_args(argv)
     command = shlex.join(["python", "recipes/fleurs/prepare.py", *(sys.argv[1:] if argv is None else argv)])
     try:
-        print(to_markdown(prepare(args.out, args.languages or NINETEEN, args.hub, args.folder, command)))
+        spoken = GenerateOptions(args.readings, args.test_readings, args.text, args.seed)
+        languages = args.languages or (NUMBERS if args.generate else NINETEEN)
+        print(to_markdown(prepare(args.out, list(languages), args.hub, args.folder, command, spoken)))
     except DualasrError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

@@ -20,8 +20,8 @@ from dualasr.adding import add_language
 from dualasr.audio import SAMPLE_RATE
 from dualasr.corpus import Utterance, load_corpus, write_manifest
 from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.generate import recombine
 from dualasr.model import load_model
-from dualasr.quickstart import recombine
 from dualasr.report import write_report
 from dualasr.synth import Speaker, draw_voice
 from dualasr.training import TrainingOptions

@@ -1,0 +1,117 @@
+"""A FLEURS-shaped corpus read aloud by espeak-ng: data/{config}/{train,dev,test}.tsv and audio/{split}/, 16 kHz FLAC.
+
+The sentences are dualasr's own (dualasr/sentences). No test sentence and no test voice is in a training set. A new language
+has three splits; one of the base has a test, and a train from other words, for audio that a pack learns not to claim.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.corpus import text_file
+from dualasr.errors import CorpusError
+from dualasr.languages import code_of, language_of
+from dualasr.synth import Speaker, draw_voice
+
+# A number for each language, for its random stream: it sounds the same whatever is generated beside it.
+NUMBERS = {"ky_kg": 0, "ga_ie": 1, "en_us": 2, "es_419": 3, "de_de": 4, "tr_tr": 5, "bg_bg": 6, "or_in": 7, "om_et": 8}
+NEW = ("ky_kg", "ga_ie", "or_in", "om_et")  # that have sentences for every split
+ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
+NEGATIVES = 240  # training clips of a language of the base
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """`readings` voices for each training sentence, `test_readings` for each of test.
+
+    `text` is a folder of more sentences, <code>.txt or *_<code>.txt; `limit` takes the first sentences of each split alone.
+    """
+
+    readings: int = 2
+    test_readings: int = 1
+    text: Path | None = None
+    seed: int = 1
+    limit: int | None = None
+
+
+def sentences(language: str, split: str) -> list[str]:
+    """The committed sentences of a language and split, one a line."""
+    return (files("dualasr") / "sentences" / f"{language}.{split}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def recombine(pool: list[str], count: int, rng: np.random.Generator) -> list[str]:
+    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet."""
+    made = []
+    for _ in range(count):
+        first, second = (pool[rng.integers(len(pool))].rstrip(".?!").split() for _ in range(2))
+        words = first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
+        made.append(" ".join(words).strip(",") + ".")
+    return made
+
+
+def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+    """Texts to read and their sentence ids."""
+    code, limit = code_of(config), options.limit
+    if config not in NEW and split == "train":
+        texts = recombine(sentences(code, "negatives")[:limit], 2 * limit if limit else NEGATIVES, rng)
+        return texts, list(range(len(texts)))
+    texts = sentences(code, split)[:limit]
+    if split != "train":
+        readings = options.test_readings if split == "test" else 1
+        return texts * readings, list(range(len(texts))) * readings
+    more = []
+    if options.text is not None:
+        held = {line.strip().lower() for s in ("dev", "test") for line in sentences(code, s)}
+        lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
+        more = [line for line in lines if line.strip().lower() not in held]
+    pool = texts + more
+    if more:
+        texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng)
+    else:
+        texts = pool * options.readings + recombine(pool, len(pool), rng)
+    return texts, list(range(len(texts)))
+
+
+def speak_config(config: str, folder: Path, options: GenerateOptions, speaker: Speaker) -> None:
+    """Tables and audio of a config into an empty folder. Raises CorpusError for a language without sentences."""
+    if config not in NUMBERS:
+        raise CorpusError(f"{config} has no sentences to be read; there is {', '.join(NUMBERS)}.")
+    for split in ("train", "dev", "test") if config in NEW else ("train", "test"):
+        rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
+        texts, ids = texts_of(config, split, options, rng)
+        (folder / "audio" / split).mkdir(parents=True)
+        rows = []
+        for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
+            samples = speaker.speak(text, code_of(config), draw_voice(rng, "test" if split == "test" else "train"))
+            if len(samples) < SAMPLE_RATE // 4:
+                continue
+            name = f"{i:05d}.flac"
+            soundfile.write(folder / "audio" / split / name, samples, SAMPLE_RATE)
+            plain = text.lower()
+            rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
+        (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions(),
+                    say: Callable[[str], None] = print) -> None:  # fmt: skip
+    """`root`/data/{config} of each config that is not there yet, whole or not at all.
+
+    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    """
+    with Speaker() as speaker:
+        for config in (language_of(config).config for config in configs):
+            folder = root / "data" / config
+            if folder.exists():
+                continue
+            part = folder.with_name(f".{config}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            speak_config(config, part, options, speaker)
+            os.replace(part, folder)
+            say(f"  {config}")
