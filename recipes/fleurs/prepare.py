@@ -278,7 +278,7 @@ def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Pat
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("languages", nargs="*", metavar="CONFIG", help="as ky_kg or ky (the paper's nineteen; --generate: all that can be)")
+    parser.add_argument("languages", nargs="*", metavar="CONFIG", help="as ky_kg or ky (the nineteen; --generate: all it can)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--hub", metavar="NAME", help="google/fleurs")

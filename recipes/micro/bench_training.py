@@ -27,7 +27,7 @@ from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
 from dualasr.metrics import character_errors
-from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
+from dualasr.secondary import DECODERS, LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import CachedClips, TrainingOptions, collate, plan_batches, train_secondary
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--negatives", type=Path, action="append", default=[], help="more audio in other languages")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder)
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate of ours, as kichwa.py chose it (%(default)s)")
     parser.add_argument("--usual-rate", type=float, default=1e-3, help="of the usual recipe, as in peft's (%(default)s)")
     parser.add_argument("--usual-steps", type=int, default=None, help="of the usual recipe (as many)")
@@ -182,7 +183,7 @@ def main() -> None:
     options = AddLanguageOptions(
         base=args.base, corpora=(corpus,), languages={CODE: "Kichwa"}, out=args.out / "pack", cache=args.out / "bench-cache",
         negatives=(args.data / "swahili", args.data / "fsdd", play_backwards(corpus, args.out), *args.negatives),
-        secondary=SecondaryOptions(rank=args.rank), training=training,
+        secondary=SecondaryOptions(rank=args.rank, decoder=args.decoder), training=training,
     )  # fmt: skip
     backbone = Backbone.load(args.base)
     train, dev, _ = read_corpora(options, backbone.window_s)

@@ -6,7 +6,7 @@ DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders; 
 quickstart generated in the base's languages. Kichwa played backwards is a negative, too: same actors, same studio, no
 Kichwa, so that the pack cannot learn "a real recording is mine". One chapter of train is held out for choosing the learning
 rate, the CTC weight and the calibration; dev is read once, at the end, by every system. Systems: the base zero-shot;
-decoder-only (rank 0); decoder-only with as many added parameters as the dual pipeline; the dual pipeline. All have the same
+decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the dual pipeline. All have the same
 grid of learning rates, steps, seeds and augmentation.
 """
 
@@ -29,7 +29,7 @@ from dualasr.model import load_model
 from dualasr.pack import read_pack
 from dualasr.report import write_report
 from dualasr.scoring import tables_of
-from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions
 from dualasr.training_data import AddLanguageOptions
@@ -62,16 +62,16 @@ def play_backwards(corpus: Path, out: Path) -> Path:
     return folder
 
 
-def units_for(base: str, corpus: Path, rank: int) -> int:
-    """LSTM units with which decoder-only has as many own parameters as the default decoder with LoRA of `rank`."""
+def units_for(base: str, corpus: Path, ours: SecondaryOptions) -> int:
+    """LSTM units with which decoder-only has as many own parameters as `ours`."""
     backbone = Backbone.load(base)
     tokenizer = PackTokenizer.train([u.text for u in load_corpus(corpus, "train").utterances], (CODE,))
 
     def size(options: SecondaryOptions) -> int:
         return sum(p.numel() for _, p in Secondary(backbone, tokenizer, options).own_tensors())
 
-    wanted, units = size(SecondaryOptions(rank=rank)), min(512, 2 * backbone.width)
-    while size(SecondaryOptions(rank=0, las=LASOptions(units=units))) < wanted:
+    wanted, units = size(ours), 4
+    while size(SecondaryOptions(rank=0, decoder="las", las=LASOptions(units=units))) < wanted:
         units += 4
     return units
 
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--chapter", default="ch04", help="chapter of train to tune on, as its ids start")
     parser.add_argument("--negatives", type=Path, action="append", default=[], help="more audio in other languages")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="of the dual pipeline")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
@@ -91,10 +92,11 @@ def main() -> None:
 
     corpus = hold_out_chapter(args.data, args.out, args.chapter)
     negatives = (args.data / "swahili", args.data / "fsdd", play_backwards(corpus, args.out), *args.negatives)
-    wide = LASOptions(units=units_for(args.base, corpus, args.rank))
+    ours = SecondaryOptions(rank=args.rank, decoder=args.decoder)
+    equal = LASOptions(units=units_for(args.base, corpus, ours))
     systems = {
-        "decoder-only": SecondaryOptions(rank=0), "decoder-only, equal parameters": SecondaryOptions(rank=0, las=wide),
-        "dual pipeline": SecondaryOptions(rank=args.rank),
+        "decoder-only": SecondaryOptions(rank=0, decoder="las"),
+        "decoder-only, equal parameters": SecondaryOptions(rank=0, decoder="las", las=equal), "dual pipeline": ours,
     }  # fmt: skip
 
     def train(system: str, rate: float, seed: int) -> Path:
