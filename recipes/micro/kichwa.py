@@ -6,8 +6,8 @@ DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders; 
 quickstart generated in the base's languages. Kichwa played backwards is a negative, too: same actors, same studio, no
 Kichwa, so that the pack cannot learn "a real recording is mine". One chapter of train is held out for choosing the learning
 rate, the CTC weight and the calibration; dev is read once, at the end, by every system. Systems: the base zero-shot;
-decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the dual pipeline. All have the same
-grid of learning rates, steps, seeds and augmentation.
+decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the dual pipeline. All have the
+same grid of learning rates, steps, seeds and augmentation.
 """
 
 import argparse
