@@ -1,0 +1,173 @@
+"""What somebody could do instead, on the same clips and in as many steps.
+
+A whole Whisper may be trained, or LoRA on its encoder and decoder, with Whisper's own vocabulary and the tag of another
+language: what it knew before is then no longer what it knew (`train_whole`). Or a pack may have another shape: a decoder
+without LoRA, or a supplementary encoder layer, the paper's two baselines (section 4; `fit_pack`).
+"""
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import get_scheduler
+from transformers.modeling_outputs import BaseModelOutput
+
+from dualasr.audio import SAMPLE_RATE, Sound
+from dualasr.backbone import Backbone
+from dualasr.calibration import choose_ctc_weight
+from dualasr.cores import core_pool
+from dualasr.corpus import Utterance
+from dualasr.las import LASOptions
+from dualasr.model import DualWhisper
+from dualasr.pack import Pack, PackInfo
+from dualasr.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
+from dualasr.tokenizer import PackTokenizer
+from dualasr.training import TrainingOptions, plan_batches, train_secondary
+from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text
+from dualasr.trunk_cache import TrunkCache
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip and the primary's tokens for it, from start to end."""
+
+    sound: Sound
+    frames: int
+    tokens: tuple[int, ...]
+
+
+def borrow_tags(new: Sequence[str], known: Sequence[str], measured: Sequence[str]) -> dict[str, str]:
+    """A tag for each new language: those that no measured language needs come first, then all take turns."""
+    order = [tag for tag in known if tag not in measured] + [tag for tag in known if tag in measured]
+    return {code: order[k % len(order)] for k, code in enumerate(new)}
+
+
+def text_tokens(backbone: Backbone, text: str) -> list[int]:
+    """As the base was trained: with a space before."""
+    return backbone.tokenizer(" " + text, add_special_tokens=False).input_ids
+
+
+def examples_of(backbone: Backbone, utterances: Sequence[Utterance], tag: str) -> list[Example]:
+    """Labelled with `tag`; a text longer than the decoder holds is left out."""
+    ids, examples = backbone.special_ids, []
+    for u in utterances:
+        tokens = text_tokens(backbone, " ".join(u.text.split()))
+        if len(tokens) <= MOST_TOKENS:
+            row = (ids.start, backbone.languages[tag], *ids.prompt, *tokens, ids.end)
+            examples.append(Example(u.sound, backbone.frames(round(u.duration * SAMPLE_RATE)), row))
+    return examples
+
+
+def train_whole(backbone: Backbone, examples: Sequence[Example], options: TrainingOptions, variants: TrunkCache, *,
+                rank: int = 0, padded: float = 1.0) -> tuple[nn.Module, int]:  # fmt: skip
+    """A copy of the base's model trained on examples, and how many parameters were: all, or with `rank` LoRA, which is merged.
+
+    AdamW with linear warm-up and decay over as many steps and clips as a pack's training, the same augmentation (`variants`
+    makes it). Of the batches a share, `padded`, fills the window as a Whisper's does; the others end with their longest clip,
+    which a base that was trained so stands, and which is several times faster.
+    """
+    model = copy.deepcopy(backbone.model).requires_grad_(rank == 0)
+    torch.manual_seed(options.seed)
+    if rank:
+        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS), lora_dropout=0.0, bias="none")
+        model = get_peft_model(model, lora)
+    own = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(own, lr=options.learning_rate, weight_decay=0.01)
+    schedule = get_scheduler("linear", optimiser, round(options.steps * options.warmup), options.steps)
+    whisper = model.base_model.model if rank else model
+    batches, rng = plan_batches([e.frames for e in examples], [], options), np.random.default_rng([options.seed, 41])
+    whole = rng.random(len(batches)) < padded
+
+    def gradients(share: tuple[list, bool, int]) -> tuple:
+        items, full, total = share
+        rows = [examples[i] for i, _ in items]
+        picked = [np.random.default_rng([options.seed, 7, position]).integers(options.variants) for _, position in items]
+        sounds = [variants.samples(row.sound, int(variant)) for row, variant in zip(rows, picked, strict=True)]
+        longest = backbone.positions if full else min(backbone.positions, max(
+            backbone.frames(len(sound)) for sound in sounds) + MARGIN)  # fmt: skip
+        encoded = encode(whisper, backbone.features(sounds), longest)
+        tokens = [torch.tensor(row.tokens) for row in rows]
+        inputs = nn.utils.rnn.pad_sequence([t[:-1] for t in tokens], batch_first=True, padding_value=backbone.special_ids.end)
+        labels = nn.utils.rnn.pad_sequence([t[1:] for t in tokens], batch_first=True, padding_value=-100)
+        logits = whisper(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum") / total
+        return torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+
+    with core_pool() as (pool, cores):
+        for batch, full in tqdm(zip(batches, whole, strict=True), total=len(batches), desc="train", unit="step", disable=None):
+            total = sum(len(examples[i].tokens) - 1 for i, _ in batch)
+            shares = [(batch[core::cores], bool(full), total) for core in range(min(cores, len(batch)))]
+            for parameter, *parts in zip(own, *pool.map(gradients, shares), strict=True):
+                parameter.grad = sum(parts)
+            nn.utils.clip_grad_norm_(own, 5.0)
+            optimiser.step()
+            schedule.step()
+    if rank:
+        model = model.merge_and_unload()
+    return model.eval().requires_grad_(False), sum(p.numel() for p in own)
+
+
+def encode(whisper: nn.Module, mel: torch.Tensor, frames: int) -> torch.Tensor:
+    """Whisper's encoder on the first frames: (batch, mels, 2 x positions) -> (batch, frames, width)."""
+    encoder = whisper.model.encoder
+    hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel[:, :, : 2 * frames])))).permute(0, 2, 1)
+    hidden = hidden + encoder.embed_positions.weight[:frames]
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    return encoder.layer_norm(hidden)
+
+
+class Supplementary(Secondary):
+    """No LoRA: one more encoder layer on top of the frozen ones, started from the last, and a decoder (paper, section 4)."""
+
+    def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions):
+        super().__init__(backbone, tokenizer, replace(options, rank=0, fork=backbone.layers))
+        self.layers.append(copy.deepcopy(backbone.encoder.layers[-1]).requires_grad_(True))
+
+    def own_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.named_parameters()
+
+
+Make = Callable[[Backbone, PackTokenizer, SecondaryOptions], Secondary]
+
+
+def parameters(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions) -> int:
+    """How many a pack of this shape adds."""
+    return sum(p.numel() for _, p in make(backbone, tokenizer, options).own_tensors())
+
+
+def units_for(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int) -> int:
+    """LSTM units with which a shape adds as many parameters as wanted, or the fewest there can be."""
+    def size(units: int) -> int:
+        return parameters(make, backbone, tokenizer, replace(options, las=LASOptions(units=units)))
+
+    low, high = 4, 4
+    while size(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 4:
+        middle = (low + high) // 8 * 4
+        low, high = (middle, high) if size(middle) < wanted else (low, middle)
+    return min((low, high), key=lambda units: abs(size(units) - wanted))
+
+
+def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> tuple[Pack, float]:
+    """A pack of any shape, pipeline-aware (it is not calibrated), and its dev CER at its best CTC weight."""
+    train, dev, skipped = read_corpora(options, backbone.window_s)
+    tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
+    torch.manual_seed(options.training.seed)
+    secondary = make(backbone, tokenizer, options.secondary)
+    data = prepare(replace(options, secondary=secondary.options), backbone, tokenizer, train, dev, skipped)
+    options.run.mkdir(parents=True, exist_ok=True)
+    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=True)
+    shutil.rmtree(options.run)
+    pack = Pack(PackInfo(options.out.name, dict(options.languages)), secondary)
+    model, refs = DualWhisper(backbone).with_pack(pack), [clip.text for clip in data.dev[:96]]
+    weight, rates = choose_ctc_weight(model, pack.name, data.dev_audio[:96], refs)
+    return replace(pack, info=replace(pack.info, ctc_weight=weight)), rates[weight]

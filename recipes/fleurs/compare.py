@@ -1,0 +1,377 @@
+"""Ours beside every other way of adding languages: one table, on the same clips, steps and seeds.
+
+    python recipes/fleurs/compare.py ky_kg ga_ie or_in om_et --corpus data/generated --out runs/compare
+
+Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder; fine-tuning with a tenth of the
+base's data replayed; the paper's two baselines, decoder-only and a supplementary encoder layer, as they come and with as many
+parameters as ours; ours with each decoder. Those that change the Whisper learn the languages one after the other; a pack
+knows its own alone. Learning rates are chosen from one grid on dev of the first language, with the first seed.
+
+What is compared is transcription: a pack is given the clip (pipeline-aware), a changed Whisper names the tag by itself, and
+the base's languages are heard again after the last. Resumable by cell (OUT/cells); OUT/compare.md, .json and .png are the
+result.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from add_language import Setting, arguments_of, languages_of, open_out, run, say, setting_of
+from alternatives import (
+    Make,
+    Supplementary,
+    borrow_tags,
+    examples_of,
+    fit_pack,
+    parameters,
+    text_tokens,
+    train_whole,
+    units_for,
+)
+from safetensors.torch import load_model, save_model
+
+from dualasr.audio import load_audio
+from dualasr.backbone import Backbone
+from dualasr.corpus import Utterance, load_corpus
+from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.languages import FleursLanguage, language_of
+from dualasr.las import LASOptions
+from dualasr.metrics import paired_bootstrap
+from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.report_content import markdown_table
+from dualasr.scoring import scores_of, tables_of
+from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
+from dualasr.selector import PRIMARY
+from dualasr.tokenizer import PackTokenizer
+from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
+from dualasr.trunk_cache import TrunkCache
+
+ZERO_SHOT = "zero-shot"
+MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data replayed."""
+
+    rank: int = 0
+    replay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pack's."""
+
+    make: Make
+    options: SecondaryOptions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all cells share."""
+
+    setting: Setting
+    backbone: Backbone
+    languages: tuple[FleursLanguage, ...]
+    limit: int  # test clips of each of the base's languages
+    padded: float
+
+    def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
+        return load_corpus(self.setting.folder(config), split).utterances[:limit]
+
+    def test(self, config: str) -> list[Utterance]:
+        return self.clips(config, "test", self.limit if config in self.setting.old else None)
+
+    def options(self, out: Path, language: FleursLanguage, rate: float, seed: int) -> AddLanguageOptions:
+        training = replace(self.setting.training, learning_rate=rate, seed=seed)
+        return AddLanguageOptions(
+            base=self.setting.base, corpora=(self.setting.folder(language.config),), languages={language.code: language.name},
+            out=out, cache=self.setting.out / "trunk-cache", training=training,
+        )  # fmt: skip
+
+
+def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
+    """The systems by name. What has as many parameters as ours is sized on the first language."""
+    options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
+    backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s)[0]
+    tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
+    wanted = parameters(Secondary, backbone, tokenizer, SecondaryOptions(rank=rank))
+    las = SecondaryOptions(rank=0, fork=backbone.layers, decoder="las")
+    systems: dict[str, Whole | Shape] = {
+        "full fine-tuning": Whole(), "LoRA, encoder and decoder": Whole(rank), "full fine-tuning, replay": Whole(replay=0.1),
+    }  # fmt: skip
+    for name, make in (("decoder-only", Secondary), ("supplementary layer", Supplementary)):
+        equal = LASOptions(units=units_for(make, backbone, tokenizer, las, wanted))
+        systems[name] = Shape(make, las)
+        systems[f"{name}, equal parameters"] = Shape(make, replace(las, las=equal))
+    return systems | {f"ours, {kind}": Shape(Secondary, SecondaryOptions(rank=rank, decoder=kind)) for kind in DECODERS}
+
+
+def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
+    """By language code: errors and lengths of each test clip (scoring.Tables, as lists)."""
+    asked = EvaluationOptions(beam=comparison.setting.beam, bootstrap=0, max_new_tokens=MOST_NEW_TOKENS, probes=0)
+    found = {}
+    for config in configs:
+        clips = evaluate(model, comparison.test(config), asked).clips
+        tables = tables_of(clips, "pipeline_aware")
+        found[language_of(config).code] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
+    return found
+
+
+def cost(comparison: Comparison, model: DualWhisper, route: str, clips: int = 24) -> float:
+    """Seconds to transcribe a second of the first language, over what the base takes for one of its own; side by side."""
+    def once(model: DualWhisper, route: str, config: str) -> float:
+        sounds = [load_audio(u.sound)[: model.backbone.window_samples] for u in comparison.clips(config, "dev" if config
+                  not in comparison.setting.old else "test", clips)]  # fmt: skip
+        began = time.perf_counter()
+        options = DecodeOptions(beam=comparison.setting.beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
+        model.decode(model.listen(sounds), route, options=options)
+        return (time.perf_counter() - began) / sum(map(len, sounds))
+
+    base, ratios = DualWhisper(comparison.backbone), []
+    for _ in range(3):
+        mine = once(model, route, comparison.languages[0].config)
+        ratios.append(mine / once(base, PRIMARY, comparison.setting.old[0]))
+    return statistics.median(ratios)
+
+
+def dev_cer(comparison: Comparison, model: DualWhisper, config: str) -> float:
+    asked = EvaluationOptions(beam=1, bootstrap=0, max_new_tokens=MOST_NEW_TOKENS, probes=0)
+    clips = comparison.clips(config, "dev", 96)
+    return evaluate(model, clips, asked).report["mean"]["pipeline_aware"]["cer"]
+
+
+def fit_whole(comparison: Comparison, way: Whole, rate: float, seed: int, k: int, folder: Path) -> dict:
+    """The k-th language of a sequence, from what the one before left; the weights stand beside the cell."""
+    language, backbone = comparison.languages[k], comparison.backbone
+    codes = [language_of(config).whisper for config in comparison.setting.old]
+    tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
+    weights = [folder / f"{rate:g}-{seed}-{i}.safetensors" for i in range(k + 1)]
+    if k:
+        before = Backbone.load(comparison.setting.base)
+        load_model(before.model, weights[k - 1])
+        backbone = replace(before)
+    options = comparison.options(folder, language, rate, seed)
+    train, _, _ = read_corpora(options, backbone.window_s)
+    examples = examples_of(backbone, train, tags[language.code])
+    if way.replay:
+        rng = np.random.default_rng([seed, 43])
+        for config, tag in zip(comparison.setting.old, codes, strict=True):
+            base = [u for u in comparison.clips(config, "train") if u.duration <= backbone.window_s]
+            some = sorted(rng.permutation(len(base))[: round(way.replay * len(base))])
+            examples += examples_of(backbone, [base[i] for i in some], tag)
+    variants = TrunkCache(folder, backbone, 0, options.training.augmentation, seed)  # for its augmentation alone
+    began = time.perf_counter()
+    training = replace(options.training, variants=options.training.variants_of(len(train)))
+    model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
+    seconds = time.perf_counter() - began
+    part = weights[k].with_suffix(".part")
+    save_model(model, part)
+    os.replace(part, weights[k])
+    texts = [u.text for u in train]
+    density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
+    system = DualWhisper(replace(backbone, model=model))
+    last = k + 1 == len(comparison.languages)
+    configs = [*comparison.setting.old, *(one.config for one in comparison.languages)] if last else [language.config]
+    return {"seconds": seconds, "parameters": count if way.rank else 0, "tokens_per_character": density,
+            "dev_cer": dev_cer(comparison, system, language.config), "tables": heard(comparison, system, configs),
+            "cost": cost(comparison, system, PRIMARY) if k == 0 else None}  # fmt: skip
+
+
+def fit_shape(comparison: Comparison, shape: Shape, rate: float, seed: int, k: int, folder: Path) -> dict:
+    """A pack of the k-th language."""
+    language = comparison.languages[k]
+    options = replace(comparison.options(folder / f"{rate:g}-{seed}-{k}", language, rate, seed), secondary=shape.options)
+    began = time.perf_counter()
+    pack, rate_on_dev = fit_pack(options, comparison.backbone, shape.make)
+    seconds = time.perf_counter() - began
+    train = read_corpora(options, comparison.backbone.window_s)[0]
+    texts = read_text(options, train)
+    density = sum(len(pack.secondary.tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
+    system = DualWhisper(comparison.backbone).with_pack(pack)
+    return {"seconds": seconds, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors()),
+            "tokens_per_character": density, "dev_cer": rate_on_dev, "tables": heard(comparison, system, [language.config]),
+            "cost": cost(comparison, system, pack.name) if k == 0 else None}  # fmt: skip
+
+
+def zero_shot(comparison: Comparison) -> dict:
+    configs = [*comparison.setting.old, *(one.config for one in comparison.languages)]
+    return {"tables": heard(comparison, DualWhisper(comparison.backbone), configs)}
+
+
+def cell(path: Path, make: Callable[[], dict]) -> dict:
+    """A result that is on disk, or is made and put there."""
+    if not path.exists():
+        say(f"== {path.parent.name} {path.stem}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = make()
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(found))
+        os.replace(part, path)
+    return json.loads(path.read_text())
+
+
+def fill(comparison: Comparison, systems: dict, rates: Sequence[float], seeds: Sequence[int]) -> dict[str, dict]:
+    """Every system's chosen rate, dev CER by rate, and cells by (seed, language)."""
+    found = {}
+    for name, system in systems.items():
+        folder = comparison.setting.out / "cells" / name.replace(", ", "-").replace(" ", "-")
+        fit = fit_whole if isinstance(system, Whole) else fit_shape
+
+        def one(rate: float, seed: int, k: int, fit=fit, system=system, folder=folder) -> dict:
+            return cell(folder / f"{rate:g}-{seed}-{k}.json", lambda: fit(comparison, system, rate, seed, k, folder))
+
+        tuned = {rate: one(rate, seeds[0], 0)["dev_cer"] for rate in rates}
+        best = min(tuned, key=tuned.get)
+        say(f"{name}: dev CER " + ", ".join(f"{rate:g}: {100 * cer:.1f} %" for rate, cer in tuned.items()))
+        cells = {(seed, k): one(best, seed, k) for seed in seeds for k in range(len(comparison.languages))}
+        found[name] = {"rate": best, "tuned": tuned, "cells": cells}
+    return found
+
+
+def summary(comparison: Comparison, base: dict, found: dict[str, dict], ours: str) -> list[dict]:
+    """A row for each system."""
+    codes, old = [one.code for one in comparison.languages], [language_of(config).code for config in comparison.setting.old]
+
+    def pooled(tables: Sequence[dict]) -> dict:
+        return {m: {rate: np.concatenate([np.array(t[m][rate]) for t in tables]) for rate in ("wer", "cer")}
+                for m in ("marks", "whisper")}  # fmt: skip
+
+    def rates_of(tables: list[dict]) -> dict:
+        return scores_of(tables, 1000, 0)
+
+    def new_tables(cells: dict) -> list[dict]:
+        return [pooled([cell["tables"][code] for (_, k), cell in cells.items() if k == i]) for i, code in enumerate(codes)]
+
+    zero = {code: pooled([base["tables"][code]]) for code in (*old, *codes)}
+    rows = [{"system": ZERO_SHOT, "parameters": 0, **rates_of([zero[code] for code in codes])}]
+    reference = np.concatenate([t["marks"]["cer"] for t in new_tables(found[ours]["cells"])])
+    wer = {code: scores_of([zero[code]], 0, 0)["wer"] for code in old}
+    for name, system in found.items():
+        cells = system["cells"]
+        tables = new_tables(cells)
+        row = {"system": name, "rate": system["rate"], "tuned": system["tuned"], **rates_of(tables),
+               "parameters": max(cell["parameters"] for cell in cells.values()),
+               "by_language": {code: scores_of([t], 0, 0)["cer"] for code, t in zip(codes, tables, strict=True)},
+               "seconds": statistics.median(cell["seconds"] for cell in cells.values()),
+               "tokens_per_character": statistics.mean(cell["tokens_per_character"] for cell in cells.values()),
+               "cost": next(cell["cost"] for (_, k), cell in cells.items() if k == 0)}  # fmt: skip
+        ends = [cell for (_, k), cell in cells.items() if k + 1 == len(codes)]
+        row["base_change"], row["bwt"] = 0.0, 0.0
+        if all(code in ends[0]["tables"] for code in old):
+            after = {code: scores_of([pooled([end["tables"][code] for end in ends])], 0, 0)["wer"] for code in (*old, *codes)}
+            row["base_change"] = float(np.mean([after[code] - wer[code] for code in old]))
+            learnt = [scores_of([t], 0, 0)["wer"] for t in tables[:-1]]
+            lost = [after[code] - rate for code, rate in zip(codes, learnt, strict=False)]
+            row["bwt"] = -float(np.mean([row["base_change"], *lost]))
+        if name != ours:
+            theirs = np.concatenate([t["marks"]["cer"] for t in tables])
+            row["ours_relative"] = paired_bootstrap(reference, theirs, samples=2000, relative=True)
+        rows.append(row)
+    return rows
+
+
+def to_markdown(rows: list[dict], ours: str, command: str) -> str:
+    head = ("system", "added parameters", "learning rate", "tokens a character", "CER", "WER", f"{ours} against it, CER",
+            "base's WER", "BWT", "training, s a language", "inference, base = 1")  # fmt: skip
+    table = []
+    for row in rows:
+        low, high = row["cer_interval"]
+        cells = [row["system"], f"{row['parameters']:,}" if row["parameters"] else "0", "", "",
+                 f"{100 * row['cer']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * row['wer']:.1f}", "", "", "", "", ""]
+        if "rate" in row:
+            cells[2], cells[3] = f"{row['rate']:g}", f"{row['tokens_per_character']:.2f}"
+            cells[7], cells[8] = f"{100 * row['base_change']:+.1f}", f"{100 * row['bwt']:+.1f}"
+            cells[9], cells[10] = f"{row['seconds']:.0f}", f"{row['cost']:.2f}"
+        if gain := row.get("ours_relative"):
+            cells[6] = f"{100 * gain[0]:+.1f} % [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]"
+        table.append(cells)
+    codes = list(rows[1]["by_language"])
+    by_language = [(row["system"], *(f"{100 * row['by_language'][code]:.1f}" for code in codes)) for row in rows[1:]]
+    tuned = [(row["system"], *(f"{100 * cer:.1f}" for cer in row["tuned"].values())) for row in rows[1:]]
+    return "\n".join([
+        "# Ways of adding languages", "", *markdown_table(head, table),
+        "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval; the base's WER its change in "
+        "points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper that is "
+        "trained as a whole adds no parameters and changes all.", "",
+        "## CER by language", "", *markdown_table(("system", *codes), by_language),
+        "## Dev CER of the first language by learning rate", "",
+        *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),
+        "![](compare.png)", "", f"Made by `{command}`.", "",
+    ])  # fmt: skip
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """What each system costs the base against how well it transcribes the new languages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(rows) + 1.4), layout="constrained")
+    places = np.arange(len(rows))[::-1]
+    cers = np.array([[100 * row["cer"], *(100 * abs(row["cer"] - end) for end in row["cer_interval"])] for row in rows])
+    colours = ["C0" if row["system"].startswith("ours") else "0.6" for row in rows]
+    axes.barh(places, cers[:, 0], xerr=cers[:, 1:].T, color=colours, height=0.65, error_kw={"elinewidth": 1})
+    for place, row, (cer, _, high) in zip(places, rows, cers, strict=True):
+        note = f"{cer:.1f}" + (f"   base {100 * row['base_change']:+.1f} WER" if row.get("base_change") else "")
+        axes.text(cer + high + 0.6, place, note, va="center", fontsize=8)
+    axes.set_yticks(places, [row["system"] for row in rows])
+    axes.set(xlabel="CER of the new languages, %, and what the base's languages lost")
+    axes.set_xlim(right=1.25 * cers[:, 0].max())
+    axes.spines[["top", "right"]].set_visible(False)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=130)
+    pyplot.close(figure)
+    os.replace(part, path)
+
+
+def compare(args: argparse.Namespace) -> int:
+    languages, setting = tuple(languages_of(args.configs, args.base)), setting_of(args)
+    for language in languages:
+        setting.folder(language.config)
+    about = {"configs": [one.config for one in languages], "rates": args.rates, "seeds": args.seeds, "limit": args.old_clips,
+             "padded": args.padded}  # fmt: skip
+    open_out(args.out, asdict(setting) | about)
+    comparison = Comparison(setting, Backbone.load(args.base), languages, args.old_clips, args.padded)
+    systems, ours = systems_of(comparison, args.rank), f"ours, {args.decoder}"
+    if args.systems:
+        systems = {name: system for name, system in systems.items() if name in (*args.systems, ours)}
+    base = cell(args.out / "cells" / ZERO_SHOT / "0.json", lambda: zero_shot(comparison))
+    found = fill(comparison, systems, args.rates, args.seeds)
+    rows = summary(comparison, base, found, ours)
+    for name, text in (("compare.json", json.dumps({"command": args.command, "rows": rows}, indent=1)),
+                       ("compare.md", to_markdown(rows, ours, args.command))):  # fmt: skip
+        part = args.out / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, args.out / name)
+    draw(rows, args.out / "compare.png")
+    print((args.out / "compare.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="compare.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code, in their order")
+    arguments_of(parser)
+    parser.set_defaults(steps=200, rank=32, beam=1)
+    g = parser.add_argument_group("comparison")
+    g.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3, 4e-3], help="learning rates (%(default)s)")
+    g.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(%(default)s)")
+    g.add_argument("--old-clips", type=int, default=62, help="test clips of each language of the base (%(default)s)")
+    g.add_argument("--padded", type=float, default=1.0, metavar="SHARE",
+                   help="of the batches that fill the whole window while a Whisper is trained (%(default)s)")  # fmt: skip
+    g.add_argument("--systems", nargs="+", metavar="NAME", help="some of them; ours is always there")
+    return run(compare, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
