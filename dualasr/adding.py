@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
+from accelerate import PartialState
 
 from dualasr.backbone import Backbone
 from dualasr.calibration import calibrate, choose_ctc_weight, with_info
@@ -74,10 +75,8 @@ def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None
     return pack
 
 
-def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Callable[[str], None] = print) -> Pack:
-    """Train a pack and write it to `options.out`. Raises CorpusError, AudioError, RunError, BaseModelError, PackError."""
-    began = time.time()
-    open_run(options, resume)
+def make_ready(options: AddLanguageOptions, say: Callable[[str], None]):
+    """Steps 1 to 3: the base, an untrained secondary, what it is trained on, the utterances, and the pack it goes on from."""
     backbone = Backbone.load(options.base, device=options.device)
     say("1 data")
     train, dev, skipped = read_corpora(options, backbone.window_s, say)
@@ -103,10 +102,28 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     if data.skipped:
         say(f"  {len(data.skipped)} skipped in all")
     (options.run / "skipped.json").write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
+    return backbone, secondary, data, train, before
+
+
+def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Callable[[str], None] = print) -> Pack:
+    """Train a pack and write it to `options.out`. Raises CorpusError, AudioError, RunError, BaseModelError, PackError.
+
+    Under torchrun or `accelerate launch` every process takes its share of each batch; the first one alone writes.
+    """
+    began, processes = time.time(), PartialState(cpu=options.device == "cpu")
+    if not processes.is_main_process:
+        say = _say_nothing
+    with processes.main_process_first():
+        if processes.is_main_process:
+            open_run(options, resume)
+        backbone, secondary, data, train, before = make_ready(options, say)
 
     say(f"4 train, {options.training.steps} steps")
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)
 
+    if not processes.is_main_process:
+        processes.wait_for_everyone()
+        return load_pack(options.out, backbone)
     fit_language_head(secondary, data.train, data.negatives)
 
     say("5 dev")
@@ -137,4 +154,9 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     save_pack(options.out, pack, backbone)
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
+    processes.wait_for_everyone()
     return pack
+
+
+def _say_nothing(line: str) -> None:
+    pass

@@ -134,6 +134,8 @@ def make_decoder(backbone: Backbone, tokenizer: PackTokenizer, options: Secondar
 class Secondary(nn.Module):
     """One pack's pipeline on a backbone. Its own (trainable) tensors are `own_tensors()`; the rest is the base's."""
 
+    accepts_loss_kwargs = True  # the Trainer then counts the labels of a step over its shares, micro-batches and processes
+
     def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions = SecondaryOptions()):
         super().__init__()
         self.options = options.resolve(backbone.layers)

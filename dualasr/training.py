@@ -3,7 +3,8 @@
     1 corpora -> 2 tokenizer -> 3 trunk cache -> 4 train -> 5 choose the CTC weight and calibrate on dev -> 6 pack
 
 Everything random is a function of (seed, step, clip), so that a run killed at any moment resumes to the weights of an
-unbroken one. `OUT.run` holds the run (arguments, metrics.jsonl, checkpoints); `OUT` is the finished pack.
+unbroken one, and several processes (torchrun, accelerate launch) that share each batch come to the losses of one. `OUT.run`
+holds the run (arguments, metrics.jsonl, checkpoints); `OUT` is the finished pack.
 """
 
 import json
@@ -192,10 +193,13 @@ class _Progress(TrainerCallback):
             file.write(json.dumps(row) + "\n")
 
     def on_log(self, args, state, control, logs=None, **_):
-        self._append({"step": state.global_step, "time": time.time(), **(logs or {})})
+        if state.is_world_process_zero:
+            self._append({"step": state.global_step, "time": time.time(), **(logs or {})})
 
     def on_step_end(self, args, state, control, **_):
-        if not self.dev or (state.global_step % self.options.evaluate_every and state.global_step != state.max_steps):
+        if not self.dev or not state.is_world_process_zero:
+            return
+        if state.global_step % self.options.evaluate_every and state.global_step != state.max_steps:
             return
         self.secondary.eval()
         rate = dev_cer(self.secondary, self.dev)
@@ -226,7 +230,8 @@ def load_own(secondary: Secondary, path: Path) -> None:
 class SecondaryTrainer(Trainer):
     """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and appear by rename.
 
-    On a CPU each core of `pool` works on its own share of a batch (cores.py).
+    On a CPU each core of `pool` works on its own share of a batch (cores.py). Of several processes each takes its share of
+    every batch, and the gradients are put together by torch's DistributedDataParallel.
     """
 
     def __init__(self, *args, batches: list[list[tuple]], pool: ThreadPoolExecutor, cores: int, **kwargs):
@@ -235,7 +240,7 @@ class SecondaryTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        if self.args.device.type != "cpu":
+        if self.args.device.type != "cpu" or self.args.world_size > 1:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         own = [p for p in model.parameters() if p.requires_grad]
@@ -254,16 +259,24 @@ class SecondaryTrainer(Trainer):
         return sum(losses)
 
     def get_train_dataloader(self) -> DataLoader:
-        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
-        return self.accelerator.prepare(loader)
+        world, rank = self.args.world_size, self.args.process_index
+        if world == 1:
+            return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate))
+        mine = [batch[rank::world] for batch in self.batches]  # not `prepare`d, which would deal whole batches
+        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)
 
     def _get_output_dir(self, trial) -> str:
         return os.path.join(self.args.output_dir, "saving")
 
     def _save_checkpoint(self, model, trial) -> None:
         saving, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
-        shutil.rmtree(saving, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(saving, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
         final = Path(self.args.output_dir) / name
         shutil.rmtree(final, ignore_errors=True)
         os.replace(saving / name, final)

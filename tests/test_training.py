@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from dualasr.adding import add_language
 from dualasr.audio import Sound
@@ -337,6 +338,23 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, moment):
     subprocess.run(command(options, broken, "--resume"), check=True, capture_output=True)
     for name in ("decoder.safetensors", "adapter_model.safetensors", "tokenizer.json"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+def test_two_processes_train_as_one_does(options, tmp_path):
+    """torchrun with gloo, each process half of every batch: losses and weights of one process, up to rounding."""
+    packs, alone = [tmp_path / name / "ky" for name in ("one", "two")], os.environ | {"OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for out, start in zip(packs, ([sys.executable], launch), strict=True):
+        more = [*start, *command(options, out, "--steps", "50", "--learning-rate", "1e-4")[1:]]
+        done = subprocess.run(more, capture_output=True, text=True, env=alone)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("4 train") == 1  # a second process says nothing
+    logs = [(out.with_name("ky.run") / "metrics.jsonl").read_text().splitlines() for out in packs]
+    logged = [[(row["step"], row["loss"], row["grad_norm"]) for row in map(json.loads, log) if "loss" in row] for log in logs]
+    assert np.array(logged[1]) == pytest.approx(np.array(logged[0]), rel=1e-3) and [row[0] for row in logged[0]] == [25, 50]
+    for name in ("decoder.safetensors", "adapter_model.safetensors"):
+        one, two = (load_file(out / name) for out in packs)
+        assert max(float((one[key] - two[key]).abs().max()) for key in one if "language_head" not in key) < 1e-3, name
 
 
 def test_a_full_disk_while_training(options, tmp_path):
