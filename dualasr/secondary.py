@@ -254,8 +254,9 @@ class Secondary(nn.Module):
                 scored.append([Candidate(Hypothesis(tuple(tokenizer.encode(t)), t, score), score) for t, score in texts])
                 continue
             finished = {tokens: ended for tokens, _, ended in rows}
-            for units, _ in prefixes:
-                finished.setdefault(tuple(tokenizer.encode(tokenizer.decode_characters(units))), True)
+            for tokens in (tuple(tokenizer.encode(tokenizer.decode_characters(units))) for units, _ in prefixes):
+                if len(tokens) <= MOST_TOKENS:
+                    finished.setdefault(tokens, True)
             scored.append(self._score(finished, encoded[i], lengths[i], tokenizer.tag(language[i]), here))
         return scored
 

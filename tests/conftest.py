@@ -73,8 +73,9 @@ def make_secondary():
 
     def make(backbone, languages=("ky",), *, seed=0, zero_b=False, **options):
         torch.manual_seed(seed)
-        tokenizer = PackTokenizer.train(TEXTS, languages)
-        secondary = Secondary(backbone, tokenizer, SecondaryOptions(**({"rank": 4} | options)))
+        tokenizer = PackTokenizer.train(TEXTS * 9, languages)  # often enough for units of several letters
+        asked = {"rank": 4, "decoder": "las"} | options  # with random weights this one talks
+        secondary = Secondary(backbone, tokenizer, SecondaryOptions(**asked))
         if not zero_b:
             with torch.no_grad():
                 for name, parameter in secondary.named_parameters():

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from dualasr.model import DualWhisper
 from dualasr.pack import Pack, PackInfo, load_pack, save_pack
 from dualasr.search import beam_search
-from dualasr.secondary import DECODERS, SearchOptions, SecondaryOptions
+from dualasr.secondary import DECODERS, MOST_TOKENS, SearchOptions, SecondaryOptions
 from dualasr.whisper_decoder import WhisperDecoder
 
 INFO = PackInfo("north", {"ky": "Kyrgyz"})
@@ -121,6 +121,19 @@ def test_units_start_from_the_bases_pieces(backbone, make_secondary):
         assert torch.allclose(secondary.decoder.embedding[unit], embeddings[ids].mean(0))
     assert torch.equal(secondary.decoder.output[0], embeddings[backbone.special_ids.end])
     assert not any(".lora_" in name for name, _ in secondary.named_parameters())
+
+
+@torch.no_grad()
+def test_a_text_that_the_decoder_cannot_hold_is_no_candidate(backbone, make_secondary):
+    """On long sound a CTC head may hear more than the base's decoder has positions for."""
+    secondary = make_secondary(backbone, decoder="whisper")
+    encoded = torch.randn(1, backbone.positions, backbone.width, generator=torch.Generator().manual_seed(0))
+    ident = secondary.tokenizer.encode_characters("т")[0]
+    frames = torch.full((1, backbone.positions, len(secondary.tokenizer.characters) + 1), -30.0)
+    frames[0, 0::2, 0] = frames[0, 1::2, ident] = 0.0  # blank, т, blank, т: more bytes than 448
+    secondary.ctc_log_probs = lambda _: frames.log_softmax(-1)
+    found = secondary.candidates(encoded, torch.tensor([backbone.positions]), ["ky"])[0]
+    assert found and all(len(c.hypothesis.tokens) <= MOST_TOKENS for c in found)
 
 
 def test_a_ctc_pack_writes_what_ctc_hears(backbone, make_secondary, clips):
