@@ -12,7 +12,9 @@ import soundfile
 import torch
 
 from dualasr.corpus import Utterance
+from dualasr.search import Hypothesis
 from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.selector import Bid, Calibration
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions
 from dualasr.trunk_cache import TrunkCache
@@ -134,3 +136,23 @@ def test_a_comparison(recipe, tiny_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "fit_shape", None)
     assert compare.main(arguments) == 0
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == rows
+
+
+def test_the_papers_selector_over_tau_and_beta(recipe):
+    """Clips by hand: old ones that the primary names surely, and one new clip that it claims by a hair."""
+    tables = importlib.import_module("tables")
+
+    def clip(code: str, best_tag: float, tag: float, averages: tuple[float, float]):
+        bid = Bid("pack", ("ky", "ga"), 0.0, Calibration(), (0.5, 0.5), best_tag=tag)
+        texts = ("right", "wrong") if code == "en" else ("wrong", "right")
+        both = [Hypothesis((1, 2), text, 3 * average, True) for text, average in zip(texts, averages, strict=True)]
+        return tables.Evidence(code, "right", 2.0, best_tag, bid, *both)
+
+    sure, doubtful = clip("en", -0.01, -0.9, (-0.2, -0.9)), clip("ky", -0.1, -0.3, (-1.0, -0.9))
+    rows = {(row["tau"], row["beta"]): row for row in tables.sweep([sure, doubtful], ["ky"])}
+    assert rows[0.0, 0.0]["new"] > 0 and rows[0.0, 0.0]["twice"] == 0  # by tags alone the primary has it
+    assert rows[0.5, 0.0]["new"] == rows[0.5, 0.0]["old"] == 0 and rows[0.5, 0.0]["twice"] == 0.5
+    assert rows[1.0, 0.0]["twice"] == 1 and rows[1.0, 0.0]["old"] == 0
+    assert rows[1.0, 0.6]["old"] == 0 and rows[3.0, 0.6]["new"] == 0
+    lines = tables.table_3(list(rows.values()))
+    assert any(line.startswith("| 0.5 | 0.0 |") for line in lines)

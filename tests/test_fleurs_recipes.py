@@ -128,7 +128,7 @@ def test_a_pack_for_each_language(sequence, tmp_path, capsys):
     assert again.rates["pipeline_aware"] == matrix.rates["pipeline_aware"] and again.decoded[2]["primary"] > 0
 
 
-def test_one_pack_that_grows(sequence, tmp_path):
+def test_one_pack_that_grows(recipes, sequence, corpus, tiny_folder, tmp_path):
     out = tmp_path / "shared"
     assert sequence(out, "--grow", "shared", *GENEROUS) == 0
     runs = [json.loads((out / "packs" / f"shared-0{k}.run" / "arguments.json").read_text()) for k in (1, 2, 3)]
@@ -141,6 +141,14 @@ def test_one_pack_that_grows(sequence, tmp_path):
     assert read_matrix(tmp_path / "joint").steps == ("base", "joint")
     assert sequence(out, "--grow", "shared", *GENEROUS, "--joint", tmp_path / "joint") == 0
     assert "IM, pipeline known" in (out / "matrix.md").read_text()
+    tables = ("ky", "ga", "om", "--corpus", corpus, "--base", tiny_folder, "--out", tmp_path / "tables", *SMALL,
+              "--ranks", 2, "--forks", 0, 1, "--joint", tmp_path / "joint")  # fmt: skip
+    assert recipes("tables").main([str(a) for a in tables]) == 0
+    text = (tmp_path / "tables" / "tables.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Table 1: rank and fork", "## Table 3: tau and beta of the paper's selector", "## Table 4: what is known of a clip",
+    ]  # fmt: skip
+    assert "| ky | " in text and "34 / 5.91 / 5.88 |" in text and (tmp_path / "tables" / "tables.png").exists()
 
 
 class Killed(BaseException):

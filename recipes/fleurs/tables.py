@@ -1,0 +1,297 @@
+"""The paper's tables in miniature, its own figures beside ours.
+
+    python recipes/fleurs/tables.py ky_kg ga_ie or_in om_et --corpus data/generated --out runs/tables --decoder las \\
+        --joint runs/joint --sequence runs/sequence --compare runs/compare
+
+Table 1    rank and fork: one pack of all languages for each cell, trained here, CER on test
+Figure 2   parameters against CER, of the same packs and of the systems of --compare
+Table 2    the ways of adding languages, of a compare.py run (--compare)
+Table 3    tau and beta of the paper's selector, of the pack of a --grow joint run of add_sequence.py (--joint)
+Table 4    each language zero-shot, group-aware and agnostic, of that run, and of a --grow pack run (--sequence)
+
+A table whose run is not named is left out. Resumable by cell (OUT/cells); OUT/tables.md, .json and .png are the result.
+Paper: arXiv 2406.07842, whisper-large-v2 on FLEURS' nineteen; the body of its Table 3 was not published.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from add_language import Setting, arguments_of, languages_of, open_out, run, setting_of
+from alternatives import fit_pack
+from compare import MOST_NEW_TOKENS, cell
+
+from dualasr.audio import load_audio
+from dualasr.backbone import Backbone
+from dualasr.continual import Matrix, read_matrix
+from dualasr.corpus import load_corpus
+from dualasr.errors import RunError
+from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.languages import FleursLanguage
+from dualasr.metrics import character_errors, comparable
+from dualasr.model import DecodeOptions, DualWhisper, load_model
+from dualasr.report_content import markdown_table
+from dualasr.search import Hypothesis
+from dualasr.selector import PRIMARY, Bid, SelectorOptions, select, settle
+from dualasr.training_data import AddLanguageOptions
+
+# CER %, 19 languages: by rank, at forks 0, 8, 16, 24, 28 and 30 of 32 layers (Table 1); by system (Table 2)
+PAPER_FORKS = (0, 8, 16, 24, 28, 30)
+PAPER_RANKS = {128: (11.49, 11.46, 11.67, 12.97, 14.32, 15.24), 256: (11.36, 11.38, 11.47, 12.55, 13.96, 15.11),
+               512: (11.40, 11.25, 11.18, 12.34, 13.55, 15.09)}  # fmt: skip
+PAPER_SYSTEMS = {"zero-shot": 81.62, "decoder-only": 19.21, "supplementary layer": 14.88, "ours, las": 11.18}
+PAPER_LANGUAGES = {  # zero-shot, group-aware, agnostic (Table 4)
+    "ast": (13.3, 7.25, 7.25), "ceb": (17.1, 5.09, 5.09), "ff": (98.4, 17.43, 17.44), "lg": (48.8, 9.76, 9.76),
+    "ig": (71.6, 13.56, 15.00), "ga": (61.8, 24.31, 24.31), "kea": (32.9, 5.48, 5.48), "kam": (88.2, 13.51, 15.22),
+    "ky": (34.0, 5.91, 5.88), "luo": (74.7, 6.18, 6.32), "nso": (214, 8.58, 10.09), "ny": (87.3, 8.59, 8.99),
+    "or": (67.8, 12.64, 12.64), "om": (120, 16.15, 16.15), "ckb": (77.8, 9.34, 9.98), "umb": (88.9, 18.47, 24.62),
+    "wo": (179, 15.39, 16.77), "xh": (63.3, 7.74, 7.74), "zu": (63.3, 7.09, 7.10),
+}  # fmt: skip
+TAUS, BETAS = (0.0, 0.1, 0.5, 1.0, 3.0), (0.0, 0.15, 0.3, 0.6)
+
+
+def clips_of(setting: Setting, config: str, limit: int | None = None) -> list:
+    return load_corpus(setting.folder(config), "test").utterances[:limit]
+
+
+def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, fork: int) -> dict:
+    """CER by language of a pack of all languages."""
+    backbone = Backbone.load(setting.base)
+    options = AddLanguageOptions(
+        base=setting.base, corpora=tuple(setting.folder(one.config) for one in languages),
+        languages={one.code: one.name for one in languages}, out=setting.out / "cells" / f"{rank}-{fork}",
+        cache=setting.out / "trunk-cache", training=setting.training,
+        secondary=replace(setting.secondary, rank=rank, fork=fork),
+    )  # fmt: skip
+    pack, _ = fit_pack(options, backbone)
+    utterances = [u for one in languages for u in clips_of(setting, one.config)]
+    asked = EvaluationOptions(beam=setting.beam, bootstrap=0, probes=0, max_new_tokens=MOST_NEW_TOKENS)
+    report = evaluate(DualWhisper(backbone).with_pack(pack), utterances, asked).report
+    cers = {one.code: report["languages"][one.code]["pipeline_aware"]["cer"] for one in languages}
+    return {"cer": cers, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors())}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the paper's selector knows of a clip, and what both pipelines say."""
+
+    language: str
+    ref: str
+    seconds: float
+    best_tag: float
+    bid: Bid
+    primary: Hypothesis
+    secondary: Hypothesis
+
+    def routed(self, options: SelectorOptions) -> tuple[str, bool]:
+        """The transcript and whether both pipelines had to decode."""
+        first = select(self.best_tag, [self.bid], options)
+        last = first
+        if not first.settled:
+            last, _ = settle(first, self.bid, self.primary, self.secondary, self.seconds, options)
+        return (self.primary if last.route == PRIMARY else self.secondary).text, not first.settled
+
+
+def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int, batch: int = 16) -> list[Evidence]:
+    """Every clip decoded by both pipelines, once."""
+    model = load_model(setting.base, [pack], selector=SelectorOptions.paper())
+    (name,), found = model.packs, []
+    options = DecodeOptions(beam=setting.beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
+    for config in configs:
+        clips = clips_of(setting, config, limit)
+        for first in range(0, len(clips), batch):
+            group = clips[first : first + batch]
+            heard = model.listen([load_audio(u.sound)[: model.backbone.window_samples] for u in group])
+            bids, _ = model.bids(heard)
+            both = [model.decode(heard, route, options=options)[0] for route in (PRIMARY, name)]
+            best = heard.language_log_probs.max(-1).values.tolist()
+            found += [Evidence(u.language, u.text, heard.seconds[i], best[i], bids[i][0], both[0][i], both[1][i])
+                      for i, u in enumerate(group)]  # fmt: skip
+    return found
+
+
+def sweep(found: Sequence[Evidence], new: Sequence[str]) -> list[dict]:
+    """CER of new and of old languages, means over them, by tau and beta."""
+    rows, codes = [], sorted({clip.language for clip in found})
+    for tau in TAUS:
+        for beta in BETAS:
+            routed = [clip.routed(SelectorOptions(rule="paper", tau=tau, beta=beta, shortcut=False)) for clip in found]
+            cers = {}
+            for code in codes:
+                mine = [(clip, text) for clip, (text, _) in zip(found, routed, strict=True) if clip.language == code]
+                refs, hyps = (comparable(side, code, "marks")[1] for side in ([c.ref for c, _ in mine], [t for _, t in mine]))
+                cers[code] = character_errors(refs, hyps).rate
+            rows.append({
+                "tau": tau, "beta": beta, "new": float(np.mean([cers[code] for code in codes if code in new])),
+                "old": float(np.mean([cers[code] for code in codes if code not in new])),
+                "twice": float(np.mean([twice for _, twice in routed])),
+            })  # fmt: skip
+    return rows
+
+
+def table_1(grid: dict[tuple[int, int], dict], layers: int) -> list[str]:
+    ranks, forks = sorted({rank for rank, _ in grid if rank}), sorted({fork for _, fork in grid})
+    rows = [("0", *[_pct(mean_cer(grid[0, layers])) if fork == layers else "" for fork in forks])]
+    for rank in ranks:
+        rows.append((str(rank), *(_pct(mean_cer(grid[rank, fork])) if (rank, fork) in grid else "" for fork in forks)))
+    half, last = layers // 2, max(fork for fork in forks if fork < layers)
+    ours = [np.mean([mean_cer(grid[rank, fork]) for rank in ranks]) for fork in (0, half, last)]
+    paper = [np.mean([row[PAPER_FORKS.index(fork)] for row in PAPER_RANKS.values()]) for fork in (0, 16, 30)]
+    change = [[100 * (late / early - 1) for early, late in ((side[0], side[1]), (side[1], side[2]))] for side in (ours, paper)]
+    holds = abs(change[0][0]) < 10 and change[0][1] > 5
+    sentence = (f"From fork 0 to half depth CER changes by {change[0][0]:+.0f} % (paper: {change[1][0]:+.0f} %), from there to "
+                f"the last fork by {change[0][1]:+.0f} % (paper: {change[1][1]:+.0f} %): that half the layers can be shared "
+                f"for nothing {'holds' if holds else 'does not hold'} here.")  # fmt: skip
+    theirs = [(str(rank), *(f"{cer:.2f}" for cer in row)) for rank, row in PAPER_RANKS.items()]
+    return ["## Table 1: rank and fork", "", f"CER, %, the mean of the languages, fork of {layers} layers:", "",
+            *markdown_table(("rank", *map(str, forks)), rows), "The paper, fork of 32 layers:", "",
+            *markdown_table(("rank", *map(str, PAPER_FORKS)), theirs), sentence, ""]  # fmt: skip
+
+
+def mean_cer(found: dict) -> float:
+    return float(np.mean(list(found["cer"].values())))
+
+
+def _pct(rate: float) -> str:
+    return "" if np.isnan(rate) else f"{100 * rate:.1f}"
+
+
+def table_2(rows: list[dict]) -> list[str]:
+    cers = {row["system"]: 100 * row["cer"] for row in rows}
+    named = [(name, f"{cer:.1f}", f"{PAPER_SYSTEMS[name]:.2f}" if name in PAPER_SYSTEMS else "") for name, cer in cers.items()]
+    lines = ["## Table 2: systems", "", *markdown_table(("system", "CER, %", "paper"), named)]
+    pair = [cers.get(name) for name in ("ours, las", "supplementary layer", "decoder-only")]
+    if all(pair):
+        holds = pair[0] < pair[1] < pair[2]
+        lines += [f"The paper's order, dual pipeline before supplementary layer before decoder-only, "
+                  f"{'holds' if holds else 'does not hold'} here.", ""]  # fmt: skip
+    return lines
+
+
+def table_3(rows: list[dict]) -> list[str]:
+    lines = ["## Table 3: tau and beta of the paper's selector", ""]
+    for key, words in (("new", "new languages"), ("old", "old languages")):
+        cells = [(f"{tau:g}", *(_pct(next(r[key] for r in rows if (r["tau"], r["beta"]) == (tau, beta))) for beta in BETAS))
+                 for tau in TAUS]  # fmt: skip
+        lines += [f"CER, %, {words}, by tau (rows) and beta:", "", *markdown_table(("tau", *map(str, BETAS)), cells)]
+    twice = [(f"{tau:g}", f"{100 * next(r['twice'] for r in rows if r['tau'] == tau):.1f} %") for tau in TAUS]
+    lines += ["Clips that both pipelines decode:", "", *markdown_table(("tau", "share"), twice)]
+    best = min(rows, key=lambda row: row["new"] + row["old"])
+    return [*lines, f"Lowest over both: tau {best['tau']:g}, beta {best['beta']:g}; the paper chose tau 0.5 and beta 0.15 or "
+                    "0.3.", ""]  # fmt: skip
+
+
+def table_4(runs: dict[str, Matrix], new: Sequence[str]) -> list[str]:
+    head = ["language"]
+    for name in runs:
+        head += [f"{name}: zero-shot", "group-aware", "agnostic"]
+    rows, lost = [], []
+    for code in new:
+        cells = [code]
+        for matrix in runs.values():
+            i = matrix.languages.index(code)
+            found = [matrix.table("pipeline_aware")[0, i], matrix.table("group_aware")[-1, i], matrix.table("agnostic")[-1, i]]
+            cells += [_pct(rate) for rate in found]
+            lost.append(100 * (found[2] - found[1]))
+        rows.append((*cells, " / ".join(f"{cer:g}" for cer in PAPER_LANGUAGES.get(code, ()))))
+    return ["## Table 4: what is known of a clip", "", "CER, %:", "", *markdown_table((*head, "paper"), rows),
+            f"Going agnostic costs {np.mean(lost):+.2f} points on average (paper: +0.71).", ""]  # fmt: skip
+
+
+def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> None:
+    """Figure 2: parameters a pack adds against CER, a line for each fork; systems of the comparison as crosses."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for k, fork in enumerate(sorted({fork for rank, fork in grid if rank})):
+        points = sorted((found["parameters"] / 1e6, 100 * mean_cer(found))
+                        for (rank, at), found in grid.items() if at == fork and rank)  # fmt: skip
+        axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", markersize=4, label=f"fork {fork}")
+    (alone,) = [found for (rank, _), found in grid.items() if not rank]
+    axes.plot(alone["parameters"] / 1e6, 100 * mean_cer(alone), "ks", markersize=5, label="rank 0")
+    for row in rows:
+        if row["parameters"]:
+            axes.plot(row["parameters"] / 1e6, 100 * row["cer"], "x", color="0.4")
+            axes.annotate(row["system"], (row["parameters"] / 1e6, 100 * row["cer"]), fontsize=7, color="0.4",
+                          textcoords="offset points", xytext=(4, 3))  # fmt: skip
+    axes.set(xlabel="added parameters, millions", ylabel="CER, %", title="What added parameters bring")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=130)
+    pyplot.close(figure)
+    os.replace(part, path)
+
+
+def tables(args: argparse.Namespace) -> int:
+    languages, setting = tuple(languages_of(args.configs, args.base)), setting_of(args)
+    for language in languages:
+        setting.folder(language.config)
+    runs = {name: read_matrix(folder) for name, folder in (("joint", args.joint), ("a pack each", args.sequence)) if folder}
+    systems = read_rows(args.compare) if args.compare else []
+    layers = Backbone.load(args.base).layers
+    open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages]})
+    wanted = [(0, layers), *((rank, fork) for rank in args.ranks if rank for fork in args.forks or range(layers))]
+    grid = {}
+    for rank, fork in wanted:
+        grid[rank, fork] = _cell(args.out, f"{rank}-{fork}", lambda one=(rank, fork): grid_cell(setting, languages, *one))
+    codes, lines, found = [one.code for one in languages], ["# The paper's tables in miniature", ""], {"grid": [
+        {"rank": rank, "fork": fork, **row} for (rank, fork), row in grid.items()]}  # fmt: skip
+    lines += table_1(grid, layers) + ["![](tables.png)", ""]
+    if systems:
+        lines += table_2(systems)
+    if args.joint:
+        configs = [*setting.old, *(one.config for one in languages)]
+        pack = args.joint / "packs" / "joint"
+        found["tau_beta"] = _cell(args.out, "tau-beta", lambda: sweep(evidence_of(setting, pack, configs, args.limit), codes))
+        lines += table_3(found["tau_beta"])
+    if runs:
+        lines += table_4(runs, codes)
+    draw(grid, systems, args.out / "tables.png")
+    for name, text in (("tables.json", json.dumps({"command": args.command, **found}, indent=1)),
+                       ("tables.md", "\n".join([*lines, f"Made by `{args.command}`.", ""]))):  # fmt: skip
+        part = args.out / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, args.out / name)
+    print((args.out / "tables.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def _cell(out: Path, name: str, make: Callable[[], dict]) -> dict:
+    return cell(out / "cells" / f"{name}.json", make)
+
+
+def read_rows(folder: Path) -> list[dict]:
+    """The rows of a compare.py run. Raises RunError."""
+    try:
+        return json.loads((folder / "compare.json").read_text(encoding="utf-8"))["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{folder} is no finished run of compare.py ({error}).") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="tables.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code")
+    arguments_of(parser)
+    parser.set_defaults(steps=400, beam=1)
+    g = parser.add_argument_group("tables")
+    g.add_argument("--ranks", type=int, nargs="+", default=[4, 16, 64], help="beside 0 (%(default)s)")
+    g.add_argument("--forks", type=int, nargs="+", default=None, help="(every layer)")
+    g.add_argument("--limit", type=int, default=100, help="test clips a language for table 3 (%(default)s)")
+    g.add_argument("--joint", type=Path, metavar="RUN", help="of add_sequence.py --grow joint")
+    g.add_argument("--sequence", type=Path, metavar="RUN", help="of add_sequence.py --grow pack")
+    g.add_argument("--compare", type=Path, metavar="RUN", help="of compare.py")
+    return run(tables, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
