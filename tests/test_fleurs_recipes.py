@@ -58,7 +58,7 @@ def test_one_language_joins(recipes, corpus, tiny_folder, tmp_path, capsys):
 
     first = tmp_path / "first"
     assert run("ky", "--out", first) == 0
-    pack = first / "packs" / "ky_kg"
+    pack = first / "packs" / "ky"
     reports = [json.loads((first / "reports" / f"{name}.json").read_text()) for name in ("before", "after")]
     assert set(reports[1]["languages"]) == {"en", "ky"}  # what the base knows, and the new one
     old = [report["languages"]["en"]["pipeline_aware"] for report in reports]
@@ -70,7 +70,21 @@ def test_one_language_joins(recipes, corpus, tiny_folder, tmp_path, capsys):
 
     assert run("ga", "--out", tmp_path / "second", "--pack", pack) == 0
     report = json.loads((tmp_path / "second" / "reports" / "after.json").read_text())
-    assert set(report["languages"]) == {"en", "ky", "ga"} and [p["name"] for p in report["packs"]] == ["ky_kg", "ga_ie"]
+    assert set(report["languages"]) == {"en", "ky", "ga"} and [p["name"] for p in report["packs"]] == ["ky", "ga"]
+
+
+def test_a_corpus_of_another_layout(recipes, corpus, tiny_folder, tmp_path):
+    rows = []
+    for split in ("train", "dev", "test"):
+        for i, line in enumerate((corpus / "data" / "om_et" / f"{split}.tsv").read_text().splitlines()):
+            audio = corpus / "data" / "om_et" / "audio" / split / f"{i}.wav"
+            rows.append({"id": f"{split}{i}", "audio": str(audio), "text": line.split("\t")[2], "lang": "om", "split": split})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = (f"om={tmp_path / 'mine'}", "--corpus", corpus, "--base", tiny_folder, "--out", tmp_path / "out", *SMALL)
+    assert recipes("add_language").main([str(a) for a in arguments]) == 0
+    report = json.loads((tmp_path / "out" / "reports" / "after.json").read_text())
+    assert set(report["languages"]) == {"en", "om"} and report["languages"]["om"]["n"] == 3
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
@@ -78,7 +92,7 @@ def test_one_language_joins(recipes, corpus, tiny_folder, tmp_path, capsys):
     (("en",), "has English already"),
     (("xh_za",), "has no xh_za; there is"),
     (("ky", "--old", "de_de"), "--old de_de"),
-    (("ky", "--pack", "nowhere"), "no pack at nowhere"),
+    (("ky", "--pack", "nowhere"), "no pack at nowhere"), (("qu-EC=nowhere",), "nowhere is no folder"),
 ])  # fmt: skip
 def test_what_one_language_is_refused(recipes, corpus, tiny_folder, tmp_path, capsys, arguments, says):
     out = tmp_path / "out"
@@ -119,9 +133,9 @@ def test_a_pack_for_each_language(sequence, tmp_path, capsys):
     change = matrix.change()
     assert np.nansum(np.abs(change)) == 0 and np.isfinite(change[-1]).all()
     assert [row["primary"] for row in matrix.decoded[1:]] == [0, 0, 0]  # what the base says was heard at step 0
-    assert sorted(path.name for path in (tmp_path / "kept" / "packs").glob("[!.]*_*") if path.suffix != ".run") == \
-        ["ga_ie", "ky_kg", "om_et"]  # fmt: skip
-    negatives = json.loads((tmp_path / "kept" / "packs" / "om_et.run" / "arguments.json").read_text())["negatives"]
+    assert sorted(path.name for path in (tmp_path / "kept" / "packs").glob("[!.]*") if path.suffix != ".run") == \
+        ["ga", "ky", "om"]  # fmt: skip
+    negatives = json.loads((tmp_path / "kept" / "packs" / "om.run" / "arguments.json").read_text())["negatives"]
     assert [Path(folder).name for folder in negatives] == ["en_us", "ky_kg", "ga_ie"]
     assert sequence(tmp_path / "fresh", *GENEROUS, "--fresh") == 0  # nothing kept: the old rates are decoded anew
     again = read_matrix(tmp_path / "fresh")

@@ -1,14 +1,14 @@
 """One language more: CONFIG joins a base and the packs it has; what that costs every other language is measured.
 
     python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky
-    python recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky_kg
+    python recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky
 
 1 data  2 tokenizer  3 trunk activations  4 train  5 calibrate on dev  6 pack  7 evaluate  8 report
 
---corpus is a FLEURS folder, as prepare.py makes it. Its languages that the base knows are the old ones (--old names fewer):
-their training audio teaches the pack what is not its own, and their test split is evaluated before and after, as are the
-languages of earlier packs. OUT/packs/CONFIG is the pack, OUT/reports the evaluations. OUT is never overwritten; the same
-command goes on where it was stopped.
+--corpus is a FLEURS folder, as prepare.py makes it; a corpus of any other layout is named with its language, qu-EC=my/corpus.
+The languages of the folder that the base knows are the old ones (--old names fewer): their training audio teaches the pack
+what is not its own, and their test split is evaluated before and after, as are the languages of earlier packs. OUT/packs/CODE
+is the pack, OUT/reports the evaluations. OUT is never overwritten; the same command goes on where it was stopped.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from dualasr.report import write_report
 from dualasr.report_content import markdown_table
 from dualasr.secondary import DECODERS, SecondaryOptions
 from dualasr.tables import find_fleurs
+from dualasr.text import scoring_unit
 from dualasr.training import TrainingOptions
 from dualasr.training_data import AddLanguageOptions
 
@@ -53,7 +54,9 @@ class Setting:
     training: TrainingOptions = TrainingOptions()
 
     def folder(self, config: str) -> Path:
-        """Where a config's tables are. Raises CorpusError that offers the nearest there is."""
+        """Where a config's tables are, or the corpus that is named. Raises CorpusError that offers the nearest there is."""
+        if "/" in config and Path(config).is_dir():
+            return Path(config)
         found = {folder.name: folder for folder in find_fleurs(self.corpus)}
         if config not in found:
             near = get_close_matches(config, found) or sorted(found)
@@ -168,11 +171,21 @@ def setting_of(args: argparse.Namespace) -> Setting:
     )  # fmt: skip
 
 
+def language_named(name: str) -> FleursLanguage:
+    """A FLEURS config or code, or any corpus with its language, as qu-EC=my/corpus. Raises CorpusError."""
+    code, _, path = name.partition("=")
+    if not path:
+        return language_of(name)
+    if not Path(path).is_dir():
+        raise CorpusError(f"{name}: {path} is no folder; wanted CODE=FOLDER with a corpus that has train, dev and test.")
+    return FleursLanguage(f"{Path(path)}/", code, code, None, "", scoring_unit(code))
+
+
 def languages_of(names: Sequence[str], base: str) -> list[FleursLanguage]:
     """New languages by their configs or codes. Raises CorpusError for one that is unknown, named twice, or the base's."""
-    languages, known = [language_of(name) for name in names], Backbone.load(base).languages
+    languages, known = [language_named(name) for name in names], Backbone.load(base).languages
     for k, language in enumerate(languages):
-        if language in languages[:k]:
+        if language.code in [one.code for one in languages[:k]]:
             raise CorpusError(f"{language.config} is named twice; name each language once.")
         if language.whisper in known:
             raise CorpusError(f"{language.config}: the base {base} has {language.name} already; wanted a language it lacks.")
@@ -209,7 +222,7 @@ def add_one(args: argparse.Namespace) -> int:
     setting.folder(language.config)
     open_out(args.out, asdict(setting) | {"config": language.config, "packs": args.pack})
     before = [*setting.old, *(one.config for one in earlier)]
-    pack = args.out / "packs" / language.config
+    pack = args.out / "packs" / language.code
     say("before: evaluate")
     first = measure(setting, args.pack, [*before, language.config], args.out / "reports" / "before.json", args.command)
     train(setting, pack, [language], others=[one.config for one in earlier], say=say)

@@ -70,8 +70,8 @@ def add_step(args, setting, packs: list[Path], before, new, languages) -> list[P
         train(setting, folder / "joint", new, say=say)
         return [folder / "joint"]
     if args.grow == "pack":
-        train(setting, folder / new[0].config, new, others=[one.config for one in before], say=say)
-        return [*packs, folder / new[0].config]
+        train(setting, folder / new[0].code, new, others=[one.config for one in before], say=say)
+        return [*packs, folder / new[0].code]
     later = [one.config for one in languages if one not in (*before, *new)]
     shared = folder / f"shared-{len(before) + 1:02}"
     train(setting, shared, new, earlier=before, init=packs[0] if packs else None, later=later, rehearse=args.rehearse, say=say)

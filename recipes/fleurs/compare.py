@@ -121,7 +121,7 @@ def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) ->
     for config in configs:
         clips = evaluate(model, comparison.test(config), asked).clips
         tables = tables_of(clips, "pipeline_aware")
-        found[language_of(config).code] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
+        found[clips[0].language] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
     return found
 
 

@@ -38,13 +38,15 @@ CODE = "qu-EC"
 
 
 def hold_out_chapter(data: Path, out: Path, chapter: str) -> Path:
-    """A manifest with one chapter of train as its dev split; the dev of `data` is not in it."""
+    """A manifest with one chapter of train as its dev split; the dev of `data` is its test split."""
     folder = out / "corpus"
     if not (folder / "manifest.jsonl").exists():
         train = load_corpus(data / "kichwa", "train").utterances
         rows = [replace(u, split="dev" if u.id.startswith(chapter) else "train", audio=u.audio.absolute()) for u in train]
         if len({row.split for row in rows}) < 2:
             raise SystemExit(f"No clip of train starts with {chapter!r}; chapters: {sorted({u.id[:4] for u in train})}")
+        test = load_corpus(data / "kichwa", "dev").utterances
+        rows += [replace(u, split="test", audio=u.audio.absolute()) for u in test]
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder / "manifest.jsonl", rows)
     return folder
