@@ -15,10 +15,12 @@ import numpy as np
 import soundfile
 
 from dualasr.audio import SAMPLE_RATE
+from dualasr.contamination import GRAM, SIMILAR
 from dualasr.corpus import text_file
 from dualasr.errors import CorpusError
 from dualasr.languages import code_of, language_of
 from dualasr.synth import Speaker, draw_voice
+from dualasr.text import normalise
 
 # A number for each language, for its random stream: it sounds the same whatever is generated beside it.
 NUMBERS = {"ky_kg": 0, "ga_ie": 1, "en_us": 2, "es_419": 3, "de_de": 4, "tr_tr": 5, "bg_bg": 6, "or_in": 7, "om_et": 8}
@@ -46,13 +48,24 @@ def sentences(language: str, split: str) -> list[str]:
     return (files("dualasr") / "sentences" / f"{language}.{split}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def recombine(pool: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet."""
-    made = []
-    for _ in range(count):
+def _grams(text: str) -> set[str]:
+    letters = "".join(normalise(text, "marks").split())
+    return {letters[i : i + GRAM] for i in range(len(letters) - GRAM + 1)}
+
+
+def recombine(pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()) -> list[str]:
+    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet.
+
+    None of them is nearly one of `held`: Jaccard similarity of character 4-grams below the audit's limit (contamination.py).
+    """
+    made, kept = [], [_grams(text) for text in held]
+    while len(made) < count:
         first, second = (pool[rng.integers(len(pool))].rstrip(".?!").split() for _ in range(2))
         words = first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
-        made.append(" ".join(words).strip(",") + ".")
+        text = " ".join(words).strip(",") + "."
+        mine = _grams(text)
+        if all(len(mine & other) < SIMILAR * len(mine | other) for other in kept):
+            made.append(text)
     return made
 
 
@@ -66,16 +79,16 @@ def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.G
     if split != "train":
         readings = options.test_readings if split == "test" else 1
         return texts * readings, list(range(len(texts))) * readings
-    more = []
+    more, held = [], sentences(code, "dev") + sentences(code, "test")
     if options.text is not None:
-        held = {line.strip().lower() for s in ("dev", "test") for line in sentences(code, s)}
+        said = {line.strip().lower() for line in held}
         lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
-        more = [line for line in lines if line.strip().lower() not in held]
+        more = [line for line in lines if line.strip().lower() not in said]
     pool = texts + more
     if more:
-        texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng)
+        texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng, held)
     else:
-        texts = pool * options.readings + recombine(pool, len(pool), rng)
+        texts = pool * options.readings + recombine(pool, len(pool), rng, held)
     return texts, list(range(len(texts)))
 
 
