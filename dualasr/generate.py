@@ -49,22 +49,23 @@ def sentences(language: str, split: str) -> list[str]:
 
 
 def _grams(text: str) -> set[str]:
-    letters = "".join(normalise(text, "marks").split())
-    return {letters[i : i + GRAM] for i in range(len(letters) - GRAM + 1)}
+    text = f" {normalise(text, 'marks')} "
+    return {text[i : i + GRAM] for i in range(len(text) - GRAM + 1)}
 
 
 def recombine(pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()) -> list[str]:
     """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet.
 
-    None of them is nearly one of `held`: Jaccard similarity of character 4-grams below the audit's limit (contamination.py).
+    None of them is nearly one of `held`: Jaccard similarity of character 4-grams well below the limit of the audit
+    (contamination.py), which estimates it.
     """
     made, kept = [], [_grams(text) for text in held]
     while len(made) < count:
-        first, second = (pool[rng.integers(len(pool))].rstrip(".?!").split() for _ in range(2))
+        first, second = (pool[rng.integers(len(pool))].rstrip(".?!।").split() for _ in range(2))
         words = first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
-        text = " ".join(words).strip(",") + "."
+        text = " ".join(words).strip(",") + ("।" if pool[0].endswith("।") else ".")
         mine = _grams(text)
-        if all(len(mine & other) < SIMILAR * len(mine | other) for other in kept):
+        if all(len(mine & other) < (SIMILAR - 0.1) * len(mine | other) for other in kept):
             made.append(text)
     return made
 

@@ -41,8 +41,8 @@ def test_sentences_of_a_new_language(config):
 def test_no_held_out_sentence_is_nearly_one_that_is_trained_on(config):
     """Jaccard similarity of character 4-grams, as the audit estimates it, below its limit; of recombined sentences, too."""
     def grams(text: str) -> set[str]:
-        letters = "".join(normalise(text, "marks").split())
-        return {letters[i : i + 4] for i in range(len(letters) - 3)}
+        text = f" {normalise(text, 'marks')} "
+        return {text[i : i + 4] for i in range(len(text) - 3)}
 
     code = code_of(config)
     train = [grams(text) for text in texts_of(config, "train", GenerateOptions(readings=1), rng())[0]]
