@@ -1,4 +1,4 @@
-"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 46 minutes, alone and after generated speech.
+"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 45 minutes, alone and after generated speech.
 
     python recipes/micro/data_curve.py --data DATA --out runs/curve
 
@@ -75,24 +75,26 @@ def draw(points: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    mean = {}
     for colour, mixed in (("C0", False), ("C1", True)):
         mine = [p for p in points if p["generated"] == mixed]
-        minutes = sorted({p["asked"] for p in mine})
-        at = [np.mean([p["minutes"] for p in mine if p["asked"] == m]) for m in minutes]
-        means = [np.mean([p["cer"] for p in mine if p["asked"] == m]) for m in minutes]
+        asked = sorted({p["asked"] for p in mine})
+        at = [np.mean([p["minutes"] for p in mine if p["asked"] == m]) for m in asked]
+        mean[colour] = [100 * np.mean([p["cer"] for p in mine if p["asked"] == m]) for m in asked]
         label = "after generated speech" if mixed else "recorded speech alone"
-        axes.plot(at, [100 * m for m in means], "-", color=colour, label=label)
+        axes.plot(at, mean[colour], "-", color=colour, label=label)
         axes.plot([p["minutes"] for p in mine], [100 * p["cer"] for p in mine], "o", color=colour, markersize=5)
-        for x, y in zip(at, means, strict=True):
-            beside = {"textcoords": "offset points", "xytext": (6, -12 if mixed else 6)}
-            axes.annotate(f"{100 * y:.0f}", (x, 100 * y), color=colour, **beside)
+    for x, *pair in zip(at, mean["C0"], mean["C1"], strict=True):
+        for (y, colour), up in zip(sorted(zip(pair, mean, strict=True)), (-16, 8), strict=True):
+            beside = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
+            axes.annotate(f"{y:.1f}", (x, y), color=colour, **beside)
     axes.set_xscale("log")
-    axes.set_xticks([5, 10, 20, 46], ["5", "10", "20", "46"])
+    axes.set_xticks([5, 10, 20, 45], ["5", "10", "20", "45"])
     axes.minorticks_off()
     axes.set(xlabel="minutes of transcribed speech", ylabel="CER, %", title="Kichwa on micro: what more speech brings")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--base", default="micro")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 20, 0], help="0 is all there is")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rate", type=float, default=3e-3, help="%(default)s")
+    parser.add_argument("--rate", type=float, default=3e-3, help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
 
