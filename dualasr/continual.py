@@ -230,10 +230,7 @@ def draw(matrix: Matrix, path: Path, measure: str = "cer") -> None:
         axes.tick_params(which="minor", length=0)
         axes.set_title(f"{TITLES[mode]}: {measure.upper()} after every step, %", fontsize=10, loc="left")
     figure.colorbar(image, ax=panels, label="points since learnt", shrink=0.7, aspect=30)
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=130)
-    pyplot.close(figure)
-    os.replace(part, path)
+    save_figure(figure, path)
 
 
 def write_matrix(folder: Path, matrix: Matrix, command: str, **more) -> None:
@@ -262,3 +259,13 @@ def read_matrix(path: Path) -> Matrix:
         return Matrix(**tuples, rates=found["rates"], intervals=found["intervals"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is no matrix of a sequence ({error}); wanted the matrix.json of add_sequence.py.") from error
+
+
+def save_figure(figure, path: Path) -> None:
+    """A pyplot figure as PNG, whole or not at all; it is closed."""
+    from matplotlib import pyplot
+
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=130)
+    pyplot.close(figure)
+    os.replace(part, path)

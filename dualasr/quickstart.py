@@ -7,13 +7,13 @@ A stopped quickstart goes on where it was: the corpus, finished packs and finish
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dualasr.adding import add_language
+from dualasr.continual import save_figure
 from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
@@ -74,10 +74,7 @@ def draw_regression(steps: list[dict], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(title="solid: pipeline known\ndotted: nothing known", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.grid(alpha=0.3)
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=130)
-    pyplot.close(figure)
-    os.replace(part, path)
+    save_figure(figure, path)
 
 
 def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,

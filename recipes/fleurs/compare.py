@@ -39,6 +39,7 @@ from safetensors.torch import load_model, save_model
 
 from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
+from dualasr.continual import save_figure
 from dualasr.corpus import Utterance, load_corpus
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.languages import FleursLanguage, language_of
@@ -327,10 +328,7 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.set(xlabel="CER of the new languages, %, and what the base's languages lost")
     axes.set_xlim(right=1.25 * cers[:, 0].max())
     axes.spines[["top", "right"]].set_visible(False)
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=130)
-    pyplot.close(figure)
-    os.replace(part, path)
+    save_figure(figure, path)
 
 
 def compare(args: argparse.Namespace) -> int:

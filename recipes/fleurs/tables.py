@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from compare import MOST_NEW_TOKENS, cell
 
 from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
-from dualasr.continual import Matrix, read_matrix
+from dualasr.continual import Matrix, read_matrix, save_figure
 from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
@@ -225,10 +225,7 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
     axes.set(xlabel="added parameters, millions", ylabel="CER, %", title="What added parameters bring")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=130)
-    pyplot.close(figure)
-    os.replace(part, path)
+    save_figure(figure, path)
 
 
 def tables(args: argparse.Namespace) -> int:
@@ -240,9 +237,9 @@ def tables(args: argparse.Namespace) -> int:
     layers = Backbone.load(args.base).layers
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages]})
     wanted = [(0, layers), *((rank, fork) for rank in args.ranks if rank for fork in args.forks or range(layers))]
-    grid = {}
+    cells, grid = args.out / "cells", {}
     for rank, fork in wanted:
-        grid[rank, fork] = _cell(args.out, f"{rank}-{fork}", lambda one=(rank, fork): grid_cell(setting, languages, *one))
+        grid[rank, fork] = cell(cells / f"{rank}-{fork}.json", lambda one=(rank, fork): grid_cell(setting, languages, *one))
     codes, lines, found = [one.code for one in languages], ["# The paper's tables in miniature", ""], {"grid": [
         {"rank": rank, "fork": fork, **row} for (rank, fork), row in grid.items()]}  # fmt: skip
     lines += table_1(grid, layers) + ["![](tables.png)", ""]
@@ -251,7 +248,7 @@ def tables(args: argparse.Namespace) -> int:
     if args.joint:
         configs = [*setting.old, *(one.config for one in languages)]
         pack = args.joint / "packs" / "joint"
-        found["tau_beta"] = _cell(args.out, "tau-beta", lambda: sweep(evidence_of(setting, pack, configs, args.limit), codes))
+        found["tau_beta"] = cell(cells / "tau-beta.json", lambda: sweep(evidence_of(setting, pack, configs, args.limit), codes))
         lines += table_3(found["tau_beta"])
     if runs:
         lines += table_4(runs, codes)
@@ -263,10 +260,6 @@ def tables(args: argparse.Namespace) -> int:
         os.replace(part, args.out / name)
     print((args.out / "tables.md").read_text(encoding="utf-8"))
     return 0
-
-
-def _cell(out: Path, name: str, make: Callable[[], dict]) -> dict:
-    return cell(out / "cells" / f"{name}.json", make)
 
 
 def read_rows(folder: Path) -> list[dict]:

@@ -19,6 +19,7 @@ from kichwa import CODE
 
 from dualasr.adding import add_language
 from dualasr.audio import SAMPLE_RATE
+from dualasr.continual import save_figure
 from dualasr.corpus import Utterance, load_corpus, write_manifest
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.generate import recombine
@@ -95,8 +96,7 @@ def draw(points: list[dict], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> None:
