@@ -2,8 +2,8 @@
 
 The calibrated rule. Each pack tells "mine" from "not mine" twice: by its language head on the trunk and by its decoder's first
 step, a softmax over its tags and `<|other|>`. The primary's own first step tells how sure it is of its best language. A
-logistic regression of the pack's own on the three (after Platt 1999, fitted on dev) gives z. With odds exp(z) of every pack
-against the primary's 1, the posterior over all candidates sums to 1. Where the primary leads by less than tau, or a pack by
+logistic regression of the pack's own on the three, fitted on dev, gives z. With odds exp(z) of every pack against the
+primary's 1, the posterior over all candidates sums to 1. Where the primary leads by less than tau, or a pack by
 less than `claim`, the primary and the best pack are both decoded, and z is weighed anew with the difference of their
 log-probabilities per second of audio and with how unsure the primary is of a token: a duel. `claim` is the larger, for a clip
 that a pack takes wrongly is lost to a language that was served before.
@@ -21,6 +21,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 PRIMARY = "primary"
+MOST_LEAD = 3.0  # of a transcript over another, in log-probability a second
+PENALTY = 1e-3  # on a squared weight
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class SelectorOptions:
 
 @dataclass(frozen=True)
 class Logistic:
-    """log-odds = weights . scores + offset; with one score Platt's scaling, the weight one over the temperature."""
+    """log-odds = weights . scores + offset; with one score the weight is one over a temperature (Platt 1999)."""
 
     weights: tuple[float, ...] = (1.0,)
     offset: float = 0.0
@@ -146,27 +148,31 @@ def settle(first: Decision, bid: Bid, primary, secondary, seconds: float, option
 
 
 def duel_scores(primary, secondary, seconds: float) -> tuple[float, float]:
-    """Of two transcripts (`logprob`, `avg_logprob`): the pack's lead a second of audio, the primary's doubt a token."""
-    return (secondary.logprob - primary.logprob) / max(seconds, 0.1), -primary.avg_logprob
+    """Of two transcripts (`logprob`, `avg_logprob`): the pack's lead a second of audio, the primary's doubt a token.
+
+    The lead is cut at 3 either way: a transcript that ran astray says no more than a poor one.
+    """
+    lead = (secondary.logprob - primary.logprob) / max(seconds, 0.1)
+    return min(max(lead, -MOST_LEAD), MOST_LEAD), -primary.avg_logprob
 
 
 def fit_logistic(mine: Sequence, others: Sequence) -> Logistic:
     """Logistic regression of "mine" on scores, (clips,) or (clips, scores) each: weights >= 0 and an offset.
 
-    Both classes weigh the same; targets are smoothed as Platt's (1999), so that separable scores stay finite.
+    Both classes weigh the same. The squares of the weights, of scores over their deviation, are held down a little, so that
+    separable clips stay finite. (Smoothed targets, Platt's 1999, would, too; but they punish every clip that is far from
+    the border, and flatten the slope at it.)
     """
     mine, others = (np.asarray(side, float).reshape(len(side), -1) for side in (mine, others))
     scores = np.concatenate([mine, others])
-    targets = np.concatenate([np.full(len(mine), (len(mine) + 1) / (len(mine) + 2)),
-                              np.full(len(others), 1 / (len(others) + 2))])  # fmt: skip
+    signs = np.concatenate([np.ones(len(mine)), -np.ones(len(others))])
     weights = np.concatenate([np.full(len(mine), 0.5 / len(mine)), np.full(len(others), 0.5 / len(others))])
     centre, spread = scores.mean(0), scores.std(0) + 1e-6
-    unit = (scores - centre) / spread
+    unit, count = (scores - centre) / spread, scores.shape[1]
 
     def loss(p):
-        z = unit @ np.exp(p[:-1]) + p[-1]
-        return float((weights * (np.logaddexp(0, z) - targets * z)).sum() + 1e-3 * (p**2).sum())
+        return float((weights * np.logaddexp(0, -signs * (unit @ p[:-1] + p[-1]))).sum() + PENALTY * (p[:-1] ** 2).sum())
 
-    *logs, offset = minimize(loss, np.zeros(scores.shape[1] + 1)).x
-    slopes = np.exp(logs) / spread
+    *slopes, offset = minimize(loss, [1.0] * count + [0.0], bounds=[(0, None)] * count + [(None, None)]).x
+    slopes = np.array(slopes) / spread
     return Logistic(tuple(slopes.tolist()), float(offset - slopes @ centre))

@@ -68,9 +68,10 @@ def test_duel_moves_a_close_call():
     first = select(-0.1, [pack], SelectorOptions())
     good, bad = Transcript(-2.0, 10), Transcript(-30.0, 10)
     lost, after = settle(first, pack, good, bad, 4.0, SelectorOptions())
-    assert lost.route == PRIMARY and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * -7.0 + 3.0 * 0.2 + 1.0)
+    assert lost.route == PRIMARY, "a lead of -7 counts as -3"
+    assert after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * -3.0 + 3.0 * 0.2 + 1.0)
     won, after = settle(first, pack, bad, good, 4.0, SelectorOptions())
-    assert won.route == "north" and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * 7.0 + 3.0 * 3.0 + 1.0)
+    assert won.route == "north" and after.log_odds == pytest.approx(0.5 * 0.4 + 2.0 * 3.0 + 3.0 * 3.0 + 1.0)
     assert language_probs({"en": 1.0}, [after])["ky"] > 0.99, "the posterior follows the duel"
 
 
@@ -106,20 +107,27 @@ def test_language_probs_is_a_posterior():
     assert extreme["ky"] == pytest.approx(1.0)
 
 
-def test_platt_recovers_a_known_scale():
+def test_a_known_scale_is_recovered():
     """Scores drawn from two unit normals at -1 and +1 have log-odds 2 x score exactly."""
     rng = np.random.default_rng(0)
     fitted = fit_logistic(rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000))
     assert fitted.weights[0] == pytest.approx(2.0, rel=0.1) and fitted.offset == pytest.approx(0.0, abs=0.15)
 
 
-def test_platt_on_separable_scores_stays_finite_and_right():
+def test_separable_scores_stay_finite_and_right():
     fitted = fit_logistic([5.0] * 10 + [4.0], [-3.0] * 10 + [-2.0])
     assert np.isfinite([*fitted.weights, fitted.offset]).all()
     assert fitted(4.0) > 1 and fitted(-2.0) < -1
 
 
-def test_platt_never_prefers_the_lower_score():
+def test_clips_far_from_the_border_leave_the_slope_at_it():
+    """Clips that nobody doubts do not flatten the odds of those in doubt."""
+    near = fit_logistic([1.0, 1.5, 2.0] * 5, [-1.0, -1.5, -2.0] * 5)
+    far = fit_logistic([1.0, 1.5, 2.0] * 5 + [12.0], [-1.0, -1.5, -2.0] * 5 + [-12.0])
+    assert near(1.0) > 3 and far(1.0) > 0.6 * near(1.0)
+
+
+def test_the_lower_score_is_never_preferred():
     against = fit_logistic([-3.0, -4.0, -5.0], [1.0, 2.0, 3.0])
     assert against.weights[0] >= 0 and abs(against(-4.0) - against(2.0)) < 0.2
     fitted = fit_logistic([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
