@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dualasr.errors import RunError
-from dualasr.metrics import comparable, paired_bootstrap_mean, per_clip_errors
+from dualasr.metrics import comparable, paired_bootstrap_mean, per_sentence_errors
 from dualasr.report_content import MODES, markdown_table, percent
 
 _NAMED = 5  # clips of one report only, named
@@ -17,7 +17,7 @@ def compare(a: str | Path, b: str | Path, modes: Sequence[str] = ("agnostic", "p
     """Compare the reports A.json and B.json, whose clips lie beside them (A.clips.jsonl), on the clips that both have.
 
     Returns "languages" (by code: n, and of each mode wer and cer: {a, b, difference, interval}), "mean" (of the languages,
-    each weighing the same, its clips resampled on their own), "only_a" and "only_b" (n, and the first ids), and a, b,
+    each weighing the same, its sentences resampled on their own), "only_a" and "only_b" (n, and the first ids), and a, b,
     samples, seed. Rates are fractions by the mark-safe normaliser; difference is a - b, below zero where A is better; a
     language without reference text has None. Raises RunError for what is no report, or not of the same clips.
     """
@@ -51,7 +51,7 @@ def to_markdown(comparison: dict) -> str:
     lines = [
         f"# A: {comparison['a']}, B: {comparison['b']}", "",
         "Percent on the clips that both have, mark-safe normaliser; A - B in points, below zero where A is better, with the",
-        "95 % paired bootstrap interval over clips.", "", *markdown_table(head, rows),
+        "95 % paired bootstrap interval over sentences.", "", *markdown_table(head, rows),
     ]  # fmt: skip
     for side in "ab":
         if only := comparison[f"only_{side}"]:
@@ -104,7 +104,7 @@ def _counts(language: str, pairs: Sequence[tuple[dict, dict]], mode: str) -> dic
     """Errors and lengths of both reports, (a, b) by rate."""
     refs = comparable([left["ref"] for left, _ in pairs], language, "marks")
     sides = [comparable([pair[side][mode] for pair in pairs], language, "marks") for side in (0, 1)]
-    return {rate: tuple(per_clip_errors(refs[k], hyps[k], unit) for hyps in sides)
+    return {rate: tuple(per_sentence_errors(refs[k], hyps[k], unit) for hyps in sides)
             for k, (rate, unit) in enumerate((("wer", "word"), ("cer", "character")))}  # fmt: skip
 
 

@@ -32,7 +32,6 @@ from dualasr.scoring import (
     MODES,
     ClipResult,
     ModeResult,
-    Tables,
     contamination_of,
     error_counts,
     routing_of,
@@ -124,7 +123,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
         "languages": languages,
         "mean": {mode: scores_of([table[mode] for table in tables.values()], *resampling) for mode in MODES},
         "routing": routing_of(flat, languages, [PRIMARY, *model.packs]),
-        "contamination": _contamination(model, rows, flat, tables),
+        "contamination": _contamination(model, rows, flat),
         "hallucination": count_hallucinations(model, options.probes, _decoding(options)) if options.probes else None,
         "skipped": lost,
         "settings": {
@@ -140,15 +139,14 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     return Evaluation(report, flat)
 
 
-def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequence[ClipResult],
-                   tables: dict[str, dict[str, Tables]]) -> dict | None:  # fmt: skip
+def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequence[ClipResult]) -> dict | None:
     """None where no pack is loaded, for what the base was trained on is not known."""
     trained = {name: pack.fingerprints for name, pack in model.packs.items()}
     if not trained:
         return None
     asked = rows if any(known is not None for known in trained.values()) else []
     heard = fingerprint([(row.sound, row.text, row.language) for row in asked], progress=False)
-    return contamination_of(clips, heard, trained, tables)
+    return contamination_of(clips, heard, trained)
 
 
 def _transcribe(

@@ -1,4 +1,4 @@
-"""Word and character error rates with their evidence, bootstrap intervals over clips, and calibration.
+"""Word and character error rates with their evidence, bootstrap intervals over sentences, and calibration.
 
 Rates are corpus-level: the errors of all clips over the length of all references (jiwer). Give normalised text.
 `ErrorRates` is the same as a metric of the `evaluate` library; it normalises by itself.
@@ -53,6 +53,20 @@ def per_clip_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["wor
     return counts
 
 
+def per_sentence_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]) -> np.ndarray:
+    """`per_clip_errors`, the clips of one sentence in one row: int, shape (sentences, 2), in the order they first occur.
+
+    Who reads a sentence changes its errors less than which sentence it is: five readings are no five clips, and resampled as
+    such they would make an interval too narrow (a cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+    """
+    rows: dict[str, int] = {}
+    places = [rows.setdefault(ref, len(rows)) for ref in refs]
+    counts = per_clip_errors(refs, hyps, unit)
+    summed = np.zeros((len(rows), 2), dtype=np.int64)
+    np.add.at(summed, places, counts)
+    return summed
+
+
 def comparable(texts: Sequence[str], language: str, normaliser: str | None) -> tuple[list[str], list[str]]:
     """Texts as words are counted in, and as characters are: normalised (None: as they are), without spaces where the
     language is written without. Raises ValueError for an unknown normaliser."""
@@ -79,9 +93,10 @@ def align(ref: str, hyp: str, unit: Literal["word", "character"]) -> list[tuple[
 def bootstrap_interval(
     counts: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the corpus-level rate, resampled by clip (Bisani and Ney, 2004).
+    """Percentile interval (low, high) of the corpus-level rate, resampled by row (Bisani and Ney, 2004).
 
-    `counts` is what `per_clip_errors` gives, shape (n, 2). Raises ValueError if it has no clips or no reference.
+    `counts` is what `per_sentence_errors` gives, or `per_clip_errors`, shape (n, 2). Raises ValueError if it has no row, or
+    no reference.
     """
     totals = _resampled([_checked(counts)], samples, seed)[:, 0]
     return _interval(totals[:, 0], totals[:, 1], level)
@@ -96,10 +111,10 @@ def paired_bootstrap(
     level: float = 0.95,
     relative: bool = False,
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of rate_a - rate_b on the same clips, or with `relative` of (rate_a - rate_b) / rate_b.
+    """(difference, low, high) of rate_a - rate_b on the same rows, or with `relative` of (rate_a - rate_b) / rate_b.
 
-    Both systems are resampled with the same clips, so what is hard for both cancels. Row i of both arrays, shape
-    (n, 2), must be the same clip. Raises ValueError if they cannot be, or if `relative` and b makes no errors.
+    Both systems are resampled with the same rows, so what is hard for both cancels. Row i of both arrays, shape
+    (n, 2), must be the same sentence or clip. Raises ValueError if they cannot be, or if `relative` and b makes no errors.
     """
     counts_a, counts_b = _same_clips(counts_a, counts_b)
     errors_a, (errors_b, length) = counts_a[:, 0].sum(), counts_b.sum(axis=0)
@@ -116,7 +131,7 @@ def paired_bootstrap_mean(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
     """`paired_bootstrap` of the mean rate over languages, (counts_a, counts_b) of each: every language weighs the same,
-    and its clips are resampled on their own. Raises ValueError like it, or if there is no language."""
+    and its rows are resampled on their own. Raises ValueError like it, or if there is no language."""
     if not pairs:
         raise ValueError("no languages, so there is no mean")
     differences, generator, resamples = [], np.random.default_rng(seed), 0

@@ -102,7 +102,7 @@ def _rates(report: dict) -> Section:
     clips = str(sum(entry["n"] for entry in report["languages"].values()))
     rows.append(("mean", clips, "", *_of(report["mean"], modes, "cer"), percent(routing["accuracy"])))
     group = "group-aware, only whether it is the primary or a pack; " if "group_aware" in modes else ""
-    text = ("CER in percent with the 95 % bootstrap interval over clips, by the mark-safe normaliser. Pipeline-aware: the "
+    text = ("CER in percent with the 95 % bootstrap interval over sentences, by the mark-safe normaliser. Pipeline-aware: the "
             f"right pipeline is given, the language tag is not; {group}agnostic: nothing is given.")  # fmt: skip
     head = ("language", "clips", "pipeline", *(f"{MODES[mode]} CER" for mode in modes), "routed right")
     return Section("rates", "Character error rate", text, head, tuple(rows))

@@ -7,12 +7,12 @@ import numpy as np
 
 from dualasr.contamination import KINDS, Fingerprints, audit
 from dualasr.languages import tag_among
-from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_clip_errors, reliability, word_errors
+from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_sentence_errors, reliability, word_errors
 from dualasr.text import NORMALISERS
 
 MODES = ("pipeline_aware", "group_aware", "agnostic")
 
-Tables = dict[str, dict[str, np.ndarray]]  # normaliser, rate -> errors and reference length of each clip: int, (n, 2)
+Tables = dict[str, dict[str, np.ndarray]]  # normaliser, rate -> errors and length of each sentence: int, (sentences, 2)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def _texts(clips: Sequence[ClipResult], mode: str, method: str) -> dict[str, tup
 
 
 def tables_of(clips: Sequence[ClipResult], mode: str) -> Tables:
-    """What `scores_of` takes, of clips of one language."""
+    """What `scores_of` takes, of clips of one language; clips of the same sentence share a row."""
     units = {"wer": "word", "cer": "character"}
-    return {method: {rate: per_clip_errors(*texts, units[rate]) for rate, texts in _texts(clips, mode, method).items()}
+    return {method: {rate: per_sentence_errors(*texts, units[rate]) for rate, texts in _texts(clips, mode, method).items()}
             for method in NORMALISERS}  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def scores_of(languages: Sequence[Tables], bootstrap: int, seed: int) -> dict:
 
 
 def _interval(tables: Sequence[np.ndarray], bootstrap: int, seed: int) -> list[float]:
-    """95 % bootstrap interval of the mean rate, the clips of each language resampled on their own."""
+    """95 % bootstrap interval of the mean rate, the sentences of each language resampled on their own."""
     if len(tables) == 1:
         return list(bootstrap_interval(tables[0], samples=bootstrap, seed=seed))
     generator = np.random.default_rng(seed)
@@ -110,28 +110,23 @@ def routing_of(clips: Sequence[ClipResult], languages: dict[str, dict], routes: 
     return {"accuracy": accuracy, "language_accuracy": language_accuracy, "confusion": confusion, "calibration": calibration}
 
 
-def contamination_of(clips: Sequence[ClipResult], heard: Fingerprints, trained: Mapping[str, Fingerprints | None],
-                     tables: Mapping[str, Mapping[str, Tables]]) -> dict:  # fmt: skip
+def contamination_of(clips: Sequence[ClipResult], heard: Fingerprints, trained: Mapping[str, Fingerprints | None]) -> dict:
     """Which clips the packs were trained on, or on something like them, and the rates without those.
 
-    `heard` are the fingerprints of the clips, `trained` those of each pack, None where it says nothing; `tables` are those
-    of each language and mode. "packs" counts the clips of each kind, "leaks" lists them, "clean" has the rates by language
-    and mode of what is left, of the languages that lose clips.
+    `heard` are the fingerprints of the clips, `trained` those of each pack, None where it says nothing. "packs" counts the
+    clips of each kind, "leaks" lists them, "clean" has the rates by language and mode of what is left, of the languages
+    that lose clips.
     """
     leaks = audit(heard, {name: known for name, known in trained.items() if known is not None})
     packs: dict[str, dict] = {name: {"known": known is not None, **dict.fromkeys(KINDS, 0)} for name, known in trained.items()}
     for leak in leaks:
         packs[leak.pack][leak.kind] += 1
-    leaked, clean = np.isin(np.arange(len(clips)), [leak.clip for leak in leaks]), {}
-    for code, modes in tables.items():
-        mine = np.array([clip.language == code for clip in clips])
-        if not leaked[mine].any():
-            continue
-        kept = ~leaked[mine]
-        clean[code] = {"n": int(kept.sum())}
-        for mode, table in modes.items():
-            rest = {method: {rate: rows[kept] for rate, rows in rates.items()} for method, rates in table.items()}
-            scores = scores_of([rest], 0, 0)
+    leaked, clean = {leak.clip for leak in leaks}, {}
+    for code in sorted({clips[i].language for i in leaked}):
+        rest = [clip for i, clip in enumerate(clips) if clip.language == code and i not in leaked]
+        clean[code] = {"n": len(rest)}
+        for mode in MODES:
+            scores = scores_of([tables_of(rest, mode)] if rest else [], 0, 0)
             clean[code][mode] = {rate: scores[rate] for rate in ("wer", "cer")}
     listed = [
         {"id": clips[leak.clip].id, "language": clips[leak.clip].language, "pack": leak.pack, "kind": leak.kind,

@@ -7,7 +7,7 @@ import pytest
 from dualasr.cli import main
 from dualasr.compare import compare, to_markdown, write_comparison
 from dualasr.errors import RunError
-from dualasr.metrics import paired_bootstrap, per_clip_errors
+from dualasr.metrics import paired_bootstrap, per_sentence_errors
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_intervals_are_paired(write):
             for name, hyps in (("a", hyps_a), ("b", hyps_b)))  # fmt: skip
     found = compare(a, b, samples=300, seed=4)
     for rate, unit in (("wer", "word"), ("cer", "character")):
-        counts = [per_clip_errors(refs, hyps, unit) for hyps in (hyps_a, hyps_b)]
+        counts = [per_sentence_errors(refs, hyps, unit) for hyps in (hyps_a, hyps_b)]
         expected = paired_bootstrap(*counts, samples=300, seed=4)
         entry = found["languages"]["ky"]["agnostic"][rate]
         assert (entry["difference"], *entry["interval"]) == pytest.approx(expected)

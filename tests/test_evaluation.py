@@ -13,7 +13,7 @@ from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import CorpusError, RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.hallucination import probes
-from dualasr.metrics import bootstrap_interval, per_clip_errors
+from dualasr.metrics import bootstrap_interval, per_sentence_errors
 from dualasr.model import DecodeOptions
 from dualasr.report import to_markdown, write_report
 from dualasr.scoring import MODES
@@ -124,7 +124,7 @@ def test_known_rates(make_model, utterance, clips, packs, language, route):
     changed = [replace(row, text=" ".join(altered)) if i == k else row for i, row in enumerate(rows)]
     scores = evaluate(model, changed, GREEDY).report["languages"][language]["pipeline_aware"]
     assert (scores["wer"], scores["cer"]) == (1 / words, 1 / characters)
-    counts = per_clip_errors([normalise(r.text, "marks") for r in changed], [" ".join(line) for line in said], "word")
+    counts = per_sentence_errors([normalise(r.text, "marks") for r in changed], [" ".join(line) for line in said], "word")
     assert scores["wer_interval"] == list(bootstrap_interval(counts, samples=50, seed=0))
 
 

@@ -19,6 +19,7 @@ from dualasr.metrics import (
     paired_bootstrap,
     paired_bootstrap_mean,
     per_clip_errors,
+    per_sentence_errors,
     reliability,
     word_errors,
 )
@@ -298,3 +299,20 @@ print(metrics.ErrorRates("ky").compute(predictions=["a b"], references=["a c"])[
 def test_a_name_that_is_not_there_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'ErrorRate5'"):
         _ = dualasr.metrics.ErrorRate5
+
+
+def test_readings_of_one_sentence_are_one_row():
+    refs, hyps = ["a b", "c d e", "a b", "c d e", "f"], ["a x", "c d e", "y z", "d e", "f g"]
+    assert per_sentence_errors(refs, hyps, "word").tolist() == [[3, 4], [1, 6], [1, 1]]
+    assert per_sentence_errors(refs, hyps, "word").sum(0).tolist() == per_clip_errors(refs, hyps, "word").sum(0).tolist()
+
+
+def test_more_readings_make_the_interval_no_narrower():
+    """Errors belong to sentences: read ten times each, forty sentences say as much of a system as read once."""
+    rng = np.random.default_rng(0)
+    refs = [f"{k} a b c d" for k in range(40)]
+    hyps = [" ".join(word if rng.random() > 0.5 * (k % 2) else "x" for word in ref.split()) for k, ref in enumerate(refs)]
+    once, tenfold = (bootstrap_interval(per_sentence_errors(n * refs, n * hyps, "word")) for n in (1, 10))
+    assert tenfold == once
+    low, high = bootstrap_interval(per_clip_errors(10 * refs, 10 * hyps, "word"))
+    assert high - low < 0.5 * (once[1] - once[0])

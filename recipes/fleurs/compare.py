@@ -116,7 +116,7 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
 
 
 def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
-    """By language code: errors and lengths of each test clip (scoring.Tables, as lists)."""
+    """By language code: errors and lengths of each test sentence (scoring.Tables, as lists)."""
     asked = EvaluationOptions(beam=comparison.setting.beam, bootstrap=0, max_new_tokens=MOST_NEW_TOKENS, probes=0)
     found = {}
     for config in configs:
@@ -242,8 +242,8 @@ def summary(comparison: Comparison, base: dict, found: dict[str, dict], ours: st
     codes, old = [one.code for one in comparison.languages], [language_of(config).code for config in comparison.setting.old]
 
     def pooled(tables: Sequence[dict]) -> dict:
-        return {m: {rate: np.concatenate([np.array(t[m][rate]) for t in tables]) for rate in ("wer", "cer")}
-                for m in ("marks", "whisper")}  # fmt: skip
+        """Of several seeds: the errors of each sentence in all of them."""
+        return {m: {rate: sum(np.array(t[m][rate]) for t in tables) for rate in ("wer", "cer")} for m in ("marks", "whisper")}
 
     def rates_of(tables: list[dict]) -> dict:
         return scores_of(tables, 1000, 0)
@@ -299,9 +299,9 @@ def to_markdown(rows: list[dict], ours: str, command: str) -> str:
     tuned = [(row["system"], *(f"{100 * cer:.1f}" for cer in row["tuned"].values())) for row in rows[1:]]
     return "\n".join([
         "# Ways of adding languages", "", *markdown_table(head, table),
-        "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval; the base's WER its change in "
-        "points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper that is "
-        "trained as a whole adds no parameters and changes all.", "",
+        "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval over sentences; the base's WER its "
+        "change in points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper "
+        "that is trained as a whole adds no parameters and changes all.", "",
         "## CER by language", "", *markdown_table(("system", *codes), by_language),
         "## Dev CER of the first language by learning rate", "",
         *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),
