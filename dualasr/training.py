@@ -284,6 +284,8 @@ class SecondaryTrainer(Trainer):
             shutil.rmtree(old, ignore_errors=True)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
+        if not self.args.should_save:  # every process is asked
+            return
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_own(self.model, Path(output_dir) / "own.safetensors")
 

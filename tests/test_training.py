@@ -347,7 +347,7 @@ def test_two_processes_train_as_one_does(options, tmp_path):
     for out, start in zip(packs, ([sys.executable], launch), strict=True):
         more = [*start, *command(options, out, "--steps", "50", "--learning-rate", "1e-4")[1:]]
         done = subprocess.run(more, capture_output=True, text=True, env=alone)
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr
         assert done.stdout.count("4 train") == 1  # a second process says nothing
     logs = [(out.with_name("ky.run") / "metrics.jsonl").read_text().splitlines() for out in packs]
     logged = [[(row["step"], row["loss"], row["grad_norm"]) for row in map(json.loads, log) if "loss" in row] for log in logs]
