@@ -56,14 +56,14 @@ def _grams(text: str) -> set[str]:
 def recombine(pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()) -> list[str]:
     """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet.
 
+    Half a question remains a question: a pack that never heard one in other languages takes the melody for its own.
     None of them is nearly one of `held`: Jaccard similarity of character 4-grams well below the limit of the audit
     (contamination.py), which estimates it.
     """
     made, kept = [], [_grams(text) for text in held]
     while len(made) < count:
-        first, second = (pool[rng.integers(len(pool))].rstrip(".?!।").split() for _ in range(2))
-        words = first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
-        text = " ".join(words).strip(",") + ("।" if pool[0].endswith("।") else ".")
+        first, second = (pool[rng.integers(len(pool))].split() for _ in range(2))
+        text = " ".join(first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]).strip(",")
         mine = _grams(text)
         if all(len(mine & other) < (SIMILAR - 0.1) * len(mine | other) for other in kept):
             made.append(text)

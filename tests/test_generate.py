@@ -16,6 +16,7 @@ from dualasr.generate import (
     NUMBERS,
     GenerateOptions,
     generate_corpus,
+    recombine,
     sentences,
     texts_of,
 )
@@ -98,3 +99,13 @@ def test_a_language_without_sentences(tmp_path):
     with pytest.raises(CorpusError, match=f"xh_za has no sentences to be read; there is {', '.join(NUMBERS)}"):
         generate_corpus(tmp_path, ["xh_za"])
     assert not (tmp_path / "data" / "xh_za").exists()
+
+
+@pytest.mark.parametrize("config", ["bg_bg", "ky_kg", "or_in"])
+def test_recombined_sentences_end_as_sentences_do(config):
+    """Questions among them, too."""
+    code, split = code_of(config), "train" if config in NEW else "negatives"
+    made = recombine(sentences(code, split), 300, rng())
+    ends = {text[-1] for text in sentences(code, split)}
+    assert {text[-1] for text in made} <= ends and sum(text.endswith("?") for text in made) >= 1
+    assert not any(end in text[:-1] for text in made for end in "?!।")
