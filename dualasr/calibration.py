@@ -50,7 +50,7 @@ def calibrate(model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequ
     """
     if not others or not mine:
         return Calibration(negatives=False)
-    asking = replace(model, selector=SelectorOptions(shortcut=False))
+    asking = replace(model, selector=SelectorOptions(asked=None))
     ours, theirs = _scores(asking, name, mine), _scores(asking, name, others)
     tag = fit_logistic(ours, theirs)
     duels = []

@@ -158,10 +158,10 @@ class DualWhisper:
     def _asks(self, row: list[Bid], k: int) -> bool:
         """Whether pack k runs its upper layers for a window."""
         options = self.selector
-        if options.rule == "paper" or not options.shortcut:
+        if options.rule == "paper" or options.asked is None:
             return True
         heads = [bid.calibration.head(bid.head) for bid in row]
-        return heads[k] == max(heads) and heads[k] > options.head_floor
+        return sum(head > heads[k] for head in heads) < options.asked and heads[k] > options.head_floor
 
     def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,
                options: DecodeOptions = DecodeOptions()) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip

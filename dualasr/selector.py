@@ -6,7 +6,8 @@ logistic regression of the pack's own on the three, fitted on dev, gives z. With
 primary's 1, the posterior over all candidates sums to 1. Where the primary leads by less than tau, or a pack by
 less than `claim`, the primary and the best pack are both decoded, and z is weighed anew with the difference of their
 log-probabilities per second of audio and with how unsure the primary is of a token: a duel. `claim` is the larger, for a clip
-that a pack takes wrongly is lost to a language that was served before.
+that a pack takes wrongly is lost to a language that was served before. Several packs are asked for their tag: one that learnt
+early may take for its own a language that it never heard, and on the heads alone it would win.
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -38,11 +39,11 @@ class SelectorOptions:
     claim: float = 6.0  # calibrated rule: a pack that leads by less is decoded beside the primary
     beta: float = -0.7  # added to a pack's lead
     head_floor: float = -4.0  # a pack whose head gives less than this is not asked for its tag
-    shortcut: bool = True  # only the pack with the best head runs its upper layers
+    asked: int | None = 3  # most packs, those with the best heads, that run their upper layers; None: all
 
     @classmethod
     def paper(cls) -> "SelectorOptions":
-        return cls(rule="paper", tau=0.5, beta=0.15, shortcut=False)
+        return cls(rule="paper", tau=0.5, beta=0.15, asked=None)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
         lead = best.best_tag - primary_best_tag
         what = f"best tag {best.best_tag:.2f} against the primary's {primary_best_tag:.2f}"
     else:
-        best = max(bids, key=lambda bid: bid.log_odds)
+        best = max([bid for bid in bids if bid.tag is not None] or bids, key=lambda bid: bid.log_odds)
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY

@@ -10,6 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from dualasr.model import LEAST_DOUBT, DecodeOptions
 from dualasr.secondary import best_candidate, slice_trunk
+from dualasr.selector import SelectorOptions
 
 
 def test_encode_from_fork_equals_full_encode(backbone, clips):
@@ -113,3 +114,16 @@ def test_language_probs_sum_to_one(make_model, clips):
         assert result.route in ("primary", "north", "west")
         assert result.reason
 
+
+
+@pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])
+def test_how_many_packs_run_their_upper_layers(make_model, clips, asked, run):
+    """Of three packs, all of whose heads are above the floor, those with the best heads."""
+    model = make_model(("north", "ky"), ("west", "ga"), ("south", "or"))
+    model = replace(model, selector=SelectorOptions(asked=asked, head_floor=-1e9))
+    rows, outputs = model.bids(model.listen(clips[:2]))
+    for i, row in enumerate(rows):
+        heads = {bid.name: bid.calibration.head(bid.head) for bid in row}
+        told = {bid.name for bid in row if bid.tag is not None}
+        assert told == set(sorted(heads, key=heads.get)[-run:])
+        assert told == {name for name, (asked_rows, *_) in outputs.items() if i in asked_rows}

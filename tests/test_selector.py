@@ -1,5 +1,7 @@
 """The selector's two rules on hand-made scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,8 @@ def bid(name="north", head=0.0, tag=0.0, languages=("ky",), best_tag=0.0, calibr
 
 def test_a_pack_sets_file(tmp_path):
     path = tmp_path / "selector.json"
-    path.write_text('{"tau": 3.5, "shortcut": false}')
-    assert read_selector(path) == SelectorOptions(tau=3.5, shortcut=False)
+    path.write_text('{"tau": 3.5, "asked": null}')
+    assert read_selector(path) == SelectorOptions(tau=3.5, asked=None)
     for content in ('{"tua": 3}', "[1, 2", "7"):
         path.write_text(content)
         with pytest.raises(PackError, match="tau"):
@@ -61,6 +63,13 @@ def test_a_sure_primary_keeps_its_clip():
 def test_best_of_two_packs_leads():
     decision = select(-0.1, [bid("north", 2, 3), bid("west", 4, 4, ("ga",))], SelectorOptions())
     assert decision.route == "west" and decision.settled
+
+
+def test_a_pack_that_was_asked_goes_before_one_that_was_not():
+    """The best head of all loses to what an upper layer says; where none was asked the heads decide."""
+    heads = [replace(bid("north", 9, 0), tag=None), bid("west", 4, 4, ("ga",))]
+    assert select(-0.1, heads, SelectorOptions()).route == "west"
+    assert select(-0.1, [replace(one, tag=None) for one in heads], SelectorOptions()).route == "north"
 
 
 def test_duel_moves_a_close_call():

@@ -120,7 +120,7 @@ def sweep(found: Sequence[Evidence], new: Sequence[str]) -> list[dict]:
     rows, codes = [], sorted({clip.language for clip in found})
     for tau in TAUS:
         for beta in BETAS:
-            routed = [clip.routed(SelectorOptions(rule="paper", tau=tau, beta=beta, shortcut=False)) for clip in found]
+            routed = [clip.routed(SelectorOptions(rule="paper", tau=tau, beta=beta, asked=None)) for clip in found]
             cers = {}
             for code in codes:
                 mine = [(clip, text) for clip, (text, _) in zip(found, routed, strict=True) if clip.language == code]
