@@ -5,7 +5,6 @@ appears whole at the end. The trunk cache may be shared between runs.
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -26,6 +25,7 @@ from dualasr.secondary import Secondary
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import checkpoints, train_secondary
 from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text
+from dualasr.whole_file import whole_file
 
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
@@ -53,10 +53,8 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
             raise RunError(f"{options.run} was started with other settings ({', '.join(changed)}); resume with the same.")
         return
     try:
-        options.run.mkdir(parents=True, exist_ok=True)
-        part = arguments.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
-        os.replace(part, arguments)
+        with whole_file(arguments) as part:
+            part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
     except OSError as error:
         raise RunError(f"Cannot write to {options.run}: {error.strerror or error}.") from error
 

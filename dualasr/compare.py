@@ -1,13 +1,13 @@
 """Two reports on the same clips: how far their error rates lie apart, with the paired bootstrap interval (Bisani and Ney)."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dualasr.errors import RunError
 from dualasr.metrics import comparable, paired_bootstrap_mean, per_sentence_errors
 from dualasr.report_content import MODES, markdown_table, percent
+from dualasr.whole_file import whole_file
 
 _NAMED = 5  # clips of one report only, named
 
@@ -63,13 +63,10 @@ def to_markdown(comparison: dict) -> str:
 def write_comparison(path: str | Path, comparison: dict) -> None:
     """Write a comparison as JSON, whole or not at all. Raises RunError, which names the path, where that fails."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise RunError(f"Cannot write {path}: {error.strerror or error}. Choose another place for --out.") from error
 
 

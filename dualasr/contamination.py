@@ -7,7 +7,6 @@ clip, from which neither text nor sound can be made again; that a sentence one a
 """
 
 import hashlib
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from dualasr.audio import SAMPLE_RATE, Sound, load_audio
 from dualasr.cores import core_pool
 from dualasr.errors import AudioError, PackError
 from dualasr.text import normalise, scoring_unit
+from dualasr.whole_file import whole_file
 
 FORMAT = "dualasr fingerprints 1"  # a change to any number below makes older files incomparable: count it up
 HASHES = 128  # the standard deviation of an estimated Jaccard similarity of 0.7 is 0.04
@@ -64,13 +64,8 @@ class Fingerprints:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all. Raises OSError where the disk is full or unwritable."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(save(vars(self), metadata={"format": FORMAT}))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            part.write_bytes(save(vars(self), metadata={"format": FORMAT}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Fingerprints":

@@ -10,7 +10,6 @@ step k. As CL-MASR computes them (Della Libera et al. 2023, arXiv 2310.16931):
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from dualasr.errors import RunError
 from dualasr.report_content import markdown_table
 from dualasr.scoring import MODES
+from dualasr.whole_file import whole_file
 
 MEASURES = ("cer", "wer")
 TITLES = {"pipeline_aware": "Pipeline known", "group_aware": "Old or new known", "agnostic": "Nothing known"}
@@ -242,9 +242,8 @@ def write_matrix(folder: Path, matrix: Matrix, command: str, **more) -> None:
              "matrix.md": to_markdown(matrix, command, **more)}  # fmt: skip
     try:
         for name, text in texts.items():
-            part = folder / f".{name}.part"
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, folder / name)
+            with whole_file(folder / name) as part:
+                part.write_text(text, encoding="utf-8")
         draw(matrix, folder / "matrix.png")
     except OSError as error:
         raise RunError(f"Cannot write {folder}/matrix.*: {error.strerror or error}.") from error
@@ -265,7 +264,6 @@ def save_figure(figure, path: Path) -> None:
     """A pyplot figure as PNG, whole or not at all; it is closed."""
     from matplotlib import pyplot
 
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=130)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=130)
     pyplot.close(figure)
-    os.replace(part, path)

@@ -27,6 +27,7 @@ from dualasr.utterance import (
     row_of,
     within_recording,
 )
+from dualasr.whole_file import whole_file
 
 __all__ = ["Columns", "Corpus", "SkippedRow", "Utterance", "load_corpus", "text_file", "write_manifest"]
 
@@ -165,19 +166,13 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for utterance in utterances:
-                audio = Path(os.path.abspath(utterance.audio))
-                row = asdict(utterance)
-                row["lang"] = row.pop("language")
-                row["audio"] = (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        for utterance in utterances:
+            audio = Path(os.path.abspath(utterance.audio))
+            row = asdict(utterance)
+            row["lang"] = row.pop("language")
+            row["audio"] = (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _jsonl_rows(manifest: Path, asked: Asked, found: Found) -> Rows:

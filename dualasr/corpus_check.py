@@ -4,7 +4,6 @@ import base64
 import hashlib
 import html
 import io
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from dualasr.corpus import Columns, Corpus, SkippedRow, Utterance, load_corpus
 from dualasr.errors import AudioError, CorpusError, RunError
 from dualasr.text import normalise
 from dualasr.utterance import canonical_split
+from dualasr.whole_file import whole_file
 
 SILENT_DBFS = -60.0  # RMS
 FULL_SCALE, MOST_AT_FULL_SCALE = 0.999, 0.001
@@ -190,15 +190,11 @@ def write_html(path: Path, check: CorpusCheck) -> None:
         parts.append(f"<details><summary>characters: {len(s.characters)}</summary><p>{counts}</p></details>")
     style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}th{text-align:left}img{max-width:100%}"
     page = f'<!doctype html><meta charset="utf-8"><title>Corpus check</title><style>{style}</style>{"".join(parts)}\n'
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _printable(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dualasr.errors import CorpusError, MissingExtraError
 from dualasr.tables import match_columns, row_of_fields
 from dualasr.utterance import Asked, Found, Rows, names_a_split
+from dualasr.whole_file import whole_file
 
 _HUB = re.compile(r"(?:datasets:|hf:/+datasets/)([^:]+?)/?(?::(.+))?")
 
@@ -102,12 +103,9 @@ def _written(path: Path, data: bytes) -> Path:
     path = Path(os.path.abspath(path))  # a relative one would be looked for inside the corpus
     if path.is_file():
         return path
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_bytes(data)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CorpusError(f"{path.parent}: the data set's sound cannot be written there ({error.strerror}).") from error
     return path

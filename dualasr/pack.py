@@ -27,6 +27,7 @@ from dualasr.las import LASOptions
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.selector import Calibration, Logistic, SelectorOptions
 from dualasr.tokenizer import PackTokenizer
+from dualasr.whole_file import whole_file
 
 FORMAT_VERSION = 3
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
@@ -250,6 +251,5 @@ def rewrite_info(folder: Path, **changes) -> None:
     record = read_pack(folder)
     record |= asdict(replace(pack_info(record), **changes))
     record["seal"] = _seal(record)
-    part = folder / "pack.json.part.json"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False))
-    os.replace(part, folder / "pack.json")
+    with whole_file(folder / "pack.json") as part:
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False))

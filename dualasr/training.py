@@ -33,6 +33,7 @@ from dualasr.search import ctc_greedy
 from dualasr.secondary import MOST_TOKENS, Secondary
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
+from dualasr.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -208,16 +209,14 @@ class _Progress(TrainerCallback):
         best = self.run / "best.json"
         if self.options.keep == "best" and (not best.exists() or rate < json.loads(best.read_text())["cer"]):
             save_own(self.secondary, self.run / "best.safetensors")
-            part = best.with_suffix(".part")
-            part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
-            os.replace(part, best)
+            with whole_file(best) as part:
+                part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
 
 
 def save_own(secondary: Secondary, path: Path) -> None:
     """The secondary's own tensors as safetensors, whole or not at all."""
-    part = path.with_suffix(".part")
-    save_file({name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file({name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part)
 
 
 def load_own(secondary: Secondary, path: Path) -> None:
@@ -286,7 +285,6 @@ class SecondaryTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None) -> None:
         if not self.args.should_save:  # every process is asked
             return
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_own(self.model, Path(output_dir) / "own.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:

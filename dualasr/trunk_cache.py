@@ -6,7 +6,6 @@ whole or not at all, so that runs may share a folder and a stopped run goes on w
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
 from dualasr.errors import AudioError, RunError
 from dualasr.secondary import MARGIN, slice_trunk
+from dualasr.whole_file import whole_file
 
 VERSION = "2"  # of what an entry holds
 BYTES_A_VALUE = 2
@@ -108,13 +108,9 @@ class TrunkCache:
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:
-        part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with whole_file(path) as part, part.open("wb") as file:
                 np.save(file, values)
-            os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise RunError(f"Cannot write the trunk cache {path.parent.parent}: {error.strerror or error}. Free some "
                            "space, choose another --cache, or lower --variants.") from error  # fmt: skip

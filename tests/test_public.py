@@ -6,7 +6,7 @@ from pathlib import Path
 import dualasr
 
 FLOORS = [
-    {"errors", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics",
+    {"errors", "whole_file", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus", "metrics",
      "synth", "generate", "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector"},
     {"pack", "model"},

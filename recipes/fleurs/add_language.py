@@ -13,7 +13,6 @@ is the pack, OUT/reports the evaluations. OUT is never overwritten; the same com
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from dualasr.tables import find_fleurs
 from dualasr.text import scoring_unit
 from dualasr.training import TrainingOptions
 from dualasr.training_data import AddLanguageOptions
+from dualasr.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,8 @@ def open_out(out: Path, arguments: dict) -> None:
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} exists and is not a run of this recipe; choose another --out. Nothing was overwritten.")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, kept)
+        with whole_file(kept) as part:
+            part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise RunError(f"Cannot write to {out}: {error.strerror or error}.") from error
 

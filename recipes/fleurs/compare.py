@@ -14,7 +14,6 @@ result.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -53,6 +52,7 @@ from dualasr.selector import PRIMARY
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
 from dualasr.trunk_cache import TrunkCache
+from dualasr.whole_file import whole_file
 
 ZERO_SHOT = "zero-shot"
 MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
@@ -173,9 +173,8 @@ def fit_whole(comparison: Comparison, way: Whole, rate: float, seed: int, k: int
     training = replace(options.training, variants=options.training.variants_of(len(train)))
     model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
     seconds = time.perf_counter() - began
-    part = weights[k].with_suffix(".part")
-    save_model(model, part)
-    os.replace(part, weights[k])
+    with whole_file(weights[k]) as part:
+        save_model(model, part)
     texts = [u.text for u in train]
     density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
     system = DualWhisper(replace(backbone, model=model))
@@ -211,11 +210,9 @@ def cell(path: Path, make: Callable[[], dict]) -> dict:
     """A result that is on disk, or is made and put there."""
     if not path.exists():
         say(f"== {path.parent.name} {path.stem}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = make()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_text(json.dumps(found))
     return json.loads(path.read_text())
 
 
@@ -347,9 +344,8 @@ def compare(args: argparse.Namespace) -> int:
     rows = summary(comparison, base, found, ours)
     for name, text in (("compare.json", json.dumps({"command": args.command, "rows": rows}, indent=1)),
                        ("compare.md", to_markdown(rows, ours, args.command))):  # fmt: skip
-        part = args.out / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, args.out / name)
+        with whole_file(args.out / name) as part:
+            part.write_text(text, encoding="utf-8")
     draw(rows, args.out / "compare.png")
     print((args.out / "compare.md").read_text(encoding="utf-8"))
     return 0

@@ -40,6 +40,7 @@ from dualasr.languages import NINETEEN, language_of
 from dualasr.report_content import markdown_table
 from dualasr.synth import Speaker
 from dualasr.tables import find_fleurs
+from dualasr.whole_file import whole_file
 
 SPLITS = ("train", "dev", "test")
 SHOWN = 20  # skipped rows and leaks on the screen; prepare.json has all
@@ -236,12 +237,8 @@ def _list(title: str, items: Sequence[str]) -> list[str]:
 
 
 def write_json(path: Path, report: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Path | None = None, command: str = "",

@@ -15,7 +15,6 @@ Paper: arXiv 2406.07842, whisper-large-v2 on FLEURS' nineteen; the body of its T
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +38,7 @@ from dualasr.report_content import markdown_table
 from dualasr.search import Hypothesis
 from dualasr.selector import PRIMARY, Bid, SelectorOptions, select, settle
 from dualasr.training_data import AddLanguageOptions
+from dualasr.whole_file import whole_file
 
 # CER %, 19 languages: by rank, at forks 0, 8, 16, 24, 28 and 30 of 32 layers (Table 1); by system (Table 2)
 PAPER_FORKS = (0, 8, 16, 24, 28, 30)
@@ -255,9 +255,8 @@ def tables(args: argparse.Namespace) -> int:
     draw(grid, systems, args.out / "tables.png")
     for name, text in (("tables.json", json.dumps({"command": args.command, **found}, indent=1)),
                        ("tables.md", "\n".join([*lines, f"Made by `{args.command}`.", ""]))):  # fmt: skip
-        part = args.out / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, args.out / name)
+        with whole_file(args.out / name) as part:
+            part.write_text(text, encoding="utf-8")
     print((args.out / "tables.md").read_text(encoding="utf-8"))
     return 0
 
