@@ -62,7 +62,6 @@ def to_markdown(comparison: dict) -> str:
 
 def write_comparison(path: str | Path, comparison: dict) -> None:
     """Write a comparison as JSON, whole or not at all. Raises RunError, which names the path, where that fails."""
-    path = Path(path)
     try:
         with whole_file(path) as part:
             part.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

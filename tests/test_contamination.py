@@ -202,7 +202,7 @@ def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
     assert found["packs"] == {"pack": counts}
     everything, clean = (side["pipeline_aware"]["cer"] for side in (report["languages"]["ky"], found["clean"]["ky"]))
     assert found["clean"]["ky"]["n"] == 6
-    assert clean > 1.3 * everything, "what was learned by heart flatters the score"
+    assert clean > 1.5 * everything, "what was learned by heart flatters the score"
     leaked = evaluate(model, rows[:6], QUICK).report
     assert leaked["languages"]["ky"]["pipeline_aware"]["cer"] < 0.2
     assert leaked["contamination"]["clean"] == {"ky": {"n": 0, **{

@@ -22,6 +22,7 @@ from dualasr.audio import SAMPLE_RATE
 from dualasr.augment import augment, coloured_noise, music
 from dualasr.corpus import text_file
 from dualasr.synth import TRAIN_VARIANTS, Speaker, draw_voice
+from dualasr.whole_file import whole_file
 
 LETTERS = {
     "en": "a-z", "es": "a-zñáéíóúü", "de": "a-zäöüß", "tr": "a-zçğıöşüâîû", "bg": "а-я", "pt": "a-zàáâãçéêíóôõú",
@@ -131,12 +132,10 @@ def make_shard(job: tuple[int, int, Path, dict[str, list[str]]]) -> int:
             mels.append(mel)
             rows.append(label | {"offset": offset, "frames": len(mel)})
             offset += len(mel)
-    temporary = mel_path.with_suffix(".part.npy")
-    np.save(temporary, np.concatenate(mels))
-    os.replace(temporary, mel_path)
-    part = index_path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    os.replace(part, index_path)
+    with whole_file(mel_path) as part:
+        np.save(part, np.concatenate(mels))
+    with whole_file(index_path) as part:
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return number
 
 
