@@ -93,24 +93,32 @@ def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.G
     return texts, list(range(len(texts)))
 
 
-def speak_config(config: str, folder: Path, options: GenerateOptions, speaker: Speaker) -> None:
-    """Tables and audio of a config into an empty folder. Raises CorpusError for a language without sentences."""
+def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
+    """Tables and audio of a config into an empty folder, the same every time, whatever was spoken before.
+
+    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    """
     if config not in NUMBERS:
         raise CorpusError(f"{config} has no sentences to be read; there is {', '.join(NUMBERS)}.")
-    for split in ("train", "dev", "test") if config in NEW else ("train", "test"):
-        rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
-        texts, ids = texts_of(config, split, options, rng)
-        (folder / "audio" / split).mkdir(parents=True)
-        rows = []
-        for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
-            samples = speaker.speak(text, code_of(config), draw_voice(rng, "test" if split == "test" else "train"))
-            if len(samples) < SAMPLE_RATE // 4:
-                continue
-            name = f"{i:05d}.flac"
-            soundfile.write(folder / "audio" / split / name, samples, SAMPLE_RATE)
-            plain = text.lower()
-            rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
-        (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    with Speaker() as speaker:
+        for split in ("train", "dev", "test") if config in NEW else ("train", "test"):
+            _speak_split(config, split, folder, options, speaker)
+
+
+def _speak_split(config: str, split: str, folder: Path, options: GenerateOptions, speaker: Speaker) -> None:
+    rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
+    texts, ids = texts_of(config, split, options, rng)
+    (folder / "audio" / split).mkdir(parents=True)
+    rows = []
+    for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
+        samples = speaker.speak(text, code_of(config), draw_voice(rng, "test" if split == "test" else "train"))
+        if len(samples) < SAMPLE_RATE // 4:
+            continue
+        name = f"{i:05d}.flac"
+        soundfile.write(folder / "audio" / split / name, samples, SAMPLE_RATE)
+        plain = text.lower()
+        rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
+    (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions(),
@@ -119,13 +127,12 @@ def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions
 
     Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
     """
-    with Speaker() as speaker:
-        for config in (language_of(config).config for config in configs):
-            folder = root / "data" / config
-            if folder.exists():
-                continue
-            part = folder.with_name(f".{config}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            speak_config(config, part, options, speaker)
-            os.replace(part, folder)
-            say(f"  {config}")
+    for config in (language_of(config).config for config in configs):
+        folder = root / "data" / config
+        if folder.exists():
+            continue
+        part = folder.with_name(f".{config}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        speak_config(config, part, options)
+        os.replace(part, folder)
+        say(f"  {config}")

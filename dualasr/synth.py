@@ -115,6 +115,7 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         return 0
 
     library.espeak_SetSynthCallback(receive)
+    library.espeak_ng_SetRandSeed(1)  # breath is noise, seeded with the time otherwise
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
     if not pieces:

@@ -109,3 +109,14 @@ def test_recombined_sentences_end_as_sentences_do(config):
     ends = {text[-1] for text in sentences(code, split)}
     assert {text[-1] for text in made} <= ends and sum(text.endswith("?") for text in made) >= 1
     assert not any(end in text[:-1] for text in made for end in "?!।")
+
+
+@spoken
+def test_a_language_sounds_the_same_whenever_it_is_generated(tmp_path):
+    options = GenerateOptions(limit=20)
+    for name, configs in (("alone", ["ky_kg"]), ("second", ["en_us", "ky_kg"])):
+        generate_corpus(tmp_path / name, configs, options)
+    folders = [tmp_path / name / "data" / "ky_kg" for name in ("alone", "second")]
+    alone, second = ({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} for folder in folders)
+    assert len(alone) > 60
+    assert alone == second

@@ -38,7 +38,6 @@ from dualasr.errors import CorpusError, DualasrError, MissingExtraError, PackErr
 from dualasr.generate import NUMBERS, GenerateOptions, speak_config
 from dualasr.languages import NINETEEN, language_of
 from dualasr.report_content import markdown_table
-from dualasr.synth import Speaker
 from dualasr.tables import find_fleurs
 from dualasr.whole_file import whole_file
 
@@ -121,8 +120,7 @@ def speak(options: GenerateOptions) -> Fill:
     """Speak a language's sentences. Raises CorpusError for one that has none, MissingExtraError without espeak-ng."""
 
     def fill(config: str, part: Path) -> None:
-        with Speaker() as speaker:
-            speak_config(config, part, options, speaker)
+        speak_config(config, part, options)
 
     return fill
 
