@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +115,6 @@ def write_parquet(files: dict[str, str], part: Path) -> None:
                 cells = (row["id"], name, raw, text, " ".join(text.replace(" ", "|")), row["num_samples"],
                          ("MALE", "FEMALE", "OTHER")[row["gender"]])  # fmt: skip
                 table.write("\t".join(map(str, cells)) + "\n")
-
-
-def speak(options: GenerateOptions) -> Fill:
-    """Speak a language's sentences. Raises CorpusError for one that has none, MissingExtraError without espeak-ng."""
-
-    def fill(config: str, part: Path) -> None:
-        speak_config(config, part, options)
-
-    return fill
 
 
 def say(line: str) -> None:
@@ -262,7 +254,8 @@ def prepare(out: Path, names: Sequence[str], hub: str | None = None, folder: Pat
         if former is None:  # before anything is there, so that a stopped run is not gone on with from another source
             write_json(record, {"source": source, "configs": {}, "leaks": None})
         if missing := [config for config in configs if not (out / "data" / config).exists()]:
-            bring(out, missing, fetch_from(hub) if hub else link_from(folder, out) if folder else speak(spoken))
+            speak = partial(speak_config, options=spoken)
+            bring(out, missing, fetch_from(hub) if hub else link_from(folder, out) if folder else speak)
         report = {"source": source, "command": command, **look(out, configs)}
         write_json(record, report)
     except OSError as error:
