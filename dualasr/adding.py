@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 
 from dualasr.backbone import Backbone
-from dualasr.calibration import calibrate, choose_ctc_weight, with_info
+from dualasr.calibration import calibrate, choose_ctc_weight, hear_languages, with_info
 from dualasr.contamination import fingerprint, join
 from dualasr.errors import RunError
 from dualasr.language_head import fit_language_head
@@ -24,7 +24,7 @@ from dualasr.pack import Pack, PackInfo, load_pack, save_pack
 from dualasr.secondary import Secondary
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import checkpoints, train_secondary
-from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text
+from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text, trunk_cache
 from dualasr.whole_file import whole_file
 
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
@@ -132,7 +132,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     weight, rates = choose_ctc_weight(model, name, some, refs) if some else (0.5, {})
     for value, rate in rates.items():
         say(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
-    calibration = calibrate(with_info(model, name, ctc_weight=weight), name, some, data.negatives_dev[:MOST_DEV])
+    calibration = calibrate(with_info(model, name, ctc_weight=weight), name, some, data.negatives_dev)
     if not calibration.negatives:
         say("  no --negatives: the pack cannot tell its languages from others; routing beside the primary is unreliable")
     training = {
@@ -148,7 +148,10 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     say(f"6 pack -> {options.out}")
     heard = [(u.sound, u.text, u.language) for u in train] + [(sound, "", "und") for sound in data.negatives_audio]
     prints = [fingerprint(heard)] + ([before.fingerprints] if before and before.fingerprints else [])
-    pack = Pack(info, secondary, join(prints))
+    variants, labelled = options.training.variants_of(len(train)), {clip.id for clip in data.train}
+    statistics = hear_languages(backbone, [u for u in train if u.id in labelled], list(options.languages),
+                                trunk_cache(options, backbone), variants)  # fmt: skip
+    pack = Pack(info, secondary, join(prints), statistics)
     save_pack(options.out, pack, backbone)
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,10 +34,11 @@ def base_path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class LanguageStep:
-    """The primary decoder's first step: log-probabilities over its languages and the no-speech probability."""
+    """The primary decoder's first step: log-probabilities over its languages, the no-speech probability, and its state."""
 
     log_probs: torch.Tensor  # (batch, languages), normalised over the languages
     no_speech_prob: torch.Tensor  # (batch,)
+    state: torch.Tensor  # (batch, width), what the decoder's last layer makes of it
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,14 @@ class Backbone:
         """One decoder step after <|startoftranscript|>: (batch, positions, width) -> LanguageStep."""
         config = self.model.generation_config
         start = torch.full((len(encoded), 1), config.decoder_start_token_id, device=self.device)
-        output = self.model(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=start, use_cache=False)
-        logits = output.logits[:, -1].float()
+        output = self.decoder(input_ids=start, encoder_hidden_states=encoded, use_cache=False)
+        logits, state = self.model.proj_out(output.last_hidden_state)[:, -1].float(), output.last_hidden_state[:, -1].float()
         no_speech = self.tokenizer.convert_tokens_to_ids(["<|nospeech|>", "<|nocaptions|>"])
         known = [i for i in no_speech if i is not None and i != self.tokenizer.unk_token_id]
         silence = logits.softmax(-1)[:, known].sum(-1)
         if not self.languages:
-            return LanguageStep(torch.zeros(len(encoded), 1, device=self.device), silence)
-        return LanguageStep(logits[:, list(self.languages.values())].log_softmax(-1), silence)
+            return LanguageStep(torch.zeros(len(encoded), 1, device=self.device), silence, state)
+        return LanguageStep(logits[:, list(self.languages.values())].log_softmax(-1), silence, state)
 
     @torch.no_grad()
     def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, **options) -> list[Hypothesis]:

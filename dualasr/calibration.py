@@ -1,22 +1,28 @@
-"""What a pack learns from dev after training: the weight of CTC in its joint score, and its place in the selector.
+"""What a pack learns after training: from dev the weight of CTC in its joint score and its place in the selector, from
+training clips how its languages sound to the primary.
 
-Positives are dev clips of the pack's languages; negatives are clips in other languages that training never saw.
+Positives of dev are clips of the pack's languages; negatives are clips in other languages that training never saw.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from tqdm import tqdm
 
 from dualasr.audio import Sound, load_audio
+from dualasr.backbone import Backbone
+from dualasr.corpus import Utterance
+from dualasr.language_statistics import LanguageStatistics, fit_statistics
 from dualasr.metrics import character_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.secondary import best_candidate
-from dualasr.selector import PRIMARY, Calibration, Logistic, SelectorOptions, duel_scores, fit_logistic
+from dualasr.selector import PRIMARY, Calibration, SelectorOptions, duel_scores, fit_logistic
 from dualasr.text import normalise
+from dualasr.trunk_cache import TrunkCache
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
-MOST_DUELS = 24  # clips a side decoded by both pipelines
+MOST_HEARD = 400  # training clips of a language, for its statistics
 
 
 def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
@@ -45,43 +51,48 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], ref
 def calibrate(model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]) -> Calibration:
     """Fit a pack's calibration: head; head, tag and doubt; and the duel of both transcripts (selector.py).
 
-    A duel is fought over clips in doubt, so it is fitted on those: the least likely of `mine`, the likeliest of `others`.
     Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
     """
     if not others or not mine:
         return Calibration(negatives=False)
-    asking = replace(model, selector=SelectorOptions(asked=None))
+    asking = replace(model, selector=SelectorOptions(asked=None, head_floor=-np.inf))
     ours, theirs = _scores(asking, name, mine), _scores(asking, name, others)
-    tag = fit_logistic(ours, theirs)
-    duels = []
-    for clips, scores, sign in ((mine, ours, 1), (others, theirs, -1)):
-        z = np.array([tag(*row) for row in scores])
-        rows = np.argsort(sign * z)[:MOST_DUELS]
-        duels.append(np.column_stack([z[rows], _duels(asking, name, [clips[i] for i in rows])]))
-    enough = min(map(len, duels)) > 1
-    duel = fit_logistic(*duels) if enough else Logistic((1.0, 0.0, 0.0))
+    tag = fit_logistic(ours[:, :3], theirs[:, :3])
+    duels = [np.column_stack([[tag(*row) for row in scores[:, :3]], scores[:, 3:]]) for scores in (ours, theirs)]
+    duel = fit_logistic(*duels, Calibration().duel)
     return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, duel, negatives=True)
 
 
 def _scores(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
-    """Raw log-odds of a pack's head and of its tag step, and the primary's doubt: (clips, 3)."""
-    found = []
-    for sounds in _batches(model, clips):
-        for row in model.bids(model.listen(sounds))[0]:
-            bid = next(bid for bid in row if bid.name == name)
-            found.append((bid.head, bid.tag, bid.doubt))
-    return np.array(found)
-
-
-def _duels(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
-    """What two transcripts of each clip say (`duel_scores`): (clips, 2)."""
+    """Raw log-odds of a pack's head and of its tag step, the primary's doubt, and `duel_scores`: (clips, 5)."""
     found = []
     for sounds in _batches(model, clips):
         heard = model.listen(sounds)
         first, _ = model.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
         second, _ = model.decode(heard, name)
-        found += [duel_scores(*row) for row in zip(first, second, heard.seconds, strict=True)]
+        for row, *rest in zip(model.bids(heard)[0], first, second, heard.seconds, strict=True):
+            bid = next(bid for bid in row if bid.name == name)
+            found.append((bid.head, bid.tag, bid.doubt, *duel_scores(*rest)))
     return np.array(found)
+
+
+def hear_languages(backbone: Backbone, utterances: Sequence[Utterance], languages: Sequence[str], cache: TrunkCache,
+                   variants: int) -> LanguageStatistics:  # fmt: skip
+    """How training clips sound to the primary: of each language a few hundred at even distances, every other one augmented.
+
+    `cache` augments as it did for training; languages are those of the pack, in its order.
+    """
+    model, some = DualWhisper(backbone), []
+    for language in languages:
+        mine = [u for u in utterances if u.language == language]
+        some += [mine[i] for i in np.linspace(0, len(mine) - 1, min(MOST_HEARD, len(mine))).round().astype(int)]
+    some.sort(key=lambda u: u.duration or 0.0)
+    heard = []
+    for first in tqdm(range(0, len(some), 16), desc="language statistics", unit="batch", disable=None):
+        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(some[first : first + 16])]
+        heard.append(model.listen(sounds).impression.cpu().numpy())
+    classes = np.array([list(languages).index(u.language) for u in some])
+    return fit_statistics(np.concatenate(heard), classes, len(languages))
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from dualasr.secondary import Secondary, pool_trunk
+from dualasr.secondary import Secondary, pool
 from dualasr.training import Clip
 
 UNHEARD = -5.0  # logit of a class that no clip is in
@@ -23,7 +23,7 @@ def pooled(clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
     for clip in clips:
         for entry in clip.entries:
             values = torch.from_numpy(np.load(entry).astype(np.float32)).unsqueeze(0)
-            rows.append(pool_trunk(values, torch.tensor([values.shape[1]]))[0].numpy())
+            rows.append(pool(values, torch.tensor([values.shape[1]]))[0].numpy())
             classes.append(clip.language)
     return np.stack(rows), np.array(classes)
 

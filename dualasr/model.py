@@ -4,6 +4,7 @@ The trunk of a window is computed once; the primary's upper layers once; a pack'
 head makes it a candidate. What was computed to name the language is handed on to the decoder.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 from dualasr.audio import SAMPLE_RATE
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError
+from dualasr.language_statistics import Discriminant
 from dualasr.languages import tag_among
 from dualasr.pack import Pack, load_pack
 from dualasr.search import Hypothesis
-from dualasr.secondary import Candidate, SearchOptions, slice_trunk
+from dualasr.secondary import Candidate, SearchOptions, pool, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
 
 Answer = tuple[Hypothesis, str]  # what a pipeline says of a window, and in which language
@@ -49,6 +51,7 @@ class Heard:
     encoded: torch.Tensor  # the primary's encoder output, (batch, positions, width)
     language_log_probs: torch.Tensor  # (batch, languages)
     no_speech_prob: tuple[float, ...]
+    impression: torch.Tensor  # (batch, 3 x width): the encoder output's mean and deviation, the first step's state
 
     def of(self, rows: Sequence[int]) -> "Heard":
         """The same evidence of some of the windows; all of them is no copy."""
@@ -58,7 +61,7 @@ class Heard:
         return Heard(
             tuple(self.seconds[i] for i in rows), tuple(self.frames[i] for i in rows),
             {fork: trunk[index] for fork, trunk in self.trunks.items()}, self.encoded[index],
-            self.language_log_probs[index], tuple(self.no_speech_prob[i] for i in rows),
+            self.language_log_probs[index], tuple(self.no_speech_prob[i] for i in rows), self.impression[index],
         )  # fmt: skip
 
 
@@ -112,10 +115,11 @@ class DualWhisper:
                 hidden = layer(hidden, None)
             at, trunks[fork] = fork, hidden
         encoded = backbone.upper(hidden, at)
-        step = backbone.language_step(encoded)
+        step, frames = backbone.language_step(encoded), [backbone.frames(len(clip)) for clip in clips]
+        impression = torch.cat([pool(*slice_trunk(encoded, frames)).float(), step.state], -1)
         return Heard(
-            tuple(len(clip) / SAMPLE_RATE for clip in clips), tuple(backbone.frames(len(clip)) for clip in clips),
-            trunks, encoded, step.log_probs, tuple(step.no_speech_prob.tolist()),
+            tuple(len(clip) / SAMPLE_RATE for clip in clips), tuple(frames), trunks, encoded, step.log_probs,
+            tuple(step.no_speech_prob.tolist()), impression,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -134,14 +138,15 @@ class DualWhisper:
         outputs: dict[str, Output] = {}
         best = heard.language_log_probs.max(-1).values
         doubts = (-best.expm1()).log().clamp_min(LEAST_DOUBT).tolist()
-        for pack in self.packs.values():
+        gives_way = self._give_way(heard)
+        for k, pack in enumerate(self.packs.values()):
             trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
             logits = pack.secondary.language_logits(trunk, lengths)
             heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
             shares = logits[:, 1:].softmax(-1).tolist()
             codes, calibration = tuple(pack.info.languages), pack.info.calibration
-            for row, head, share, doubt in zip(rows, heads, shares, doubts, strict=True):
-                row.append(Bid(pack.name, codes, head, calibration, tuple(share), doubt))
+            for i, (row, head, share, doubt) in enumerate(zip(rows, heads, shares, doubts, strict=True)):
+                row.append(Bid(pack.name, codes, head, calibration, tuple(share), doubt, gives_way=gives_way[i][k]))
         for k, pack in enumerate(self.packs.values()):
             asked = [i for i, row in enumerate(rows) if ask and self._asks(row, k)]
             if asked:
@@ -155,12 +160,26 @@ class DualWhisper:
                     )  # fmt: skip
         return rows, outputs
 
+    @functools.cached_property
+    def _discriminant(self) -> Discriminant | None:
+        """Between the packs that brought statistics, where two or more did."""
+        found = [pack.statistics for pack in self.packs.values() if pack.statistics is not None]
+        return Discriminant.between(found) if len(found) > 1 else None
+
+    def _give_way(self, heard: Heard) -> list[list[float]]:
+        """Log-odds that every pack cedes to the one that fits a window best, by window: 0 for a pack without statistics."""
+        behind = np.zeros((len(heard.seconds), len(self.packs)))
+        if self._discriminant is not None:
+            told = [k for k, pack in enumerate(self.packs.values()) if pack.statistics is not None]
+            behind[:, told] = self._discriminant.behind(heard.impression.cpu().numpy())
+        return (self.selector.between * behind).tolist()
+
     def _asks(self, row: list[Bid], k: int) -> bool:
         """Whether pack k runs its upper layers for a window."""
         options = self.selector
         if options.rule == "paper" or options.asked is None:
             return True
-        heads = [bid.calibration.head(bid.head) for bid in row]
+        heads = [bid.before_asking for bid in row]
         return sum(head > heads[k] for head in heads) < options.asked and heads[k] > options.head_floor
 
     def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,

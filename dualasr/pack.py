@@ -5,6 +5,7 @@
     adapter_model.safetensors    LoRA in peft's own format: PeftModel.from_pretrained(whisper, folder) reads it
     decoder.safetensors          LayerNorm, decoder, CTC head, language head
     fingerprints.safetensors     what it was trained on, for audits (contamination.py); may be missing
+    statistics.safetensors       how its languages sound to the primary (language_statistics.py); may be missing
     tokenizer.json               byte-level BPE; characters.json: the CTC head's units
     README.md                    model card
 """
@@ -23,13 +24,14 @@ from tokenizers import Tokenizer
 from dualasr.backbone import Backbone
 from dualasr.contamination import Fingerprints
 from dualasr.errors import PackError, RunError
+from dualasr.language_statistics import LanguageStatistics
 from dualasr.las import LASOptions
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.selector import Calibration, Logistic, SelectorOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.whole_file import whole_file
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 
@@ -53,6 +55,7 @@ class Pack:
     info: PackInfo
     secondary: Secondary
     fingerprints: Fingerprints | None = None  # of what it was trained on
+    statistics: LanguageStatistics | None = None  # of its languages, to be told apart from other packs'
 
     @property
     def name(self) -> str:
@@ -119,6 +122,8 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
         save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
         if pack.fingerprints is not None:
             pack.fingerprints.save(part / "fingerprints.safetensors")
+        if pack.statistics is not None:
+            pack.statistics.save(part / "statistics.safetensors")
         (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
         (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
         (part / "README.md").write_text(model_card(info, backbone, secondary))
@@ -223,6 +228,10 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         secondary = Secondary(backbone, PackTokenizer(tuple(info.languages), bpe, characters), options)
         tensors = load_file(folder / "decoder.safetensors")
         adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
+        about = folder / "statistics.safetensors"
+        statistics = LanguageStatistics.load(about) if about.name in record["files"] else None
+        if statistics is not None and statistics.means.shape != (len(info.languages), 3 * backbone.width):
+            raise ValueError(f"statistics of shape {statistics.means.shape}")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise PackError(f"{folder} cannot be loaded: {error}") from error
     own = dict(secondary.own_tensors())
@@ -233,7 +242,7 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         parameter.data.copy_(stored)
     secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
     heard = folder / "fingerprints.safetensors"
-    return Pack(info, secondary, Fingerprints.load(heard) if heard.name in record["files"] else None)
+    return Pack(info, secondary, Fingerprints.load(heard) if heard.name in record["files"] else None, statistics)
 
 
 def read_selector(path: Path) -> SelectorOptions:

@@ -47,11 +47,11 @@ def plan(options: AddLanguageOptions) -> dict:
     own = sum(p.numel() for _, p in secondary.own_tensors())
     seconds = sum(u.duration for u in train)
     tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
-    others = find_negatives(options.negatives, list(options.languages), options.training.seed)
+    others, others_dev = find_negatives(options.negatives, list(options.languages), options.training.seed)
     clips = round(options.training.batch * (1 + options.training.negatives * bool(others)))
     frames = int(seconds / len(train) / secondary.frame_s)
     step = seconds_a_step(secondary, clips, frames, int(np.mean(tokens)) + 2)
-    entries = (len(train) + len(others)) * options.training.variants_of(len(train))
+    entries = (len(train) + len(others)) * options.training.variants_of(len(train)) + len(dev) + len(others_dev)
     folder = options.out.absolute().parent
     while not folder.exists():
         folder = folder.parent

@@ -76,7 +76,7 @@ def slice_trunk(hidden: torch.Tensor, frames: list[int], margin: int = MARGIN) -
     return hidden[:, : int(lengths.max())], lengths
 
 
-def pool_trunk(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def pool(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation over each clip's frames: (batch, frames, width) -> (batch, 2 x width)."""
     inside = (torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)).unsqueeze(-1)
     count = lengths.view(-1, 1).to(hidden.dtype)
@@ -189,7 +189,7 @@ class Secondary(nn.Module):
 
     def language_logits(self, trunk: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The language head on pooled trunk features: (batch, frames, width) -> (batch, other + languages) logits."""
-        return self.language_head(pool_trunk(trunk, lengths)).float()
+        return self.language_head(pool(trunk, lengths)).float()
 
     @torch.no_grad()
     def tag_step(self, encoded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from dualasr.training import Clip, Skipped, TrainingOptions, check_label
 from dualasr.trunk_cache import TrunkCache
 
 MOST_NEGATIVES = 3000
+LEAST_DEV, MOST_DEV = 8, 192  # negatives for the calibration
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,46 @@ class Prepared:
     hours: float
 
 
-def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> list[Sound]:
-    """Sound files in other languages: the train split of a corpus, or every sound file below a folder; seeded order.
+def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> tuple[list[Sound], list[Sound]]:
+    """Sound files in other languages, for training and for dev: the splits of a corpus, or every sound file below a folder.
 
-    The paths take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a
-    pack knows of other languages. Raises CorpusError for a path that holds neither.
+    In seeded order; where there is no dev split an eighth is kept for it, of all paths together eight at least. The paths
+    take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a pack knows of
+    other languages. Raises CorpusError for a path that holds neither.
     """
-    found: list[list[Sound]] = []
+    train: list[list[Sound]] = []
+    dev: list[list[Sound]] = []
     for path in map(Path, paths):
+        def of(split: str, path: Path = path) -> list[Sound]:
+            corpus = load_corpus(path, split, default_language="und", require_text=False)
+            return [u.sound for u in corpus.utterances if u.language not in languages]
+
         try:
-            corpus = load_corpus(path, "train", default_language="und", require_text=False)
-            sounds = [u.sound for u in corpus.utterances if u.language not in languages]
+            sounds = of("train")
         except CorpusError:
             sounds = [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
             if not sounds:
                 raise
-        order = np.random.default_rng([seed, 17, len(found)]).permutation(len(sounds))
-        found.append([sounds[i] for i in order])
+        rng = np.random.default_rng([seed, 17, len(train)])
+        sounds = [sounds[i] for i in rng.permutation(len(sounds))]
+        try:
+            known = set(sounds)
+            kept = [sound for sound in of("dev") if sound not in known]
+        except CorpusError:
+            kept = []
+        kept = [kept[i] for i in rng.permutation(len(kept))]
+        if not kept:
+            count = max(ceil(LEAST_DEV / len(paths)), len(sounds) // 8)
+            kept, sounds = sounds[:count], sounds[count:]
+        train.append(sounds)
+        dev.append(kept)
+    return _by_turns(train)[:MOST_NEGATIVES], _by_turns(dev)[:MOST_DEV]
+
+
+def _by_turns(found: Sequence[Sequence[Sound]]) -> list[Sound]:
+    """The first of every path, the second of every path, until fewer than half of them have one left."""
     rounds = sorted(map(len, found))[len(found) // 2] if found else 0
-    return [sounds[i] for i in range(rounds) for sounds in found if i < len(sounds)][:MOST_NEGATIVES]
+    return [sounds[i] for i in range(rounds) for sounds in found if i < len(sounds)]
 
 
 def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
@@ -192,11 +214,16 @@ def written(text: str, target: str) -> str:
     return normalise(text, "marks") if target == "normalised" else " ".join(text.split())
 
 
-def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, train, dev, skipped) -> Prepared:
-    """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
+def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
+    """Where a run keeps its trunk activations, and how it augments."""
     fork = options.secondary.resolve(backbone.layers).fork
     folder = options.cache or options.out.parent / "trunk-cache"
-    cache = TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
+    return TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
+
+
+def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, train, dev, skipped) -> Prepared:
+    """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
+    cache = trunk_cache(options, backbone)
     codes, skipped = list(options.languages), list(skipped)
     variants = options.training.variants_of(len(train))
 
@@ -230,13 +257,12 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
                 clips[sound] = Clip(str(sound), mine, frames)
         return clips
 
-    others = find_negatives(options.negatives, codes, options.training.seed)
-    split = max(8, len(others) // 8)  # of the negatives, for the calibration
+    others, others_dev = find_negatives(options.negatives, codes, options.training.seed)
     labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
     audio = {u.id: u.sound for u in dev}
-    negatives = negatives_of(others[split:], variants)
+    negatives = negatives_of(others, variants)
     return Prepared(
         tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
-        tuple(negatives.values()), tuple(negatives), tuple(negatives_of(others[:split], 1)),
+        tuple(negatives.values()), tuple(negatives), tuple(negatives_of(others_dev, 1)),
         tuple(skipped), sum(u.duration for u in train) / 3600,
     )  # fmt: skip

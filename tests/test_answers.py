@@ -53,7 +53,7 @@ def same(a, b):
     assert {k: v for k, v in a.report.items() if k not in drop} == {k: v for k, v in b.report.items() if k not in drop}
 
 
-@pytest.mark.parametrize("selector", [SelectorOptions(), SelectorOptions(tau=1e9, claim=1e9)])
+@pytest.mark.parametrize("selector", [SelectorOptions(), SelectorOptions(tau=1e9)])
 def test_a_cached_report_equals_an_uncached_one(make_model, spoken, tmp_path, monkeypatch, selector):
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
     plain = evaluate(model, spoken, OPTIONS)
@@ -91,7 +91,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_report(make_model, spoken, tmp_
 
         broken.setattr(Backbone, "decode", dies)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(replace(model, selector=SelectorOptions(tau=1e9, claim=1e9)), spoken, OPTIONS, answers=tmp_path / "kept")
+            evaluate(replace(model, selector=SelectorOptions(tau=1e9)), spoken, OPTIONS, answers=tmp_path / "kept")
     files = list((tmp_path / "kept").glob("primary-*.jsonl"))
     assert files, "the first batch was kept"
     with files[0].open("a") as file:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
+from dualasr.language_statistics import fit_statistics
 from dualasr.model import LEAST_DOUBT, DecodeOptions
 from dualasr.secondary import best_candidate, slice_trunk
 from dualasr.selector import SelectorOptions
@@ -114,6 +115,23 @@ def test_language_probs_sum_to_one(make_model, clips):
         assert result.route in ("primary", "north", "west")
         assert result.reason
 
+
+def test_packs_give_way_to_the_one_whose_statistics_fit(make_model, clips):
+    """Of three packs two bring statistics: the first's are of these clips, the second's of something else."""
+    model = make_model(("north", "ky"), ("west", "ga"), ("south", "or"))
+    heard = model.listen(clips)
+    mine, rng = heard.impression.numpy(), np.random.default_rng(0)
+    assert mine.shape == (len(clips), 3 * model.backbone.width)
+    rows = {"north": mine, "west": mine + rng.standard_normal(mine.shape[1])}
+    told = {name: replace(pack, statistics=fit_statistics(rows[name], np.zeros(len(mine), int), 1)) if name in rows else pack
+            for name, pack in model.packs.items()}  # fmt: skip
+    alone = model.bids(heard)[0]
+    for row, before in zip(replace(model, packs=told).bids(heard)[0], alone, strict=True):
+        assert row[0].gives_way == row[2].gives_way == 0.0 < row[1].gives_way
+        assert row[1].before_asking == pytest.approx(before[1].before_asking - row[1].gives_way)
+    assert not any(bid.gives_way for row in alone for bid in row)
+    narrow = model.listen(clips[:1])
+    assert torch.allclose(narrow.impression, heard.impression[:1], atol=1e-4), "a clip's impression is its own"
 
 
 @pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])

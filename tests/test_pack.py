@@ -4,11 +4,13 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
+from dualasr.language_statistics import fit_statistics
 from dualasr.model import load_model
 from dualasr.pack import FORMAT_VERSION, Pack, PackInfo, load_pack, read_pack, rewrite_info, save_pack
 from dualasr.selector import Calibration, Logistic
@@ -44,6 +46,18 @@ def test_what_is_saved_is_what_loads(backbone, make_secondary, pack, clips):
     assert torch.equal(original.encode(trunk), loaded.secondary.encode(trunk))
     assert original.tokenizer.encode("Тоодо кар.") == loaded.secondary.tokenizer.encode("Тоодо кар.")
     assert not [path for path in pack.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_statistics_come_back_and_must_fit_the_base(backbone, make_secondary, tmp_path):
+    rng = np.random.default_rng(0)
+    statistics = fit_statistics(rng.standard_normal((30, 3 * backbone.width)), np.zeros(30, int), 1)
+    save_pack(tmp_path / "north", Pack(INFO, make_secondary(backbone), statistics=statistics), backbone)
+    loaded = load_pack(tmp_path / "north", backbone).statistics
+    assert all(np.array_equal(getattr(loaded, key), getattr(statistics, key)) for key in ("means", "diagonal", "factors"))
+    narrow = fit_statistics(rng.standard_normal((30, backbone.width)), np.zeros(30, int), 1)
+    save_pack(tmp_path / "south", Pack(INFO, make_secondary(backbone), statistics=narrow), backbone)
+    with pytest.raises(PackError, match="statistics of shape"):
+        load_pack(tmp_path / "south", backbone)
 
 
 def test_adapter_is_in_pefts_own_format(tiny_folder, backbone, pack, clips):

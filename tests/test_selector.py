@@ -45,7 +45,7 @@ def test_no_pack_means_primary():
 
 @pytest.mark.parametrize("head, tag, route, settled", [
     (5, 5, "north", True), (-5, -5, PRIMARY, True), (0.5, 0.5, "north", False), (-0.5, -0.5, PRIMARY, False),
-    (2, 2, "north", False), (-2, -2, PRIMARY, True),  # a pack's claim is checked further than the primary's
+    (1.5, 2, "north", False), (-1.5, -1, PRIMARY, True),  # beta: a pack's lead has to be the larger
 ])  # fmt: skip
 def test_calibrated_rule(head, tag, route, settled):
     decision = select(-0.01, [bid(head=head, tag=tag)], SelectorOptions())
@@ -70,6 +70,15 @@ def test_a_pack_that_was_asked_goes_before_one_that_was_not():
     heads = [replace(bid("north", 9, 0), tag=None), bid("west", 4, 4, ("ga",))]
     assert select(-0.1, heads, SelectorOptions()).route == "west"
     assert select(-0.1, [replace(one, tag=None) for one in heads], SelectorOptions()).route == "north"
+
+
+def test_a_pack_whose_statistics_fit_less_well_gives_way():
+    """Both claim the clip; what a pack cedes is in its odds before and after it is asked, and in the posterior."""
+    rows = [replace(bid("north", 4, 4), gives_way=6.0), bid("west", 2, 3, ("ga",))]
+    assert [row.log_odds for row in rows] == [2.0, 5.0] and rows[0].before_asking == -2.0
+    assert select(-0.1, rows, SelectorOptions()).route == "west"
+    probs = language_probs({"en": 1.0}, rows)
+    assert probs["ga"] / probs["ky"] == pytest.approx(np.exp(3.0))
 
 
 def test_duel_moves_a_close_call():
@@ -141,6 +150,15 @@ def test_the_lower_score_is_never_preferred():
     assert against.weights[0] >= 0 and abs(against(-4.0) - against(2.0)) < 0.2
     fitted = fit_logistic([2.0, 3.0, 4.0], [-4.0, -3.0, -2.0])
     assert fitted(3.0) > 0 > fitted(-3.0)
+
+
+def test_few_clips_move_a_prior_a_little_and_many_in_doubt_move_it_far():
+    prior = Logistic((0.6, 0.4), -2.0)
+    agreeing = fit_logistic([(9.0, 3.0)] * 4, [(-4.0, -3.0)] * 4, prior)
+    assert agreeing.weights == pytest.approx(prior.weights, abs=0.02) and agreeing.offset == pytest.approx(-2.0, abs=0.1)
+    near = fit_logistic([(2.0, 0.0)] * 40, [(-2.0, 0.0)] * 40, prior)
+    assert prior(2.0, 0.0) < near(2.0, 0.0), "clips of its own that the prior gives away pull it towards them"
+    assert near.weights[1] == pytest.approx(0.4, abs=0.01), "a score that tells nothing keeps its weight"
 
 
 def test_duel_weighs_two_scores_by_what_they_tell():

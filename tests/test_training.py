@@ -235,17 +235,26 @@ def test_negatives_are_calibrated(options, tmp_path):
 
 
 def test_a_large_folder_of_negatives_does_not_crowd_out_the_others(tmp_path):
-    for name, count in (("large", 40), ("small", 3), ("other", 4)):
+    for name, count in (("large", 80), ("small", 7), ("other", 8)):
         (tmp_path / name).mkdir()
         for i in range(count):
             (tmp_path / name / f"{i}.wav").touch()
-    found = find_negatives([tmp_path / name for name in ("large", "small", "other")], ["ky"], seed=1)
-    folders = [sound.path.parent.name for sound in found]
-    assert len(set(found)) == len(found)
-    assert folders == ["large", "small", "other"] * 3 + ["large", "other"]
-    alone = find_negatives([tmp_path / "large"], ["ky"], seed=1)
-    assert len(alone) == 40 and alone != sorted(alone, key=str)
-    assert find_negatives([], ["ky"], seed=1) == []
+    train, dev = find_negatives([tmp_path / name for name in ("large", "small", "other")], ["ky"], seed=1)
+    assert len({*train, *dev}) == len(train) + len(dev)
+    assert [sound.path.parent.name for sound in train] == ["large", "small", "other"] * 4 + ["large", "other"]
+    assert [sound.path.parent.name for sound in dev] == ["large", "small", "other"] * 3
+    alone, _ = find_negatives([tmp_path / "large"], ["ky"], seed=1)
+    assert len(alone) == 70 and alone != sorted(alone, key=str)
+    assert find_negatives([], ["ky"], seed=1) == ([], [])
+
+
+def test_negatives_of_a_corpus_with_dev_are_calibrated_on_that(tmp_path):
+    """What training hears is of train alone, all of it, and dev is dev."""
+    corpus = make_corpus(tmp_path / "others")
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    splits = {split: {Sound(corpus / row["audio"]) for row in rows if row["split"] == split} for split in ("train", "dev")}
+    train, dev = find_negatives([corpus], ["en"], seed=1)
+    assert set(train) == splits["train"] and set(dev) == splits["dev"]
 
 
 def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
