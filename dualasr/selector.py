@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 PRIMARY = "primary"
 MOST_LEAD = 3.0  # of a transcript over another, in log-probability a second
 PENALTY = 1e-3  # on a squared weight
-PRIOR_PENALTY = 1.0  # on a weight's squared distance from a prior
+PRIOR_PENALTY = 0.1  # on a weight's squared distance from a prior
 
 
 @dataclass(frozen=True)
