@@ -84,11 +84,15 @@ class WindowResult:
 
 @dataclass(frozen=True)
 class DualWhisper:
-    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is mutated."""
+    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is mutated.
+
+    `languages` are the only ones that may be heard, by the names of those who know them; None for all.
+    """
 
     backbone: Backbone
     packs: dict[str, Pack] = field(default_factory=dict)
     selector: SelectorOptions = SelectorOptions()
+    languages: frozenset[str] | None = None
 
     def with_pack(self, pack: Pack) -> "DualWhisper":
         """The model with one more pack. Raises PackError where its name or a language of it is taken by another pack."""
@@ -102,6 +106,25 @@ class DualWhisper:
 
     def without_pack(self, name: str) -> "DualWhisper":
         return replace(self, packs={key: pack for key, pack in self.packs.items() if key != name})
+
+    def among(self, languages: Sequence[str]) -> "DualWhisper":
+        """The model for audio that is in one of these languages. Raises PackError for one that nobody loaded knows."""
+        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.languages) for code in languages}
+        packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
+        return replace(self, packs=packs, languages=frozenset(codes))
+
+    def _may_hear(self, codes: Sequence[str]) -> list[int]:
+        """Which of a decoder's languages may be heard."""
+        return [i for i, code in enumerate(codes) if self.languages is None or code in self.languages]
+
+    def _primary_log_probs(self, heard: Heard) -> torch.Tensor | None:
+        """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
+        may = self._may_hear(list(self.backbone.languages) or ["en"])
+        if len(may) == heard.language_log_probs.shape[1]:
+            return heard.language_log_probs
+        log_probs = torch.full_like(heard.language_log_probs, -torch.inf)
+        log_probs[:, may] = heard.language_log_probs[:, may].log_softmax(-1)
+        return log_probs if may else None
 
     @torch.no_grad()
     def listen(self, clips: Sequence[np.ndarray]) -> Heard:
@@ -141,10 +164,12 @@ class DualWhisper:
         gives_way = self._give_way(heard)
         for k, pack in enumerate(self.packs.values()):
             trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
-            logits = pack.secondary.language_logits(trunk, lengths)
+            codes = list(pack.info.languages)
+            logits = pack.secondary.language_logits(trunk, lengths)[:, [0, *(1 + i for i in self._may_hear(codes))]]
             heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
             shares = logits[:, 1:].softmax(-1).tolist()
-            codes, calibration = tuple(pack.info.languages), pack.info.calibration
+            calibration = pack.info.calibration
+            codes = tuple(codes[i] for i in self._may_hear(codes))
             for i, (row, head, share, doubt) in enumerate(zip(rows, heads, shares, doubts, strict=True)):
                 row.append(Bid(pack.name, codes, head, calibration, tuple(share), doubt, gives_way=gives_way[i][k]))
         for k, pack in enumerate(self.packs.values()):
@@ -152,6 +177,7 @@ class DualWhisper:
             if asked:
                 outputs[pack.name] = (asked, *self._secondary(pack, heard.of(asked)))
                 log_probs = pack.secondary.tag_step(*outputs[pack.name][1:])
+                log_probs = log_probs[:, [0, *(1 + i for i in self._may_hear(list(pack.info.languages)))]]
                 for i, tags in zip(asked, log_probs, strict=True):
                     mine = tags[1:].logsumexp(-1)
                     rows[i][k] = replace(
@@ -193,7 +219,9 @@ class DualWhisper:
         if route == PRIMARY:
             known = list(self.backbone.languages) or ["en"]
             chosen = [tag_among(code, known) or code for code in languages or ()]
-            chosen = chosen or [known[i] for i in heard.language_log_probs.argmax(-1).tolist()]
+            if not chosen:
+                log_probs = self._primary_log_probs(heard)
+                chosen = [known[i] for i in (heard.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
             return self.backbone.decode(heard.encoded, chosen, beam=options.beam, **options.generate), chosen
         pack = self.pack(route)
         return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
@@ -208,9 +236,10 @@ class DualWhisper:
     def _pack_languages(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """A pack's best language of every window."""
         codes = list(pack.info.languages)
-        if len(codes) == 1:
-            return codes * len(encoded)
-        return [codes[i] for i in pack.secondary.tag_step(encoded, lengths)[:, 1:].argmax(-1).tolist()]
+        may = self._may_hear(codes) or range(len(codes))
+        if len(may) == 1:
+            return [codes[may[0]]] * len(encoded)
+        return [codes[may[i]] for i in pack.secondary.tag_step(encoded, lengths)[:, [1 + i for i in may]].argmax(-1).tolist()]
 
     def _decode_pack(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor, languages: Sequence[str] | None,
                      options: DecodeOptions) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
@@ -249,10 +278,12 @@ class DualWhisper:
         """
         bids, outputs = self.bids(heard, ask=route is None)
         known = list(self.backbone.languages) or ["en"]
-        primary_probs = heard.language_log_probs.exp().tolist()
-        best_tags = heard.language_log_probs.max(-1).values.tolist()
+        log_probs = self._primary_log_probs(heard)
+        served = log_probs is not None
+        primary_probs = log_probs.exp().tolist() if served else [[]] * len(bids)
+        best_tags = (log_probs if served else heard.language_log_probs).max(-1).values.tolist()
         if route is None:
-            decisions = [select(tag, row, self.selector) for tag, row in zip(best_tags, bids, strict=True)]
+            decisions = [select(tag, row, self.selector, primary=served) for tag, row in zip(best_tags, bids, strict=True)]
         else:
             decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
         forced = None if language is None else [language]
@@ -292,7 +323,7 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = language_probs(dict(zip(known, primary_probs[i], strict=True)), bids[i])
+            probs = language_probs({known[k]: primary_probs[i][k] for k in self._may_hear(known)}, bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
                 hypothesis.tokens, scores, decision.reason, decision.rival,

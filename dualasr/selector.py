@@ -113,8 +113,8 @@ class Decision:
 
 
 def language_probs(primary: Mapping[str, float], bids: Sequence[Bid]) -> dict[str, float]:
-    """Posterior over every candidate language, most likely first: the primary's (given, sums to 1) and all packs'."""
-    logs = np.array([0.0, *(bid.log_odds for bid in bids)])
+    """Posterior over every candidate language, most likely first: the primary's (given, sums to 1; {}: none) and all packs'."""
+    logs = np.array([0.0 if primary else -np.inf, *(bid.log_odds for bid in bids)])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
     probs = {code: float(weights[0]) * p for code, p in primary.items()}
@@ -124,10 +124,16 @@ def language_probs(primary: Mapping[str, float], bids: Sequence[Bid]) -> dict[st
     return dict(sorted(probs.items(), key=lambda item: -item[1]))
 
 
-def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOptions) -> Decision:
-    """First decision, from tags alone. `primary_best_tag` is the log-probability of the primary's best tag."""
+def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOptions, *, primary: bool = True) -> Decision:
+    """First decision, from tags alone. `primary_best_tag` is the log-probability of the primary's best tag.
+
+    Without `primary`, that is where it knows none of the languages that may be heard, the best pack has the clip.
+    """
     if not bids:
         return Decision(PRIMARY, True, "no pack is loaded")
+    if not primary:
+        best = max([bid for bid in bids if bid.tag is not None] or bids, key=lambda bid: bid.log_odds)
+        return Decision(best.name, True, "no language of the primary may be heard", best.name)
     if options.rule == "paper":
         best = max(bids, key=lambda bid: bid.best_tag)
         lead = best.best_tag - primary_best_tag

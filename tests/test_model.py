@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
+from dualasr.errors import PackError
 from dualasr.language_statistics import fit_statistics
-from dualasr.model import LEAST_DOUBT, DecodeOptions
+from dualasr.model import LEAST_DOUBT, DecodeOptions, DualWhisper
+from dualasr.pack import Pack, PackInfo
 from dualasr.secondary import best_candidate, slice_trunk
 from dualasr.selector import SelectorOptions
 
@@ -132,6 +134,42 @@ def test_packs_give_way_to_the_one_whose_statistics_fit(make_model, clips):
     assert not any(bid.gives_way for row in alone for bid in row)
     narrow = model.listen(clips[:1])
     assert torch.allclose(narrow.impression, heard.impression[:1], atol=1e-4), "a clip's impression is its own"
+
+
+def test_only_candidate_languages_are_heard(make_model, clips):
+    """Of the primary and of packs; what a pack says of a clip does not depend on what else may be heard."""
+    model = make_model(("north", "ky"), ("west", "ga"))
+    heard = model.listen(clips)
+    one, two, *_ = model.backbone.languages
+    few = model.among([two, "ky"])
+    assert set(few.packs) == {"north"} and model.among([one]).packs == {}
+    for result in few.transcribe_heard(heard):
+        assert set(result.language_probs) == {two, "ky"} and sum(result.language_probs.values()) == pytest.approx(1.0)
+        assert result.language in (two, "ky")
+    assert few.decode(heard, "primary")[1] == [two] * len(clips)
+    bids, alone = few.bids(heard)[0], model.without_pack("west").bids(heard)[0]
+    assert bids == alone, "the primary's doubt is of all its languages"
+    packs = model.among(["ky", "ga"])
+    for result in packs.transcribe_heard(heard):
+        assert result.route in ("north", "west") and set(result.language_probs) == {"ky", "ga"}
+        assert sum(result.language_probs.values()) == pytest.approx(1.0)
+    with pytest.raises(PackError, match="'xx'.*known: "):
+        model.among(["ky", "xx"])
+
+
+def test_candidates_within_a_pack_of_several_languages(backbone, make_secondary, clips):
+    secondary = make_secondary(backbone, ("ky", "ga", "or")).requires_grad_(False)
+    pack = Pack(PackInfo("group", {"ky": "Kyrgyz", "ga": "Irish", "or": "Odia"}), secondary)
+    model = DualWhisper(backbone).with_pack(pack).among(["ga", "or"])
+    heard = model.listen(clips)
+    assert set(model.decode(heard, "group")[1]) <= {"ga", "or"}
+    full = DualWhisper(backbone).with_pack(pack)
+    trunk, lengths = slice_trunk(heard.trunks[secondary.options.fork], list(heard.frames))
+    logits = secondary.language_logits(trunk, lengths)
+    for row, whole, bid in zip(model.bids(heard, ask=False)[0], logits, full.bids(heard, ask=False)[0], strict=True):
+        assert row[0].languages == ("ga", "or") and bid[0].languages == ("ky", "ga", "or")
+        assert row[0].head == pytest.approx(float(whole[2:].logsumexp(0) - whole[0]), abs=1e-5)
+        assert row[0].shares == pytest.approx(whole[2:].softmax(0).tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])
