@@ -50,11 +50,11 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
     Blocks are float32, of shape (samples,) with at least one sample, 16 kHz, channels averaged, full scale at +-1. A
     stretch ends with the file at the latest. Of wav, flac and the like it is read by seeking; mp3, ogg, opus, m4a and
     friends are decoded from their start for it, which for many stretches of a long file is slow, but exact.
-    Raises AudioError, one line that starts with the path, for a file that is missing, a folder, empty, not audio, without
-    channels or sound track, and for m4a and friends where neither PyAV nor an `ffmpeg` program is installed, when the
-    first block is asked for. A file that is truncated (mp3, ogg, mkv and webm hold no reliable length and are read as far
-    as they go), becomes shorter while it is read or has NaN or infinite samples raises it when the stream gets there, one
-    without samples at its end.
+    Raises AudioError, one line that starts with the path: when the first block is asked for, if the file is missing, a
+    folder, empty, not audio, a cut wav, without channels or sound track, or m4a and friends where neither PyAV nor an
+    `ffmpeg` program is installed; when the stream gets there, if it is truncated (seen in flac and mp4; mp3, ogg and webm
+    hold no reliable length and are read as far as they go), becomes shorter while it is read, or has NaN or infinite
+    samples; at the end, if there were no samples.
     """
     sound, empty = _sound(audio), True
     with open_sound_file(sound.path) as file:

@@ -234,7 +234,8 @@ class AvReader:
         if last and last.pts is not None and stream.duration and "mp4" in self._container.format.name:
             read, promised = float(last.pts * stream.time_base), float(stream.duration * stream.time_base)
             if read < promised - 1.0:
-                raise AudioError(f"{self.path}: is truncated: its header promises {promised:.1f} s, {read:.1f} s can be decoded")
+                promise = f"its header promises {promised:.1f} s, {read:.1f} s can be decoded"
+                raise AudioError(f"{self.path}: is truncated: {promise}")
 
 
 @contextmanager
