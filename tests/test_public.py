@@ -6,8 +6,8 @@ from pathlib import Path
 import dualasr
 
 FLOORS = [
-    {"errors", "whole_file", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus",
-     "metrics", "synth", "generate", "augment", "cores", "contamination"},
+    {"errors", "whole_file", "languages", "sound_files", "audio", "vad", "windows", "text", "utterance", "tables", "segments",
+     "kaldi", "hf_datasets", "corpus", "metrics", "synth", "generate", "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
      "language_statistics"},
     {"pack", "model"},

@@ -1,0 +1,251 @@
+"""Sound files front to back in blocks, at their own rate, channels averaged: what a decoder gives, before resampling.
+
+libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus; PyAV, an optional extra, reads m4a, mp4, webm and the
+like, and where it is not installed an `ffmpeg` program does, through a pipe that libsndfile reads. A block holds at most
+half a megabyte, whatever the length of the file.
+"""
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dualasr.errors import AudioError
+
+_AV_SUFFIXES = {".3gp", ".aac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"}
+_RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
+_INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
+_BLOCK = 1 << 17  # samples of all channels together
+_UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
+_UNKNOWN_BYTES = 0x7FFFF000  # sox pipes write this data size, ffmpeg and RF64 0xFFFFFFFF
+
+
+@contextmanager
+def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
+    """A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, float32 of shape (frames,).
+
+    Raises AudioError, one line that starts with the path, at the start for what the header shows, at the block where
+    decoding fails, and at the end for a file that has become shorter meanwhile.
+    """
+    _check_file(path)
+    try:
+        same = path.open("rb")
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    with same:
+        size = os.fstat(same.fileno()).st_size
+        with _opener(path)(path) as reader:
+            yield reader
+        if os.fstat(same.fileno()).st_size < size:
+            raise AudioError(f"{path}: is truncated: it became shorter while it was read")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder, not a sound file")
+    if not path.is_file():
+        raise AudioError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
+    if not path.stat().st_size:
+        raise AudioError(f"{path}: is empty")
+
+
+def _opener(path: Path):
+    if path.suffix.lower() not in _AV_SUFFIXES:
+        return _open_libsndfile
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        if shutil.which("ffmpeg"):
+            return _open_ffmpeg
+        hint = "pip install 'dualasr[av]'"
+        raise AudioError(f"{path}: reading {path.suffix} needs PyAV or ffmpeg; install it with: {hint}") from error
+    return _open_av
+
+
+def _check_rate(path: Path, rate: int) -> None:
+    if rate not in _RATES:
+        raise AudioError(f"{path}: has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[-1]} Hz can be read")
+
+
+class _FrontToBack(soundfile.SoundFile):
+    """soundfile seeks after each read, which fails at the end of a flac that does not know its length, and in a pipe."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class LibsndfileReader:
+    """A file that libsndfile decodes; `ffmpeg` is the process at the other end where it is a pipe."""
+
+    def __init__(self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None):
+        _check_rate(path, file.samplerate)
+        self.path, self.rate, self._file, self._ffmpeg = path, file.samplerate, file, ffmpeg
+        self._frames = file.frames if file.frames < _UNKNOWN_FRAMES else None
+
+    def duration(self) -> float:
+        frames = sum(map(len, self.blocks())) if self._frames is None else self._frames
+        return frames / self.rate
+
+    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The frames from `first` to before `stop`, or to the end; of mp3, ogg and pipes all before them are decoded."""
+        file, at, size = self._file, 0, max(1, _BLOCK // self._file.channels)
+        if first and self._frames is not None and file.format not in _INEXACT:
+            with suppress(soundfile.SoundFileError):  # else decode from the start and slice
+                file.seek(first)
+                at = first
+        while stop is None or at < stop:
+            try:
+                block = file.read(size if stop is None else min(size, stop - at), dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise _damaged(self.path) from error
+            if not len(block):
+                self._check_end(at)
+                break
+            skip, at = max(0, first - at), at + len(block)
+            if skip < len(block):
+                yield block[skip:].mean(axis=1)
+
+    def _check_end(self, frames: int) -> None:
+        if self._ffmpeg and self._ffmpeg.wait():
+            raise _damaged(self.path)
+        if self._file.format != "MP3" and self._frames is not None and frames < self._frames:
+            promise = f"its header promises {self._frames} frames, {frames} can be decoded"
+            raise AudioError(f"{self.path}: is truncated: {promise}")
+
+
+def _damaged(path: Path) -> AudioError:
+    return AudioError(f"{path}: is truncated or damaged: decoding fails before its end")
+
+
+@contextmanager
+def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
+    try:
+        file = _FrontToBack(path)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        if "possibly a pipe" in reason:  # libsndfile's guess for an mp3 without a frame; the file is there
+            reason = "Format not recognised"
+        raise AudioError(f"{path}: cannot be read as audio ({reason})") from error
+    with file:
+        reader = LibsndfileReader(path, file)
+        if file.format in ("WAV", "WAVEX"):
+            _check_wav_length(path)
+        yield reader
+
+
+def _check_wav_length(path: Path) -> None:
+    """libsndfile quietly shortens a wav whose data chunk is longer than the file, so the chunks are walked here."""
+    with path.open("rb") as file:
+        magic = file.read(12)[:4]
+        layout = ">4sI" if magic == b"RIFX" else "<4sI"
+        while len(head := file.read(8)) == 8:
+            name, size = struct.unpack(layout, head)
+            if name == b"data":
+                held = path.stat().st_size - file.tell()
+                if held < size < _UNKNOWN_BYTES:
+                    raise AudioError(f"{path}: is truncated: its header promises {size} bytes of sound, {held} follow")
+                return
+            file.seek(size + size % 2, 1)
+
+
+@contextmanager
+def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
+    """The first sound track as a Sun AU stream, whose header has room for any rate, and for "length unknown"."""
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-xerror", "-i", f"file:{path.absolute()}", "-map", "0:a:0"]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen([*command, "-f", "au", "-c:a", "pcm_f32be", "pipe:1"], stdout=subprocess.PIPE, stderr=errors)
+        try:
+            try:
+                file = _FrontToBack(process.stdout.fileno(), closefd=False)
+            except soundfile.SoundFileError as error:
+                process.wait()
+                errors.seek(0)
+                said = errors.read().decode(errors="replace")
+                if "matches no streams" in said:
+                    raise AudioError(f"{path}: has no sound track") from error
+                raise AudioError(f"{path}: cannot be read as audio ({said.strip().rpartition(': ')[2]})") from error
+            with file:
+                yield LibsndfileReader(path, file, process)
+        finally:
+            process.stdout.close()
+            process.kill()
+            process.wait()
+
+
+class AvReader:
+    """The first sound track of a file that PyAV opened."""
+
+    def __init__(self, path: Path, container):
+        self.path, self._container, self._stream = path, container, container.streams.audio[0]
+        self.rate = self._stream.rate or 0
+        _check_rate(path, self.rate)
+
+    def duration(self) -> float:
+        if self._stream.duration and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration:
+            return self._container.duration / 1_000_000  # AV_TIME_BASE
+        return sum(map(len, self.blocks())) / self.rate
+
+    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The frames from `first` to before `stop`, or to the end; all before them are decoded."""
+        at = 0
+        for block in self._decoded():
+            start, at = at, at + len(block)
+            if first < at:
+                yield block[max(0, first - start) : None if stop is None else stop - start]
+            if stop is not None and at >= stop:
+                break
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        from av import AudioResampler
+        from av.error import FFmpegError
+
+        # PyAV brings every frame to one format; the channels are averaged here, as for any other file.
+        planar, last = AudioResampler(format="fltp", rate=self.rate), None
+        frames = self._container.decode(self._stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except FFmpegError as error:
+                if last is None:
+                    raise
+                raise _damaged(self.path) from error
+            if frame and frame.sample_rate != self.rate:
+                change = f"from {self.rate} to {frame.sample_rate} Hz"
+                raise AudioError(f"{self.path}: changes its sample rate midway, {change}; convert it to wav first")
+            for part in planar.resample(frame) if frame or last else ():  # None flushes it
+                yield part.to_ndarray().mean(axis=0)
+            if frame is None:
+                break
+            last = frame
+        self._check_end(last)
+
+    def _check_end(self, last) -> None:
+        """The index of an mp4 knows its length; one cut between two packets gives no error."""
+        stream = self._stream
+        if last and last.pts is not None and stream.duration and "mp4" in self._container.format.name:
+            read, promised = float(last.pts * stream.time_base), float(stream.duration * stream.time_base)
+            if read < promised - 1.0:
+                promise = f"its header promises {promised:.1f} s, {read:.1f} s can be decoded"
+                raise AudioError(f"{self.path}: is truncated: {promise}")
+
+
+@contextmanager
+def _open_av(path: Path) -> Iterator[AvReader]:
+    import av
+
+    try:
+        with av.open(str(path.absolute())) as container:  # a relative "a:b.mp4" would be taken for the protocol "a"
+            if not container.streams.audio:
+                raise AudioError(f"{path}: has no sound track")
+            yield AvReader(path, container)
+    except av.error.FFmpegError as error:
+        raise AudioError(f"{path}: cannot be read as audio ({error.strerror})") from error
