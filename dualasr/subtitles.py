@@ -28,7 +28,7 @@ _NOT_FIRST = (
 _NOT_LAST = r"[\p{lb=OP}\p{lb=PR}\p{lb=GL}\p{lb=WJ}\p{lb=ZWJ}\p{Pi}\"'เ-ไເ-ໄ\u1039\u17d2]"  # the last two stack consonants
 _BREAK = regex.compile(
     rf"(?<!\s)(?:(?=\s)|(?:(?<={_SPACELESS})|(?={_SPACELESS}))(?<!{_NOT_LAST})(?!{_NOT_FIRST}))"
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -125,43 +125,40 @@ def _laid_out(segments: Iterable[Segment], options: SubtitleOptions) -> Iterator
         yield cue
 
 
-def _pieces(segment: Segment, options: SubtitleOptions) -> list[Timed]:
+def _pieces(segment: Segment, options: SubtitleOptions) -> Iterator[Timed]:
     """The words of a segment, or its text as one, each with the space before it, the first with none. What no line may
-    break is joined; a word wider than a line is cut. Raises RunError where words are needed."""
+    break is joined; what is wider than a line is cut wherever a line may break, its time shared by its characters.
+    Raises RunError where words are needed."""
     words = segment.words
     if not words and segment.text.strip():
         if options != SubtitleOptions():
             raise RunError(f"The segment from {segment.start:.2f} to {segment.end:.2f} s has no words, which max_line_width, "
                            "max_line_count and highlight_words need; ask for word timestamps, or leave these out.")  # fmt: skip
         words = (Word(segment.start, segment.end, segment.text, None, True),)
+    spaced = list(_spaced(words))
+    breaks = {match.start() for match in _BREAK.finditer("".join(word.text for word in spaced))}
     pieces: list[Timed] = []
-    space = ""
+    at = 0
+    for word in spaced:
+        joined = pieces.pop() if pieces and at not in breaks else Timed(word.start, word.end, "")
+        pieces.append(Timed(joined.start, max(joined.end, word.end), joined.text + word.text))
+        at += len(word.text)
+    at = 0
+    for start, end, text in pieces:
+        wide = options.max_line_width is not None and len(text.lstrip()) > options.max_line_width
+        places = [place for place in range(1, len(text)) if wide and at + place in breaks]
+        for first, last in pairwise([0, *places, len(text)]):
+            yield Timed(*(start + (end - start) * place // len(text) for place in (first, last)), text[first:last])
+        at += len(text)
+
+
+def _spaced(words: Iterable[Word]) -> Iterator[Timed]:
+    """The words that are not empty, on one line; space stands before a word, not after, and not before the first."""
+    space, first = "", True
     for word in words:
-        said = space + one_line(word.word)
-        text = said.rstrip()
-        space = said[len(text) :]
-        if not text:
-            continue
-        start, end = span(word)
-        if not pieces:
-            pieces.append(Timed(start, end, text.lstrip()))
-        elif _BREAK.match(pieces[-1].text + text, len(pieces[-1].text)):
-            pieces.append(Timed(start, end, text))
-        else:
-            first = pieces.pop()
-            pieces.append(Timed(first.start, max(first.end, end), first.text + text))
-    return [part for piece in pieces for part in _cut(piece, options.max_line_width)]
-
-
-def _cut(piece: Timed, width: int | None) -> Iterator[Timed]:
-    """The piece; where it is wider than a line, its parts between all places where a line may break, which share its time
-    by their characters."""
-    start, end, text = piece
-    bare = text.lstrip()
-    if width is None or len(bare) <= width:
-        yield piece
-        return
-    space = len(text) - len(bare)
-    places = [0, *(match.start() for match in _BREAK.finditer(text) if space < match.start() < len(text)), len(text)]
-    for first, last in pairwise(places):
-        yield Timed(*(start + (end - start) * place // len(text) for place in (first, last)), text[first:last])
+        text = space + one_line(word.word)
+        bare = text.rstrip()
+        space = text[len(bare) :]
+        if bare:
+            yield Timed(*span(word), bare.lstrip() if first else bare)
+            first = False
