@@ -26,9 +26,7 @@ _NOT_FIRST = (
     r"|[\u1000-\u1021]\u1037?[\u1039\u103a]"  # a Burmese consonant that closes its syllable
 )
 _NOT_LAST = r"[\p{lb=OP}\p{lb=PR}\p{lb=GL}\p{lb=WJ}\p{lb=ZWJ}\p{Pi}\"'เ-ไເ-ໄ\u1039\u17d2]"  # the last two stack consonants
-_BREAK = regex.compile(
-    rf"(?<!\s)(?:(?=\s)|(?:(?<={_SPACELESS})|(?={_SPACELESS}))(?<!{_NOT_LAST})(?!{_NOT_FIRST}))"
-)
+_BREAK = regex.compile(rf"(?<!\s)(?:(?=\s)|(?:(?<={_SPACELESS})|(?={_SPACELESS}))(?<!{_NOT_LAST})(?!{_NOT_FIRST}))")
 
 
 @dataclass(frozen=True)

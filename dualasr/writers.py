@@ -65,7 +65,7 @@ def output_paths(inputs: Iterable[str | Path], output_dir: str | Path, formats: 
     end in a hash; no input is overwritten. The same input twice has one path. Raises ValueError for an unknown format.
     """
     inputs, formats = [Path(path) for path in inputs], _expand(formats)
-    files = sorted({Path(os.path.abspath(path)) for path in inputs})
+    files = {Path(os.path.abspath(path)) for path in inputs}
     choices = {file: (file.stem, file.name, f"{file.parent.name}-{file.name}") for file in files}
     counts = [Counter(map(_folded, names)) for names in zip(*choices.values(), strict=True)]
     wishes = []
