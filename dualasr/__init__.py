@@ -6,7 +6,7 @@ __all__ = ["DualWhisper", "Transcription", "base_path", "load_model", "transcrib
 
 _HOMES = {
     "DualWhisper": "model",
-    "Transcription": "transcription",
+    "Transcription": "transcript",
     "base_path": "backbone",
     "load_model": "model",
     "transcribe": "transcription",

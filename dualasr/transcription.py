@@ -7,7 +7,7 @@ silence or one that Whisper itself takes for no speech, is decided here.
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dualasr.errors import AudioError, DualasrError, PackError
 from dualasr.languages import tag_among
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
-from dualasr.text import scoring_unit
+from dualasr.transcript import Segment, Transcription, space_between
 
 
 @dataclass(frozen=True)
@@ -40,45 +40,6 @@ class TranscribeOptions:
     def __post_init__(self):
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be at least 1 window")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The text of one window, with its evidence. start and end are seconds in the file."""
-
-    start: float
-    end: float
-    text: str
-    language: str | None
-    route: str
-    avg_logprob: float  # mean per token of the route's own tokenizer, natural logarithm
-    no_speech_prob: float  # the primary's opinion, whatever the route
-    language_probs: dict[str, float]
-    scores: dict
-    reason: str
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """What was said in a file, in which language, and through which pipeline.
-
-    route and language are those with the most seconds of text; "primary" and None where there is no text.
-    language_probs is the mean over all windows with sound, weighted by duration, most likely first: it sums to 1, or is
-    {} for a file with no sound. segments has one entry for each window with text. duration is in seconds. scores counts
-    the windows by what became of them, and the seconds of text by route and by language.
-    """
-
-    text: str
-    language: str | None
-    route: str
-    language_probs: dict[str, float]
-    segments: tuple[Segment, ...]
-    duration: float
-    scores: dict
-
-    def to_dict(self) -> dict:
-        """The same as plain dicts, lists, strings and numbers, ready for JSON."""
-        return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
 def transcribe(model: DualWhisper, audio: str | Path | Sound | np.ndarray, *, route: str | None = None,
@@ -193,6 +154,5 @@ def _join(segments: tuple[Segment, ...]) -> str:
     """The texts in one line, with a space between two unless both languages are written without."""
     text = segments[0].text if segments else ""
     for before, after in pairwise(segments):
-        spaceless = all(scoring_unit(segment.language or "") == "character" for segment in (before, after))
-        text += after.text if spaceless else f" {after.text}"
+        text += space_between(before, after) + after.text
     return text

@@ -7,7 +7,8 @@ import dualasr
 
 FLOORS = [
     {"errors", "whole_file", "languages", "sound_files", "audio", "vad", "windows", "text", "utterance", "tables", "segments",
-     "kaldi", "hf_datasets", "corpus", "metrics", "synth", "generate", "augment", "cores", "contamination"},
+     "kaldi", "hf_datasets", "corpus", "metrics", "synth", "generate", "augment", "cores", "contamination", "transcript",
+     "subtitles", "writers"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
      "language_statistics"},
     {"pack", "model"},

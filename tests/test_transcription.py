@@ -10,7 +10,8 @@ import soundfile
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.errors import AudioError, PackError
-from dualasr.transcription import Segment, TranscribeOptions, _join, _whole, transcribe, transcribe_files
+from dualasr.transcript import Segment
+from dualasr.transcription import TranscribeOptions, _join, _whole, transcribe, transcribe_files
 
 ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
 
