@@ -9,7 +9,7 @@ FLOORS = [
     {"errors", "whole_file", "languages", "audio", "text", "utterance", "tables", "segments", "kaldi", "hf_datasets", "corpus",
      "metrics", "synth", "generate", "augment", "cores", "contamination"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
-     "language_statistics"},
+     "language_statistics", "alignment"},
     {"pack", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
