@@ -58,7 +58,8 @@ def test_where_nothing_can_be_aligned_words_share_the_window_evenly(tokenizer, t
 
 @pytest.mark.parametrize("text, unit, words", [
     ("Cad é, an?", "word", ["Cad", " é,", " an?"]), ("  кар \n тоо ", "word", ["  кар", " \n тоо "]), ("", "word", []),
-    ("ฟ้าใส.", "character", ["ฟ้", "า", "ใ", "ส."]), ("你好, 世界", "character", ["你", "好,", " 世", "界"]), ("«你»", "character", ["«", "你»"]),
+    ("ฟ้าใส.", "character", ["ฟ้", "า", "ใ", "ส."]),
+    ("你好, 世界", "character", ["你", "好,", " 世", "界"]), ("«你»", "character", ["«", "你»"]),
 ])  # fmt: skip
 def test_words_are_split_with_the_space_before_them(text, unit, words):
     assert [text[a:b] for a, b in split_words(text, unit)] == words
