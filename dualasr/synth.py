@@ -35,7 +35,7 @@ ACCENTS = {"en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland"), "es": ("es", "
 
 _SYNCHRONOUS, _PHONE_EVENTS, _CHARS_UTF8, _POS_CHARACTER = 2, 1 | 2, 1, 1  # events of phones, in IPA
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
-_EVENT_PHONE = 7
+_EVENT_WORD, _EVENT_PHONE = 1, 7
 
 
 class _Event(ctypes.Structure):
@@ -58,13 +58,14 @@ class Voice:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A text that was read: samples of shape (n,) at 16 kHz, and the phones with the second each starts at.
+    """A text that was read: samples of shape (n,) at 16 kHz, and the phones and words with the second each starts at.
 
-    A phone is IPA without stress marks; the empty one is a pause.
+    A phone is IPA without stress marks; the empty one is a pause. A word is the place of its first character in the text.
     """
 
     samples: np.ndarray
     phones: tuple[tuple[str, float], ...]
+    words: tuple[tuple[int, float], ...] = ()
 
 
 def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voice:
@@ -104,6 +105,7 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         library.espeak_SetParameter(parameter, value, 0)
     pieces: list[np.ndarray] = []
     phones: list[tuple[str, float]] = []
+    words: list[tuple[int, float]] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
     def receive(wave, count, events):
@@ -112,6 +114,8 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         for event in itertools.takewhile(lambda e: e.type != 0, (events[i] for i in itertools.count())):
             if event.type == _EVENT_PHONE:
                 phones.append((event.phone.decode("utf-8", "ignore").strip("ˈˌ"), event.milliseconds / 1000))
+            elif event.type == _EVENT_WORD:
+                words.append((event.position - 1, event.milliseconds / 1000))
         return 0
 
     library.espeak_SetSynthCallback(receive)
@@ -122,7 +126,7 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         return Utterance(np.zeros(0, np.float32), ())
     samples = np.concatenate(pieces).astype(np.float32) / 32768.0
     samples = soxr.resample(samples, rate, SAMPLE_RATE).astype(np.float32)
-    return Utterance(samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max()))), tuple(phones))
+    return Utterance(samples * np.float32(0.5 / max(1e-3, float(np.abs(samples).max()))), tuple(phones), tuple(words))
 
 
 def _serve() -> None:

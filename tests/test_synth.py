@@ -51,6 +51,18 @@ def test_phones_come_with_the_second_they_start_at():
     assert np.abs(np.diff(hiss)).mean() > 0.5 * np.abs(hiss).mean(), "an s hisses where it is said to start"
 
 
+def test_words_come_with_the_second_they_start_at():
+    text = "Тоодо кар жаады. Апам нан бышырды."
+    with Speaker() as speaker:
+        utterance = speaker.utter(text, "ky", Voice("f2", 155, 50, 50))
+    places, starts = zip(*utterance.words, strict=True)
+    assert [text[place:].split()[0] for place in places] == text.split()
+    assert list(starts) == sorted(set(starts)) and starts[0] == 0.0 and starts[-1] < len(utterance.samples) / 16_000
+    pause = next(at for phone, at in utterance.phones if phone == "")
+    assert starts[2] < pause <= starts[3], "the full stop's pause lies between the third word and the fourth"
+
+
+
 def test_a_missing_loader_is_named_with_its_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'dualasr\[synth\]'"), Speaker():
