@@ -80,7 +80,7 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
 
     In seeded order; where there is no dev split an eighth is kept for it, of all paths together eight at least. The paths
     take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a pack knows of
-    other languages. Raises CorpusError for a path that holds neither.
+    other languages. Raises CorpusError for a path that holds neither, or a corpus without train: the rest of it is not heard.
     """
     train: list[list[Sound]] = []
     dev: list[list[Sound]] = []
@@ -92,6 +92,9 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
         try:
             sounds = of("train")
         except CorpusError:
+            if splits := _splits_of(path):
+                raise CorpusError(f"{path} has no train split, only {', '.join(splits)}, which a pack must not hear; leave it "
+                                  "out, or name a folder of sound files.") from None  # fmt: skip
             sounds = [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
             if not sounds:
                 raise
@@ -109,6 +112,13 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
         train.append(sounds)
         dev.append(kept)
     return _by_turns(train)[:MOST_NEGATIVES], _by_turns(dev)[:MOST_DEV]
+
+
+def _splits_of(path: Path) -> tuple[str, ...]:
+    try:
+        return load_corpus(path, None, default_language="und", require_text=False).splits
+    except CorpusError:
+        return ()
 
 
 def _by_turns(found: Sequence[Sequence[Sound]]) -> list[Sound]:

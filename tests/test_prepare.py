@@ -168,7 +168,7 @@ def test_languages_that_cannot_be_had(fleurs, tmp_path, capsys, languages, messa
 
 def test_folders_that_cannot_be_used(fleurs, tmp_path, capsys):
     out = tmp_path / "out"
-    for source, message in ((tmp_path / "nothing", "does not exist; wanted data/{config}"), (out, "is no FLEURS folder")):
+    for source, message in ((tmp_path / "nothing", "does not exist; wanted"), (out, "wanted JSONL")):
         assert run(out, "--folder", source, "ky_kg")[0] == 1
         assert message in capsys.readouterr().err
     assert run(out, "--folder", fleurs, "ky_kg")[0] == 0, "a source that gave nothing does not stand in the way"
@@ -223,3 +223,22 @@ def test_generated(tmp_path):
     assert report["source"].startswith("speech synthesis") and report["leaks"] == []
     with pytest.raises(RunError, match="choose another --out"):
         recipe.prepare(out, ["ky", "en"], spoken=GenerateOptions(limit=4))
+
+
+def test_a_corpus_of_another_layout_is_laid_out_as_fleurs(tmp_path):
+    """Recordings are linked, a stretch is cut out, a language that is not there is an error that names it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(source / "a.wav", sound(1), 16_000)
+    soundfile.write(source / "b.wav", sound(2), 8_000)
+    rows = [{"audio": "a.wav", "text": "Тоодо  кар жаады.", "lang": "ky", "split": "train"},
+            {"audio": "b.wav", "text": "Ат суудан кечип өттү.", "lang": "ky", "split": "test", "start": 1.0, "end": 2.5},
+            {"audio": "b.wav", "text": "Tá sé fuar.", "lang": "ga", "split": "test", "start": 3.0, "end": 4.0}]  # fmt: skip
+    (source / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, report = run(tmp_path / "out", "--folder", source, "ky_kg", "ga_ie")
+    assert code == 0 and set(report["configs"]["ga_ie"]["splits"]) == {"test"}
+    (train,), (test,) = (load_corpus(tmp_path / "out", split, languages=["ky"]).utterances for split in ("train", "test"))
+    assert (train.text, train.duration) == ("Тоодо кар жаады.", 2.0) and train.audio.resolve() == source / "a.wav"
+    assert (test.text, test.duration) == ("Ат суудан кечип өттү.", 1.5)
+    assert soundfile.info(test.audio).duration == pytest.approx(1.5, abs=1e-3)
+    assert run(tmp_path / "other", "--folder", source, "or_in")[0] == 1

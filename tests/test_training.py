@@ -257,6 +257,14 @@ def test_negatives_of_a_corpus_with_dev_are_calibrated_on_that(tmp_path):
     assert set(train) == splits["train"] and set(dev) == splits["dev"]
 
 
+def test_a_corpus_that_has_only_test_is_no_negatives(tmp_path):
+    corpus = make_corpus(tmp_path / "others")
+    manifest = corpus / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"train"', '"test"').replace('"dev"', '"test"'))
+    with pytest.raises(CorpusError, match="no train split, only test"):
+        find_negatives([corpus], ["en"], seed=1)
+
+
 def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
     folder = tmp_path / "broken"
     soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 20), 16_000)

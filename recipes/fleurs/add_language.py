@@ -107,7 +107,8 @@ def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlie
     if pack.exists():
         read_pack(pack)
         return
-    negatives = [*(setting.folder(config) for config in (*setting.old, *others)), *setting.negatives]
+    spoken = [folder for folder in map(setting.folder, setting.old) if (folder / "train.tsv").is_file()]
+    negatives = [*spoken, *map(setting.folder, others), *setting.negatives]
     add_language(
         AddLanguageOptions(
             base=setting.base, corpora=tuple(setting.folder(language.config) for language in new),

@@ -7,6 +7,7 @@ without LoRA, or a supplementary encoder layer, the paper's two baselines (secti
 
 import copy
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -157,17 +158,34 @@ def units_for(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options:
     return min((low, high), key=lambda units: abs(size(units) - wanted))
 
 
-def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> tuple[Pack, float]:
-    """A pack of any shape, pipeline-aware (it is not calibrated), and its dev CER at its best CTC weight."""
+@dataclass(frozen=True)
+class Fitted:
+    """A pack, its dev CER at its best CTC weight, and the seconds of its training steps (`clock`)."""
+
+    pack: Pack
+    dev_cer: float
+    seconds: float
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Seconds of all cores' work on a CPU, which others may be using, too; by the wall on anything else."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
+def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Fitted:
+    """A pack of any shape, pipeline-aware (it is not calibrated)."""
     train, dev, skipped = read_corpora(options, backbone.window_s)
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     torch.manual_seed(options.training.seed)
     secondary = make(backbone, tokenizer, options.secondary)
     data = prepare(replace(options, secondary=secondary.options), backbone, tokenizer, train, dev, skipped)
     options.run.mkdir(parents=True, exist_ok=True)
+    now = clock(options.device)
+    began = now()
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=True)
+    seconds = now() - began
     shutil.rmtree(options.run)
     pack = Pack(PackInfo(options.out.name, dict(options.languages)), secondary)
     model, refs = DualWhisper(backbone).with_pack(pack), [clip.text for clip in data.dev[:96]]
     weight, rates = choose_ctc_weight(model, pack.name, data.dev_audio[:96], refs)
-    return replace(pack, info=replace(pack.info, ctc_weight=weight)), rates[weight]
+    return Fitted(replace(pack, info=replace(pack.info, ctc_weight=weight)), rates[weight], seconds)

@@ -5,8 +5,9 @@
     python recipes/fleurs/prepare.py --out data/generated --generate         # four new languages, the built-in base's five
 
 --folder links another FLEURS folder (data/{config}/{split}.tsv; audio/{split}/ or audio/{split}.tar.gz, which is unpacked under
-OUT), and uses it in place where it is OUT itself. --hub fetches the hub's parquet copy; that was not run here, for the hub
-cannot be reached from our machines. --generate speaks sentences with espeak-ng.
+OUT), and uses it in place where it is OUT itself; another corpus is laid out as FLEURS, its recordings linked. --hub
+fetches the hub's parquet copy; that was not run here, for the hub cannot be reached from our machines. --generate speaks
+sentences with espeak-ng.
 
 A language appears whole or not at all, and what is there stays: a stopped run goes on. Every recording is read once, for its
 fingerprint (OUT/fingerprints). The report goes to the screen, as Markdown, and to OUT/prepare.json: clips, hours, rows that
@@ -31,11 +32,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from tqdm import tqdm
 
+from dualasr.audio import SAMPLE_RATE, audio_duration, load_audio
 from dualasr.contamination import FORMAT, Fingerprints, audit, fingerprint, join
 from dualasr.corpus import Corpus, load_corpus
-from dualasr.errors import CorpusError, DualasrError, MissingExtraError, PackError, RunError
+from dualasr.errors import AudioError, CorpusError, DualasrError, MissingExtraError, PackError, RunError
 from dualasr.generate import NUMBERS, GenerateOptions, speak_config
 from dualasr.languages import NINETEEN, language_of
 from dualasr.report_content import markdown_table
@@ -56,11 +59,10 @@ def configs_of(names: Sequence[str]) -> list[str]:
 
 
 def link_from(source: Path, out: Path) -> Fill:
-    """Link a FLEURS folder, which is only read. Raises CorpusError where it is none, or lacks a config."""
+    """Link a FLEURS folder, which is only read, or lay out a corpus as one. Raises CorpusError where it lacks a config."""
     found = {folder.resolve().name: folder.resolve() for folder in find_fleurs(source)}
     if not found:
-        raise CorpusError(f"{source}: {'is no FLEURS folder' if source.exists() else 'does not exist'}; wanted "
-                          "data/{config}/{split}.tsv with audio/{split}/ or audio/{split}.tar.gz beside it.")  # fmt: skip
+        return lay_out(source)
 
     def fill(config: str, part: Path) -> None:
         if config not in found:
@@ -73,6 +75,35 @@ def link_from(source: Path, out: Path) -> Fill:
                     if target.is_relative_to(out.resolve()):  # so that OUT can be moved
                         target = Path(os.path.relpath(target, (out.resolve() / "data" / config / name).parent))
                     (part / name).symlink_to(target)
+
+    return fill
+
+
+def lay_out(source: Path) -> Fill:
+    """FLEURS' tables over the recordings of a corpus in another layout, which are linked; a stretch of one is cut out."""
+    def fill(config: str, part: Path) -> None:
+        code, rows = language_of(config).code, {}
+        for split in SPLITS:
+            try:
+                rows[split] = load_corpus(source, split, languages=[code], default_language="und").utterances
+            except CorpusError as error:
+                reason = error
+        if not rows:
+            raise reason
+        for split, utterances in rows.items():
+            (part / "audio" / split).mkdir(parents=True)
+            with (part / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as table:
+                for k, u in enumerate(utterances):
+                    sound = part / "audio" / split / (f"{k:05}{u.audio.suffix}" if u.sound.is_whole else f"{k:05}.flac")
+                    if u.sound.is_whole:
+                        sound.symlink_to(u.audio.resolve())
+                    else:
+                        soundfile.write(sound, load_audio(u.sound), SAMPLE_RATE)
+                    text, samples = " ".join(u.text.split()), 0  # of sound that cannot be read, which the report lists
+                    with suppress(AudioError):
+                        samples = round((u.duration or audio_duration(u.sound)) * SAMPLE_RATE)
+                    cells = (k, sound.name, text, text.lower(), " ".join(text.lower().replace(" ", "|")), samples, "OTHER")
+                    table.write("\t".join(map(str, cells)) + "\n")
 
     return fill
 
@@ -270,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--hub", metavar="NAME", help="google/fleurs")
-    source.add_argument("--folder", type=Path, metavar="DIR", help="a FLEURS folder, which is linked")
+    source.add_argument("--folder", type=Path, metavar="DIR", help="a FLEURS folder, or another corpus; it is linked")
     source.add_argument("--generate", action="store_true", help="generated speech instead of FLEURS")
     parser.add_argument("--readings", type=int, default=2, help="of generated training sentences (%(default)s)")
     parser.add_argument("--test-readings", type=int, default=5, help="of generated test sentences (%(default)s)")

@@ -68,7 +68,7 @@ def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, 
         cache=setting.out / "trunk-cache", training=setting.training,
         secondary=replace(setting.secondary, rank=rank, fork=fork),
     )  # fmt: skip
-    pack, _ = fit_pack(options, backbone)
+    pack = fit_pack(options, backbone).pack
     utterances = [u for one in languages for u in clips_of(setting, one.config)]
     asked = EvaluationOptions(beam=setting.beam, bootstrap=0, probes=0, max_new_tokens=MOST_NEW_TOKENS)
     report = evaluate(DualWhisper(backbone).with_pack(pack), utterances, asked).report
