@@ -1,24 +1,29 @@
 """Files in, transcripts out: windows, batches, what counts as silence, and one answer for the whole file.
 
 The primary inside the model stays plain Whisper. Whatever keeps text out of a transcript, such as a window that is digital
-silence or one that Whisper itself takes for no speech, is decided here.
+silence or one that Whisper itself takes for no speech, is decided here. Files are read as streams and their windows decoded
+together, whichever files they are of, so that memory does not depend on how long a file is, nor time on how short.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
+from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, stream_audio
 from dualasr.errors import AudioError, DualasrError, PackError
 from dualasr.languages import tag_among
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
 from dualasr.transcript import Segment, Transcription, space_between
+from dualasr.vad import VadOptions
+from dualasr.windows import Window, windows_of
+
+Audio = str | Path | Sound | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class TranscribeOptions:
     batch: windows decoded at once. A window of the primary is no speech where no_speech_prob > no_speech_threshold and
     avg_logprob < logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A pack's window is
     never judged so: its language may be no speech to the primary, and `<|other|>` has turned noise away. A window is
-    silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). Raises ValueError for a batch below 1.
+    silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
+    alone. `stretches` (start, end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both
+    go another way goes with them if its lead is below `smoothing`, in log-odds. Raises ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
@@ -36,55 +43,157 @@ class TranscribeOptions:
     no_speech_threshold: float = 0.6
     logprob_threshold: float = -1.0
     silence_peak: float = 1e-4
+    vad: VadOptions | None = None
+    stretches: tuple[tuple[float, float | None], ...] = ()
+    smoothing: float = 2.0
 
     def __post_init__(self):
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be at least 1 window")
 
 
-def transcribe(model: DualWhisper, audio: str | Path | Sound | np.ndarray, *, route: str | None = None,
-               language: str | None = None, options: TranscribeOptions = TranscribeOptions()) -> Transcription:  # fmt: skip
+@dataclass(frozen=True)
+class Piece:
+    """A window that was decoded: seconds in its file, and what came of it."""
+
+    start: float
+    end: float
+    result: WindowResult
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def transcribe(model: DualWhisper, audio: Audio, *, route: str | None = None, language: str | None = None,
+               options: TranscribeOptions = TranscribeOptions()) -> Transcription:  # fmt: skip
     """Transcribe a file, or float samples of shape (samples,) at 16 kHz, of any length.
 
     `route` forces a pipeline, `language` a language (and, without a route, the pipeline that knows it). Raises PackError
     for either that is unknown, before the sound is looked at, and AudioError for sound that cannot be used.
     """
     _check_choice(model, route, language)
-    samples = _samples(audio)
-    spans = split_windows(samples, model.backbone.window_s)
-    sounding = [(start, end) for start, end in spans if _has_sound(samples[start:end], options.silence_peak)]
-    heard: list[tuple[tuple[int, int], WindowResult]] = []
-    for at in range(0, len(sounding), options.batch):
-        group = sounding[at : at + options.batch]
-        clips = [samples[start:end] for start, end in group]
-        results = model.transcribe_windows(clips, route=route, language=language, options=options.decode)
-        heard += zip(group, results, strict=True)
-    speech = [(span, result) for span, result in heard if not _is_no_speech(result, options)]
-    segments = tuple(_segment(span, result) for span, result in speech if result.text.strip())
-    windows = {
-        "text": len(segments), "empty": len(speech) - len(segments), "no_speech": len(heard) - len(speech),
-        "silent": len(spans) - len(heard),
-    }  # fmt: skip
-    return _whole(segments, _mean_language_probs(heard), len(samples) / SAMPLE_RATE, windows)
+    [(_, result)] = _transcribe_all(model, [audio], route, language, options)
+    if isinstance(result, DualasrError):
+        raise result
+    return result
 
 
 def transcribe_files(
     model: DualWhisper, paths: Iterable[str | Path], *, route: str | None = None, language: str | None = None,
-    options: TranscribeOptions = TranscribeOptions(),
+    options: TranscribeOptions = TranscribeOptions(), heard: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[tuple[Path, Transcription | DualasrError]]:  # fmt: skip
-    """Transcribe files in turn, each when it is asked for; a broken one gives its error and the others are still done.
+    """Transcribe files, each given in turn once it is whole; a broken one gives its error and the others are still done.
 
-    Raises PackError at once for an unknown route or language, which would fail every file alike.
+    `heard` is told the seconds of audio as they are decoded. Raises PackError at once for an unknown route or language,
+    which would fail every file alike.
     """
     _check_choice(model, route, language)
+    return _transcribe_all(model, map(Path, paths), route, language, options, heard)
 
-    def attempt(path: Path) -> Transcription | DualasrError:
+
+@dataclass
+class _Open:
+    """A file between its first window and its last answer."""
+
+    audio: Audio
+    options: TranscribeOptions
+    pieces: list[Piece] = field(default_factory=list)
+    kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
+    samples: int = 0
+    silent: int = 0
+    waiting: int = 0  # windows that are not decoded yet
+    over: bool = False
+    error: DualasrError | None = None
+
+    def windows(self, window_s: float) -> Iterator[Window]:
+        """The windows with sound. Raises AudioError where the sound cannot be read."""
+        for start, blocks in _blocks(self.audio, self.options.stretches):
+            for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
+                if len(window.samples) >= SHORTEST and float(np.abs(window.samples).max()) >= self.options.silence_peak:
+                    yield replace(window, start=start + window.start)
+                else:
+                    self.silent += 1
+
+    def _counted(self, block: np.ndarray) -> np.ndarray:
+        self.samples += len(block)
+        return block
+
+    def take(self, window: Window, result: WindowResult, again: Callable[[np.ndarray, str], WindowResult], beta: float) -> None:
+        """Keep an answer; the one before it is asked again where its neighbours outvote it."""
+        self.pieces.append(Piece(window.start, window.end, result))
+        self.kept.append(window.samples)
+        if len(self.pieces) < 3:
+            return
+        before, piece, after = self.pieces[-3:]
+        routes = {before.result.route, after.result.route}
+        if len(routes) == 1 and piece.result.rival and piece.result.route not in routes:
+            [route] = routes
+            if abs(_lead(piece.result, beta)) < self.options.smoothing and route in (PRIMARY, piece.result.rival):
+                changed = again(self.kept[0], route)
+                reason = f"{piece.result.reason}; both neighbours go to {route}"
+                self.pieces[-2] = replace(piece, result=replace(changed, reason=reason))
+
+    def result(self) -> Transcription | DualasrError:
+        if self.error:
+            return self.error
+        speech = [piece for piece in self.pieces if not _is_no_speech(piece.result, self.options)]
+        segments = tuple(_segment(piece) for piece in speech if piece.result.text.strip())
+        windows = {"text": len(segments), "empty": len(speech) - len(segments), "no_speech": len(self.pieces) - len(speech),
+                   "silent": self.silent}  # fmt: skip
+        return _whole(segments, _mean_language_probs(self.pieces), self.samples / SAMPLE_RATE, windows)
+
+
+def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | None, language: str | None,
+                    options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None
+                    ) -> Iterator[tuple[Audio, Transcription | DualasrError]]:  # fmt: skip
+    """Each audio with its transcript or error, in order."""
+    def again(samples: np.ndarray, to: str) -> WindowResult:
+        return model.transcribe_windows([samples], route=to, options=options.decode)[0]
+
+    def decode(batch: Sequence[tuple[_Open, Window]]) -> None:
+        clips = [window.samples for _, window in batch]
+        results = model.transcribe_windows(clips, route=route, language=language, options=options.decode)
+        for (file, window), result in zip(batch, results, strict=True):
+            file.waiting -= 1
+            file.take(window, result, again, model.selector.beta)
+            heard(len(window.samples) / SAMPLE_RATE)
+
+    files: deque[_Open] = deque()
+    batch: list[tuple[_Open, Window]] = []
+    for audio in audios:
+        file = _Open(audio, options)
+        files.append(file)
         try:
-            return transcribe(model, path, route=route, language=language, options=options)
-        except DualasrError as error:
-            return error
+            for window in file.windows(model.backbone.window_s):
+                batch.append((file, window))
+                file.waiting += 1
+                if len(batch) == options.batch:
+                    decode(batch)
+                    batch = []
+        except AudioError as error:
+            file.error = error
+            batch = [pair for pair in batch if pair[0] is not file]
+            file.waiting = 0
+        file.over = True
+        while files and files[0].over and not files[0].waiting:
+            yield (done := files.popleft()).audio, done.result()
+    if batch:
+        decode(batch)
+    yield from ((file.audio, file.result()) for file in files)
 
-    return ((path, attempt(path)) for path in map(Path, paths))
+
+def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
+    """The stretches of a sound that are heard: the second each starts at, and its blocks."""
+    if isinstance(audio, str | os.PathLike | Sound):
+        sound = audio if isinstance(audio, Sound) else Sound(Path(audio))
+        for start, end in stretches or ((0.0, None),):
+            ends = [e for e in (sound.end, None if end is None else sound.start + end) if e is not None]
+            yield start, stream_audio(Sound(sound.path, sound.start + start, min(ends, default=None)))
+    else:
+        samples = _checked(audio)
+        for start, end in stretches or ((0.0, None),):
+            yield start, iter([samples[round(start * SAMPLE_RATE) : None if end is None else round(end * SAMPLE_RATE)]])
 
 
 def _check_choice(model: DualWhisper, route: str | None, language: str | None) -> None:
@@ -98,10 +207,8 @@ def _check_choice(model: DualWhisper, route: str | None, language: str | None) -
         raise PackError(f"Route {route!r} does not know {language!r}; it knows: {', '.join(known)}.")
 
 
-def _samples(audio: str | Path | Sound | np.ndarray) -> np.ndarray:
-    """The sound as float32, shape (samples,), finite. Raises AudioError."""
-    if isinstance(audio, str | os.PathLike | Sound):
-        return load_audio(audio)
+def _checked(audio: np.ndarray) -> np.ndarray:
+    """Samples as float32, shape (samples,), finite. Raises AudioError."""
     samples = np.asarray(audio)
     if samples.dtype.kind != "f":
         raise AudioError(f"The audio array holds {samples.dtype}, not floats; scale it to +-1 (int16: divide by 32768).")
@@ -112,29 +219,31 @@ def _samples(audio: str | Path | Sound | np.ndarray) -> np.ndarray:
     return samples.astype(np.float32, copy=False)
 
 
-def _has_sound(window: np.ndarray, silence_peak: float) -> bool:
-    return len(window) >= SHORTEST and float(np.abs(window).max()) >= silence_peak
-
-
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
     """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too."""
     unsure = result.no_speech_prob > options.no_speech_threshold and result.avg_logprob < options.logprob_threshold
     return unsure and result.route == PRIMARY
 
 
-def _segment(span: tuple[int, int], result: WindowResult) -> Segment:
+def _lead(result: WindowResult, beta: float) -> float:
+    """Log-odds of the pack that came nearest, against the primary."""
+    return result.scores[result.rival]["log_odds"] + beta
+
+
+def _segment(piece: Piece) -> Segment:
+    result = piece.result
     return Segment(
-        span[0] / SAMPLE_RATE, span[1] / SAMPLE_RATE, result.text.strip(), result.language, result.route,
-        result.avg_logprob, result.no_speech_prob, result.language_probs, result.scores, result.reason,
+        piece.start, piece.end, result.text.strip(), result.language, result.route, result.avg_logprob,
+        result.no_speech_prob, result.language_probs, result.scores, result.reason,
     )  # fmt: skip
 
 
-def _mean_language_probs(heard: list[tuple[tuple[int, int], WindowResult]]) -> dict[str, float]:
-    """Mean of the windows' posteriors, weighted by samples, most likely first."""
-    total, mean = sum(end - start for (start, end), _ in heard), Counter()
-    for (start, end), result in heard:
-        for code, prob in result.language_probs.items():
-            mean[code] += prob * (end - start) / total
+def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:
+    """Mean of the windows' posteriors, weighted by duration, most likely first."""
+    total, mean = sum(piece.seconds for piece in pieces), Counter()
+    for piece in pieces:
+        for code, prob in piece.result.language_probs.items():
+            mean[code] += prob * piece.seconds / total
     return dict(mean.most_common())
 
 
