@@ -16,6 +16,7 @@ import torch
 from dualasr.audio import SAMPLE_RATE
 from dualasr.backbone import Backbone
 from dualasr.errors import PackError
+from dualasr.fallback import Fallback, decode_with_fallback
 from dualasr.language_statistics import Discriminant
 from dualasr.languages import tag_among
 from dualasr.pack import Pack, load_pack
@@ -33,12 +34,13 @@ LEAST_DOUBT = -10.0  # a primary surer of its language than this (log of 1 - p) 
 class DecodeOptions:
     """beam of both pipelines (the paper evaluates with 5); ctc_weight None takes what each pack was fitted with.
 
-    generate holds further options of transformers' `generate` for the primary.
+    generate holds further options of transformers' `generate` for the primary; so is fallback for the primary alone.
     """
 
     beam: int = 1
     ctc_weight: float | None = None
     generate: dict = field(default_factory=dict)
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,11 @@ class DualWhisper:
             if not chosen:
                 log_probs = self._primary_log_probs(heard)
                 chosen = [known[i] for i in (heard.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
-            return self.backbone.decode(heard.encoded, chosen, beam=options.beam, **options.generate), chosen
+            asked = {"beam": options.beam, **options.generate}
+            if options.fallback is None:
+                return self.backbone.decode(heard.encoded, chosen, **asked), chosen
+            silence = heard.no_speech_prob
+            return decode_with_fallback(self.backbone, heard.encoded, chosen, silence, options.fallback, **asked), chosen
         pack = self.pack(route)
         return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
 

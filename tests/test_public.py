@@ -10,7 +10,7 @@ FLOORS = [
      "kaldi", "hf_datasets", "corpus", "metrics", "synth", "generate", "augment", "cores", "contamination", "transcript",
      "subtitles", "writers"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
-     "language_statistics", "alignment"},
+     "language_statistics", "alignment", "fallback"},
     {"pack", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
