@@ -5,30 +5,16 @@ without one before it begins a little before its first character's mark, and end
 """
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torchaudio.functional import forced_align
 
 from dualasr.tokenizer import PackTokenizer
+from dualasr.transcript import Word
 
 LAG = 0.045  # s from where a character begins to its mark: the median over four packs, of 30 clips each
-
-
-@dataclass(frozen=True)
-class Span:
-    """A word: characters `first` to `last` of its text, the seconds of the window, and the mean probability of its marks.
-
-    probability is None where the time is not heard but shared out: the word has no character that the head knows, or no
-    alignment of the text fits the sound.
-    """
-
-    first: int
-    last: int
-    start: float
-    end: float
-    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -42,28 +28,32 @@ class Mark:
 
 
 def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, frame_s: float, seconds: float,
-                unit: Literal["word", "character"] = "word") -> tuple[Span, ...]:  # fmt: skip
-    """The words of a text in a window of so many seconds, in order and without overlap; its space goes to the word after it.
+                unit: Literal["word", "character"] = "word", start: float = 0.0) -> tuple[Word, ...]:  # fmt: skip
+    """The words of a text in a window of so many seconds, in order and without overlap; joined they are the text.
 
-    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds.
+    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds, the first begins at
+    `start`. A word's probability is the mean of its marks'. A word is `shared` where it has no character that the head knows,
+    or no alignment of the text fits the sound: it shares the time between its neighbours evenly.
     """
-    words = split_words(text, unit)
+    places = split_words(text, unit)
     marks = mark_characters(log_probs, text, tokenizer) or ()
-    spans: list[Span | None] = []
-    for first, last in words:
+    words: list[Word | None] = []
+    for first, last in places:
         mine = [k for k, mark in enumerate(marks) if first <= mark.index < last and _is_letter(text[mark.index])]
         if not mine:
-            spans.append(None)
+            words.append(None)
             continue
         before = marks[mine[0] - 1] if mine[0] else None
-        start = marks[mine[0]].first * frame_s - LAG
+        begins = marks[mine[0]].first * frame_s - LAG
         if before is not None:
-            start = before.first * frame_s if text[before.index].isspace() else max(start, before.end * frame_s)
-        earlier = next((span.end for span in reversed(spans) if span), 0.0)
-        start = min(max(start, earlier), seconds)
-        end = min(max(marks[mine[-1]].end * frame_s, start), seconds)
-        spans.append(Span(first, last, start, end, sum(marks[k].probability for k in mine) / len(mine)))
-    return _fill(spans, words, seconds)
+            begins = before.first * frame_s if text[before.index].isspace() else max(begins, before.end * frame_s)
+        earlier = next((word.end for word in reversed(words) if word), 0.0)
+        begins = min(max(begins, earlier), seconds)
+        ends = min(max(marks[mine[-1]].end * frame_s, begins), seconds)
+        probability = sum(marks[k].probability for k in mine) / len(mine)
+        words.append(Word(begins, ends, text[first:last], probability, False))
+    texts = [text[first:last] for first, last in places]
+    return tuple(replace(w, start=start + w.start, end=start + w.end) for w in _share(words, texts, seconds))
 
 
 def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int, int]]:
@@ -105,14 +95,14 @@ def _is_letter(character: str) -> bool:
     return unicodedata.category(character)[0] in "LNM"
 
 
-def _fill(spans: list[Span | None], words: list[tuple[int, int]], seconds: float) -> tuple[Span, ...]:
+def _share(words: list[Word | None], texts: list[str], seconds: float) -> list[Word]:
     """Words without a time share the gap between their neighbours evenly."""
-    filled: list[Span] = []
-    for k, span in enumerate(spans):
-        if span is None:
-            run = next((j for j in range(k, len(spans)) if spans[j]), len(spans)) - k
+    filled: list[Word] = []
+    for k, word in enumerate(words):
+        if word is None:
+            run = next((j for j in range(k, len(words)) if words[j]), len(words)) - k
             start = filled[-1].end if filled else 0.0
-            end = spans[k + run].start if k + run < len(spans) else seconds
-            span = Span(*words[k], start, start + (end - start) / run, None)
-        filled.append(span)
-    return tuple(filled)
+            end = words[k + run].start if k + run < len(words) else seconds
+            word = Word(start, start + (end - start) / run, texts[k], None, True)
+        filled.append(word)
+    return filled

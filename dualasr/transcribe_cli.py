@@ -15,7 +15,8 @@ from glob import glob
 from pathlib import Path
 
 from dualasr.audio import SUFFIXES
-from dualasr.errors import DualasrError, PackError, RunError
+from dualasr.errors import PackError, RunError
+from dualasr.writers import FORMATS
 
 STDIN = "-"
 
@@ -40,14 +41,15 @@ def optional(kind):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     def switch(group, name: str, default: bool, text: str) -> None:
-        group.add_argument(name, type=flag, nargs="?", const=True, default=default, metavar="BOOL", help=f"{text} (%(default)s)")
+        group.add_argument(name, type=flag, nargs="?", const=True, default=default, metavar="BOOL",
+                           help=f"{text} (%(default)s)")  # fmt: skip
 
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="files, folders, patterns; - for standard input")
     parser.add_argument("-r", "--recursive", action="store_true", help="folders with what lies below them")
 
     g = parser.add_argument_group("output")
     g.add_argument("-o", "--output_dir", type=Path, default=Path("."), metavar="DIR", help="(%(default)s)")
-    g.add_argument("-f", "--output_format", default="all", choices=("txt", "vtt", "srt", "tsv", "json", "all"), help="(%(default)s)")
+    g.add_argument("-f", "--output_format", default="all", choices=(*FORMATS, "all"), help="(%(default)s)")
     g.add_argument("--skip_existing", action="store_true", help="leave out files whose transcripts are there")
     switch(g, "--verbose", True, "print the text as it comes")
     switch(g, "--highlight_words", False, "underline each word as it is spoken, in srt and vtt; needs --word_timestamps")
@@ -59,7 +61,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--languages", metavar="A,B", help="codes or names; the language is looked for among these alone")
     g.add_argument("--route", default="auto", metavar="NAME", help="auto, primary, or a pack's name (%(default)s)")
     g.add_argument("--detect_only", action="store_true", help="name the languages, write nothing")
-    g.add_argument("--task", default="transcribe", choices=("transcribe", "translate"), help="translate: to English, by the primary")
+    g.add_argument("--task", default="transcribe", choices=("transcribe", "translate"),
+                   help="translate: to English, by the primary")  # fmt: skip
 
     g = parser.add_argument_group("decoding")
     g.add_argument("--beam_size", type=optional(int), default=5, metavar="N", help="(%(default)s)")
@@ -150,7 +153,8 @@ def summary(counts: Counter, seconds: float, began: float, routes: Counter) -> s
     """The line at the end."""
     took = max(time.time() - began, 1e-3)
     by_route = ", ".join(f"{route} {share / max(sum(routes.values()), 1e-9):.0%}" for route, share in routes.most_common())
-    parts = [f"{counts['done']} files", f"{seconds / 3600:.2f} hours in {took / 60:.1f} minutes ({seconds / took:.1f} x real time)"]
+    parts = [f"{counts['done']} files", f"{seconds / 3600:.2f} hours in {took / 60:.1f} minutes",
+             f"{seconds / took:.1f} x real time"]  # fmt: skip
     parts += [f"routes: {by_route}"] if routes else []
     parts += [f"{counts[name]} {name}" for name in ("skipped", "failed") if counts[name]]
     return "; ".join(parts)
@@ -169,6 +173,3 @@ def check_choice(args: argparse.Namespace) -> None:
 def is_done(path: Path, formats: Sequence[str]) -> bool:
     return all(Path(f"{path}.{name}").is_file() for name in formats)
 
-
-__all__ = ["DualasrError", "add_flags", "check_choice", "clip_timestamps", "find_inputs", "flag", "is_done", "language_code",
-           "standard_input", "summary"]  # fmt: skip

@@ -33,15 +33,17 @@ def test_marks_are_the_path(tokenizer):
 
 def test_words_begin_at_the_space_and_end_with_their_last_letter(tokenizer):
     first, second = align_words(emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5)
-    assert (first.first, first.last, second.first, second.last) == (0, 3, 3, 7)
+    assert (first.word, second.word) == ("кар", " тоо") and not first.shared
     assert first.start == pytest.approx(4 * 0.02 - LAG) and first.end == pytest.approx(9 * 0.02)
     assert second.start == pytest.approx(10 * 0.02) and second.end == pytest.approx(17 * 0.02)
     assert first.probability == pytest.approx(0.9)
+    later = align_words(emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5, start=30.0)
+    assert [w.start for w in later] == pytest.approx([30 + first.start, 30 + second.start])
 
 
 def test_a_word_that_the_head_cannot_spell_shares_the_gap(tokenizer):
     spans = align_words(emissions(tokenizer, "к_а_р__ _____ _т_о_о_"), "кар QX 77 тоо", tokenizer, 0.02, 0.5)
-    assert [span.probability is None for span in spans] == [False, True, True, False]
+    assert [span.shared for span in spans] == [False, True, True, False]
     kar, qx, seven, too = spans
     assert qx.start == kar.end and qx.end == pytest.approx(seven.start) and seven.end == pytest.approx(too.start)
     assert qx.end - qx.start == pytest.approx(seven.end - seven.start)
@@ -51,9 +53,9 @@ def test_a_word_that_the_head_cannot_spell_shares_the_gap(tokenizer):
 def test_where_nothing_can_be_aligned_words_share_the_window_evenly(tokenizer, text, path):
     """Too few frames, no known character, no frame left for the blank between two alike."""
     spans = align_words(emissions(tokenizer, path), text, tokenizer, 0.02, 3.0)
-    assert all(span.probability is None for span in spans)
+    assert all(span.shared and span.probability is None for span in spans)
     assert [span.start for span in spans] == pytest.approx(np.linspace(0, 3, len(spans) + 1)[:-1])
-    assert spans[-1].end == pytest.approx(3.0) and "".join(text[s.first : s.last] for s in spans) == text
+    assert spans[-1].end == pytest.approx(3.0) and "".join(s.word for s in spans) == text
 
 
 @pytest.mark.parametrize("text, unit, words", [

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import SAMPLE_RATE
+from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, PackError
+from dualasr.model import WindowResult
 from dualasr.transcript import Segment
-from dualasr.transcription import TranscribeOptions, _join, _whole, transcribe, transcribe_files
+from dualasr.transcription import TranscribeOptions, _join, _Open, _whole, transcribe, transcribe_files
+from dualasr.windows import Window
 
 ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
 
@@ -241,6 +243,63 @@ def test_batch_size_changes_no_text(model, route):
     assert len(one.segments) >= 4
     assert [(s.start, s.text, s.route) for s in one.segments] == [(s.start, s.text, s.route) for s in eight.segments]
     assert one.text == eight.text
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_windows_of_several_files_are_decoded_together(model, clips, write, tmp_path, batch):
+    """The same as one by one, in order, though a batch spans files and one of them breaks off after windows of it waited."""
+    long = np.tile(np.concatenate(clips), 4)
+    paths = [write("a.wav", clips[0]), write("b.wav", long), write("c.wav", clips[2]), write("d.wav", clips[1])]
+    broken = write("broken.flac", long)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    order = [paths[0], broken, *paths[1:]]
+    together = list(transcribe_files(model, order, options=replace(ALL, batch=batch)))
+    assert [path for path, _ in together] == order
+    for path, result in together:
+        if path == broken:
+            assert isinstance(result, AudioError)
+            continue
+        alone = transcribe(model, path, options=replace(ALL, batch=1))
+        assert (result.text, result.route, result.duration) == (alone.text, alone.route, alone.duration)
+        assert [(s.start, s.end, s.text, s.route) for s in result.segments] == [
+            (s.start, s.end, s.text, s.route) for s in alone.segments]  # fmt: skip
+
+
+def test_only_the_stretches_that_are_asked_for_are_heard(model, clips, write):
+    path, sound = write("long.wav", np.concatenate(clips)), np.concatenate(clips)
+    asked = replace(ALL, stretches=((1.0, 2.5), (4.0, None)))
+    for audio in (path, sound):
+        result = transcribe(model, audio, route="north", options=asked)
+        assert [(s.start, s.end) for s in result.segments] == [(1.0, 2.5), (4.0, len(sound) / 16_000)]
+    alone = transcribe(model, load_audio(path)[16_000:40_000], route="north", options=ALL)
+    assert result.segments[0].text == alone.text
+
+
+def make_result(route: str, log_odds: float) -> WindowResult:
+    return WindowResult("a", "ky", route, {}, 0.0, 0.0, (), {"north": {"log_odds": log_odds}}, "said", "north", {})
+
+
+@pytest.mark.parametrize("log_odds, route", [(1.5, "primary"), (4.0, "north")])
+def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
+    """Both neighbours agree on another route; what leads by more stays."""
+    file, asked = _Open("x.wav", TranscribeOptions()), []
+
+    def again(samples, to):
+        asked.append((len(samples), to))
+        return make_result(to, log_odds)
+
+    for k, (to, z) in enumerate([("primary", -5.0), ("north", log_odds), ("primary", -5.0), ("primary", -5.0)]):
+        file.take(Window(float(k), np.zeros(100 + k, np.float32)), make_result(to, z), again, beta=-0.7)
+    assert [piece.result.route for piece in file.pieces] == ["primary", route, "primary", "primary"]
+    assert asked == ([(101, "primary")] if route == "primary" else [])
+    assert ("both neighbours" in file.pieces[1].result.reason) == (route == "primary")
+
+
+def test_neighbours_that_disagree_outvote_nobody():
+    file = _Open("x.wav", TranscribeOptions())
+    for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
+        file.take(Window(float(k), np.zeros(100, np.float32)), make_result(to, z), None, beta=-0.7)
+    assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]
 
 
 def test_a_batch_of_none_is_refused():
