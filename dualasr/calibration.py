@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dualasr.audio import Sound, load_audio
 from dualasr.backbone import Backbone
+from dualasr.cores import core_pool
 from dualasr.corpus import Utterance
 from dualasr.language_statistics import LanguageStatistics, fit_statistics
 from dualasr.metrics import character_errors
@@ -87,10 +88,14 @@ def hear_languages(backbone: Backbone, utterances: Sequence[Utterance], language
         mine = [u for u in utterances if u.language == language]
         some += [mine[i] for i in np.linspace(0, len(mine) - 1, min(MOST_HEARD, len(mine))).round().astype(int)]
     some.sort(key=lambda u: u.duration or 0.0)
-    heard = []
-    for first in tqdm(range(0, len(some), 16), desc="language statistics", unit="batch", disable=None):
-        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(some[first : first + 16])]
-        heard.append(model.listen(sounds).impression.cpu().numpy())
+    groups = [some[first : first + 16] for first in range(0, len(some), 16)]
+
+    def hear(group: Sequence[Utterance]) -> np.ndarray:
+        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
+        return model.listen(sounds).impression.cpu().numpy()
+
+    with core_pool() as (pool, _):
+        heard = list(tqdm(pool.map(hear, groups), "language statistics", len(groups), unit="batch", disable=None))
     classes = np.array([list(languages).index(u.language) for u in some])
     return fit_statistics(np.concatenate(heard), classes, len(languages))
 
