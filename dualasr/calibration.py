@@ -34,8 +34,7 @@ def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
-    """The largest weight of `weights`, which rise, whose dev CER is the lowest or no surer than a standard error above it;
-    and the CER of each.
+    """The largest of `weights` whose dev CER exceeds the lowest by at most a standard error, and the CER of each.
 
     Dev is small, and often of the same kind of sentences as train, where the attention decoder does well from memory: on
     others it wrote fluent sentences that nobody had said. Where dev cannot tell, the more is left to CTC, which hears. Of a

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from dualasr.audio import Sound
 from dualasr.calibration import choose_ctc_weight, largest_within_error
@@ -21,8 +22,6 @@ def test_where_dev_cannot_tell_the_larger_weight_is_taken():
 
 
 def test_the_rate_of_each_weight_is_that_of_its_own_transcripts(make_model, clips, tmp_path):
-    import soundfile
-
     model, refs = make_model(("north", "ky")), ["тоо", "кар жаады", "ат", "нан"]
     sounds = [Sound(tmp_path / f"{i}.wav") for i in range(len(clips))]
     for sound, clip in zip(sounds, clips, strict=True):
