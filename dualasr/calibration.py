@@ -4,7 +4,7 @@ training clips how its languages sound to the primary.
 Positives of dev are clips of the pack's languages; negatives are clips in other languages that training never saw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from dualasr.audio import Sound, load_audio
 from dualasr.backbone import Backbone
+from dualasr.cores import core_pool
 from dualasr.corpus import Utterance
 from dualasr.language_statistics import LanguageStatistics, fit_statistics
-from dualasr.metrics import character_errors
+from dualasr.metrics import per_clip_errors
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.secondary import best_candidate
 from dualasr.selector import PRIMARY, Calibration, SelectorOptions, duel_scores, fit_logistic
@@ -33,9 +34,11 @@ def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], refs: Sequence[str], *, beam: int = 5,
                       weights: Sequence[float] = CTC_WEIGHTS) -> tuple[float, dict[float, float]]:  # fmt: skip
-    """The weight of `weights` with the lowest dev CER (the smallest among equals), and the CER of each.
+    """The largest of `weights` whose dev CER exceeds the lowest by at most a standard error, and the CER of each.
 
-    Of a pack that has nothing but CTC it is 1.
+    Dev is small, and often of the same kind of sentences as train, where the attention decoder does well from memory: on
+    others it wrote fluent sentences that nobody had said. Where dev cannot tell, the more is left to CTC, which hears. Of a
+    pack that has nothing but CTC it is 1.
     """
     weights = weights if model.pack(name).secondary.decoder.spells else (1.0,)
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
@@ -44,8 +47,16 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], ref
             for weight in weights:
                 hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
     clean = [normalise(ref, "marks") for ref in refs]
-    rates = {w: character_errors(clean, [normalise(h, "marks") for h in hyps[w]]).rate for w in weights}
-    return min(rates, key=rates.get), rates
+    counts = {w: per_clip_errors(clean, [normalise(h, "marks") for h in hyps[w]], "character") for w in weights}
+    rates = {w: float(rows[:, 0].sum() / rows[:, 1].sum()) for w, rows in counts.items()}
+    return largest_within_error({w: rows[:, 0] for w, rows in counts.items()}), rates
+
+
+def largest_within_error(errors: Mapping[float, np.ndarray]) -> float:
+    """The largest key whose errors, (clips,), exceed those of the best by at most the standard error of the difference."""
+    best = min(errors.values(), key=np.sum)
+    more = {key: row - best for key, row in errors.items()}
+    return max(key for key, row in more.items() if row.sum() <= row.std() * len(row) ** 0.5)
 
 
 def calibrate(model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]) -> Calibration:
@@ -87,10 +98,14 @@ def hear_languages(backbone: Backbone, utterances: Sequence[Utterance], language
         mine = [u for u in utterances if u.language == language]
         some += [mine[i] for i in np.linspace(0, len(mine) - 1, min(MOST_HEARD, len(mine))).round().astype(int)]
     some.sort(key=lambda u: u.duration or 0.0)
-    heard = []
-    for first in tqdm(range(0, len(some), 16), desc="language statistics", unit="batch", disable=None):
-        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(some[first : first + 16])]
-        heard.append(model.listen(sounds).impression.cpu().numpy())
+    groups = [some[first : first + 16] for first in range(0, len(some), 16)]
+
+    def hear(group: Sequence[Utterance]) -> np.ndarray:
+        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
+        return model.listen(sounds).impression.cpu().numpy()
+
+    with core_pool() as (pool, _):
+        heard = list(tqdm(pool.map(hear, groups), "language statistics", len(groups), unit="batch", disable=None))
     classes = np.array([list(languages).index(u.language) for u in some])
     return fit_statistics(np.concatenate(heard), classes, len(languages))
 

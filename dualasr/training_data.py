@@ -23,7 +23,7 @@ from dualasr.training import Clip, Skipped, TrainingOptions, check_label
 from dualasr.trunk_cache import TrunkCache
 
 MOST_NEGATIVES = 3000
-LEAST_DEV, MOST_DEV = 8, 192  # negatives for the calibration
+LEAST_KEPT, MOST_KEPT = 8, 192  # negatives for the calibration
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,8 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
     train: list[list[Sound]] = []
     dev: list[list[Sound]] = []
     for path in map(Path, paths):
-        def of(split: str, path: Path = path) -> list[Sound]:
-            corpus = load_corpus(path, split, default_language="und", require_text=False)
-            return [u.sound for u in corpus.utterances if u.language not in languages]
-
         try:
-            sounds = of("train")
+            sounds = _sounds_of(path, "train", languages)
         except CorpusError:
             if splits := _splits_of(path):
                 raise CorpusError(f"{path} has no train split, only {', '.join(splits)}, which a pack must not hear; leave it "
@@ -102,16 +98,22 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
         sounds = [sounds[i] for i in rng.permutation(len(sounds))]
         try:
             known = set(sounds)
-            kept = [sound for sound in of("dev") if sound not in known]
+            kept = [sound for sound in _sounds_of(path, "dev", languages) if sound not in known]
         except CorpusError:
             kept = []
         kept = [kept[i] for i in rng.permutation(len(kept))]
         if not kept:
-            count = max(ceil(LEAST_DEV / len(paths)), len(sounds) // 8)
+            count = max(ceil(LEAST_KEPT / len(paths)), len(sounds) // 8)
             kept, sounds = sounds[:count], sounds[count:]
         train.append(sounds)
         dev.append(kept)
-    return _by_turns(train)[:MOST_NEGATIVES], _by_turns(dev)[:MOST_DEV]
+    return _by_turns(train)[:MOST_NEGATIVES], _by_turns(dev)[:MOST_KEPT]
+
+
+def _sounds_of(path: Path, split: str, languages: Sequence[str]) -> list[Sound]:
+    """A split of a corpus, without these languages. Raises CorpusError."""
+    corpus = load_corpus(path, split, default_language="und", require_text=False)
+    return [u.sound for u in corpus.utterances if u.language not in languages]
 
 
 def _splits_of(path: Path) -> tuple[str, ...]:

@@ -168,9 +168,10 @@ def test_languages_that_cannot_be_had(fleurs, tmp_path, capsys, languages, messa
 
 def test_folders_that_cannot_be_used(fleurs, tmp_path, capsys):
     out = tmp_path / "out"
-    for source, message in ((tmp_path / "nothing", "does not exist; wanted"), (out, "wanted JSONL")):
+    for source, message in ((tmp_path / "nothing", "does not exist; wanted JSONL"), (out, "is no corpus; wanted JSONL")):
         assert run(out, "--folder", source, "ky_kg")[0] == 1
-        assert message in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert message in said and "or a FLEURS folder (data/{config}" in said
     assert run(out, "--folder", fleurs, "ky_kg")[0] == 0, "a source that gave nothing does not stand in the way"
     assert run(out, "--hub", "google/fleurs", "ky_kg")[0] == 1
     assert f"was made from the folder {fleurs}; choose another --out" in capsys.readouterr().err

@@ -152,7 +152,7 @@ def test_the_lower_score_is_never_preferred():
     assert fitted(3.0) > 0 > fitted(-3.0)
 
 
-def test_few_clips_move_a_prior_a_little_and_many_in_doubt_move_it_far():
+def test_clips_that_agree_with_a_prior_leave_it_and_clips_in_doubt_move_it():
     prior = Logistic((0.6, 0.4), -2.0)
     agreeing = fit_logistic([(9.0, 3.0)] * 4, [(-4.0, -3.0)] * 4, prior)
     assert agreeing.weights == pytest.approx(prior.weights, abs=0.02) and agreeing.offset == pytest.approx(-2.0, abs=0.1)

@@ -20,11 +20,12 @@ from dualasr.adding import add_language
 from dualasr.audio import Sound
 from dualasr.errors import CorpusError, RunError
 from dualasr.las import LASOptions
+from dualasr.model import DualWhisper
 from dualasr.pack import load_pack, read_pack
 from dualasr.planning import plan
 from dualasr.secondary import SecondaryOptions, slice_trunk
 from dualasr.training import CachedClips, Clip, TrainingOptions, check_label, collate, plan_batches, train_secondary
-from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora
+from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora, trunk_cache
 from dualasr.trunk_cache import TrunkCache
 
 WORDS = "кар тоо суу ат нан апа бала үй жол күн".split()
@@ -232,6 +233,16 @@ def test_negatives_are_calibrated(options, tmp_path):
         soundfile.write(sounds / f"{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
     pack = add_language(replace(options, negatives=(sounds,)), say=silent)
     assert pack.info.calibration.negatives and pack.info.training["negatives"] == 12
+
+
+def test_a_pack_knows_how_its_language_sounds(options, backbone):
+    """The mean of its training clips, each heard alone, every other one augmented; and none of a dev clip."""
+    pack = add_language(options, say=silent)
+    train = sorted(read_corpora(options, backbone.window_s)[0], key=lambda u: u.duration)
+    cache, model = trunk_cache(options, backbone), DualWhisper(backbone)
+    heard = [model.listen([cache.samples(u.sound, i % 2)]).impression[0].numpy() for i, u in enumerate(train)]
+    assert np.allclose(pack.statistics.means[0], np.mean(heard, 0), atol=1e-4)
+    assert load_pack(options.out, backbone).statistics.means.shape == (1, 3 * backbone.width)
 
 
 def test_a_large_folder_of_negatives_does_not_crowd_out_the_others(tmp_path):

@@ -299,8 +299,8 @@ def to_markdown(rows: list[dict], ours: str, command: str) -> str:
         "# Ways of adding languages", "", *markdown_table(head, table),
         "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval over sentences; the base's WER its "
         "change in points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper "
-        "that is trained as a whole adds no parameters and changes all. Training: the steps alone, seconds of a CPU's cores; "
-        "the trunk activations of a pack are computed once and kept.", "",
+        "that is trained as a whole adds no parameters and changes all. Training: the steps alone, on a CPU seconds of its "
+        "cores; the trunk activations of a pack are computed once and kept.", "",
         "## CER by language", "", *markdown_table(("system", *codes), by_language),
         "## Dev CER of the first language by learning rate", "",
         *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),

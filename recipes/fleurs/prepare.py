@@ -102,8 +102,7 @@ def lay_out(source: Path) -> Fill:
                     text, samples = " ".join(u.text.split()), 0  # of sound that cannot be read, which the report lists
                     with suppress(AudioError):
                         samples = round((u.duration or audio_duration(u.sound)) * SAMPLE_RATE)
-                    cells = (k, sound.name, text, text.lower(), " ".join(text.lower().replace(" ", "|")), samples, "OTHER")
-                    table.write("\t".join(map(str, cells)) + "\n")
+                    table.write(table_row(k, sound.name, text, text.lower(), samples, "OTHER"))
 
     return fill
 
@@ -143,9 +142,13 @@ def write_parquet(files: dict[str, str], part: Path) -> None:
                 name = Path(row["audio"]["path"] or row["path"]).name
                 (part / "audio" / split / name).write_bytes(row["audio"]["bytes"])
                 raw, text = (re.sub(r"[\t\r\n]+", " ", row[key]) for key in ("raw_transcription", "transcription"))
-                cells = (row["id"], name, raw, text, " ".join(text.replace(" ", "|")), row["num_samples"],
-                         ("MALE", "FEMALE", "OTHER")[row["gender"]])  # fmt: skip
-                table.write("\t".join(map(str, cells)) + "\n")
+                gender = ("MALE", "FEMALE", "OTHER")[row["gender"]]
+                table.write(table_row(row["id"], name, raw, text, row["num_samples"], gender))
+
+
+def table_row(ident: int, name: str, raw: str, text: str, samples: int, gender: str) -> str:
+    """A line of FLEURS' tables; texts hold no tab and no line break."""
+    return f"{ident}\t{name}\t{raw}\t{text}\t{' '.join(text.replace(' ', '|'))}\t{samples}\t{gender}\n"
 
 
 def say(line: str) -> None:
