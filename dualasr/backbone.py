@@ -5,9 +5,11 @@ with transformers' own modules, so that `upper(trunk(mel, fork), fork)` is bit f
 decoder is driven by transformers' own `generate`, on encoder output that is computed once.
 """
 
+import copy
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, _combine_tokens_into_words
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.errors import BaseModelError
@@ -42,13 +45,23 @@ class LanguageStep:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of a window's text, between two timestamps in seconds of the window."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class SpecialIds:
-    """Token ids of the primary: start of transcript, end, languages, and what stands between tag and text."""
+    """Token ids of the primary: start of transcript, end, languages, what stands between tag and text, timestamps."""
 
     start: int
     end: int
     languages: tuple[int, ...]
     prompt: tuple[int, ...]
+    times: range
 
 
 @dataclass(frozen=True)
@@ -113,9 +126,11 @@ class Backbone:
         """An English-only Whisper has no tags: its start stands for them."""
         config, languages = self.model.generation_config, tuple(self.languages.values())
         task = getattr(config, "task_to_id", None) or {}
-        prompt = [task.get("transcribe") if languages else None, getattr(config, "no_timestamps_token_id", None)]
+        timeless = getattr(config, "no_timestamps_token_id", None)
+        prompt = [task.get("transcribe") if languages else None, timeless]
         start = config.decoder_start_token_id
-        return SpecialIds(start, config.eos_token_id, languages or (start,), tuple(i for i in prompt if i is not None))
+        times = range(0) if timeless is None else range(timeless + 1, self.model.config.vocab_size)
+        return SpecialIds(start, config.eos_token_id, languages or (start,), tuple(i for i in prompt if i is not None), times)
 
     def piece_ids(self, piece: str) -> list[int]:
         """Ids of the primary's tokens that a piece of byte-level BPE falls into; `piece` in GPT-2's alphabet of bytes."""
@@ -192,19 +207,30 @@ class Backbone:
             return LanguageStep(torch.zeros(len(encoded), 1, device=self.device), silence, state)
         return LanguageStep(logits[:, list(self.languages.values())].log_softmax(-1), silence, state)
 
+    @property
+    def tells_time(self) -> bool:
+        """Whether it was trained to write timestamp tokens: its generation_config then limits the first of them."""
+        config = self.model.generation_config
+        return bool(self.special_ids.times) and getattr(config, "max_initial_timestamp_index", None) is not None
+
     @torch.no_grad()
-    def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, **options) -> list[Hypothesis]:
+    def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, prompt: str = "", timestamps: bool = False,
+               **options) -> list[Hypothesis]:  # fmt: skip
         """Primary decoding by transformers' `generate`: (batch, positions, width) and a language each -> hypotheses.
 
-        With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit.
+        With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit. `prompt` is what was
+        said before all of them; its end counts, if it is long. With `timestamps` the tokens hold timestamps, too (`spans`).
+        Raises BaseModelError for a language or a prompt that it cannot take.
         """
+        if prompt.strip():
+            options["prompt_ids"] = self._prompt_ids(prompt)
         if self.languages:
             unknown = sorted(set(languages) - set(self.languages))
             if unknown:
                 raise BaseModelError(f"{self.name} has no language {unknown[0]!r}; it has {', '.join(self.languages)}.")
             options |= {"language": [f"<|{code}|>" for code in languages], "task": options.get("task", "transcribe")}
         output = self.model.generate(
-            encoder_outputs=BaseModelOutput(encoded), num_beams=beam, return_timestamps=False,
+            encoder_outputs=BaseModelOutput(encoded), num_beams=beam, return_timestamps=timestamps,
             return_dict_in_generate=True, output_scores=True, force_unique_generate_call=True, **options,
         )  # fmt: skip
         # with beams too: Whisper's generate has gathered the scores along the winning beam already
@@ -218,3 +244,75 @@ class Backbone:
             text = self.tokenizer.decode(sequence[:count], skip_special_tokens=True)
             hypotheses.append(Hypothesis(tuple(sequence[:count]), text.strip(), logprob, count < len(sequence)))
         return hypotheses
+
+    def _prompt_ids(self, text: str) -> torch.Tensor:
+        """A prompt's token ids, `<|startofprev|>` first; of a long one its end, half of what the decoder can hold."""
+        try:
+            ids = self.tokenizer.get_prompt_ids(text, return_tensors="pt")
+        except ValueError as error:
+            raise BaseModelError(f"The prompt holds a special token of {self.name}: {error} Leave it out.") from error
+        room = self.model.config.max_target_positions // 2 - 1
+        return torch.cat([ids[:1], ids[1:][-room:]]).to(self.device)
+
+    def text_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """Those that spell text, without timestamps."""
+        return [token for token in tokens if token not in self.special_ids.times]
+
+    def spans(self, tokens: Sequence[int], seconds: float) -> tuple[Span, ...]:
+        """What stands between the timestamps of a window that lasts so long; () where there are none, and no empty text."""
+        times = self.special_ids.times
+        if not any(token in times for token in tokens):
+            return ()
+        spans, start, inside = [], 0.0, []
+
+        def close(end: float) -> None:
+            text = self.tokenizer.decode(inside, skip_special_tokens=True).strip()
+            if text:
+                spans.append(Span(min(start, end), end, text))
+            inside.clear()
+
+        for token in tokens:
+            if token in times:
+                at = min((token - times.start) * self.window_s / self.positions, seconds)
+                close(at)
+                start = at
+            else:
+                inside.append(token)
+        close(seconds)
+        return tuple(spans)
+
+    @functools.cached_property
+    def _attentive(self) -> nn.Module:
+        """The decoder's modules once more, on the same tensors, with attention that gives its weights."""
+        shared = {id(tensor): tensor for tensor in [*self.decoder.parameters(), *self.decoder.buffers()]}
+        own = copy.deepcopy(self.decoder, shared)
+        own.set_attn_implementation("eager")
+        return own
+
+    @torch.no_grad()
+    def attend(self, encoded: torch.Tensor, language: str | None, tokens: Sequence[int],
+               task: str = "transcribe") -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Where the decoder looks while it reads a transcript: one window's (1, positions, width) and its text tokens.
+
+        Cross-attention (heads, tokens + 1, positions), the last row the end's, and each token's probability (tokens,). The
+        heads are the generation_config's alignment_heads; without any, those of the upper half of the layers.
+        """
+        config, special = self.model.generation_config, self.special_ids
+        start = [special.start]
+        if self.languages:
+            start += [self.languages[language], config.task_to_id[task]]
+        start += [special.times.start - 1] if special.times else []
+        ids = torch.tensor([[*start, *tokens]], device=self.device)
+        output = self._attentive(input_ids=ids, encoder_hidden_states=encoded, output_attentions=True, use_cache=False)
+        layers = self.model.config.decoder_layers
+        upper = [(i, h) for i in range(layers // 2, layers) for h in range(self.model.config.decoder_attention_heads)]
+        heads = getattr(config, "alignment_heads", None) or upper
+        weights = torch.stack([output.cross_attentions[i][0, h] for i, h in heads])[:, len(start) - 1 :].float()
+        probs = self.model.proj_out(output.last_hidden_state)[0, len(start) - 1 : -1].float().softmax(-1)
+        return weights, probs.gather(-1, torch.tensor(tokens, device=self.device).unsqueeze(-1)).squeeze(-1)
+
+    def token_words(self, tokens: Sequence[int], language: str | None) -> list[tuple[str, int]]:
+        """The words that text tokens spell, with the space before it part of a word, and how many tokens each has."""
+        name = LANGUAGES.get(language or "en", "english")
+        words, _, indices = _combine_tokens_into_words(self.tokenizer, list(tokens), name)
+        return [(word, len(places)) for word, places in zip(words, indices, strict=True)]

@@ -34,13 +34,16 @@ LEAST_DOUBT = -10.0  # a primary surer of its language than this (log of 1 - p) 
 class DecodeOptions:
     """beam of both pipelines (the paper evaluates with 5); ctc_weight None takes what each pack was fitted with.
 
-    generate holds further options of transformers' `generate` for the primary; so is fallback for the primary alone.
+    The rest is for the primary alone: what was said before, whether it writes timestamps, when it tries again, and further
+    options of transformers' `generate`.
     """
 
     beam: int = 1
     ctc_weight: float | None = None
-    generate: dict = field(default_factory=dict)
+    prompt: str = ""
+    timestamps: bool = False
     fallback: Fallback | None = None
+    generate: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,9 @@ class DualWhisper:
         )  # fmt: skip
 
     @torch.no_grad()
-    def _secondary(self, pack: Pack, heard: Heard) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pack's encoder output and its lengths."""
+    def encode(self, heard: Heard, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pack's encoder output, (batch, frames, width), and its lengths (batch,)."""
+        pack = self.pack(name)
         trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
         return pack.secondary.encode(trunk, lengths), lengths
 
@@ -177,7 +181,7 @@ class DualWhisper:
         for k, pack in enumerate(self.packs.values()):
             asked = [i for i, row in enumerate(rows) if ask and self._asks(row, k)]
             if asked:
-                outputs[pack.name] = (asked, *self._secondary(pack, heard.of(asked)))
+                outputs[pack.name] = (asked, *self.encode(heard.of(asked), pack.name))
                 log_probs = pack.secondary.tag_step(*outputs[pack.name][1:])
                 log_probs = log_probs[:, [0, *(1 + i for i in self._may_hear(list(pack.info.languages)))]]
                 for i, tags in zip(asked, log_probs, strict=True):
@@ -224,18 +228,18 @@ class DualWhisper:
             if not chosen:
                 log_probs = self._primary_log_probs(heard)
                 chosen = [known[i] for i in (heard.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
-            asked = {"beam": options.beam, **options.generate}
+            asked = {"beam": options.beam, "prompt": options.prompt, "timestamps": options.timestamps, **options.generate}
             if options.fallback is None:
                 return self.backbone.decode(heard.encoded, chosen, **asked), chosen
             silence = heard.no_speech_prob
             return decode_with_fallback(self.backbone, heard.encoded, chosen, silence, options.fallback, **asked), chosen
         pack = self.pack(route)
-        return self._decode_pack(pack, *self._secondary(pack, heard), languages, options)
+        return self._decode_pack(pack, *self.encode(heard, pack.name), languages, options)
 
     def candidates(self, heard: Heard, name: str, beam: int = 5) -> list[list[Candidate]]:
         """What a pack considers for every window, with both scores of each."""
         pack = self.pack(name)
-        encoded, lengths = self._secondary(pack, heard)
+        encoded, lengths = self.encode(heard, pack.name)
         languages = self._pack_languages(pack, encoded, lengths)
         return pack.secondary.candidates(encoded, lengths, languages, SearchOptions(beam=beam))
 
@@ -335,6 +339,20 @@ class DualWhisper:
                 hypothesis.tokens, scores, decision.reason, decision.rival,
                 {name: found[name, i] for name in wanted if (name, i) in found},
             ))  # fmt: skip
+        return results
+
+    def detect(self, heard: Heard) -> list[WindowResult]:
+        """The languages of windows, with no text: nothing is decoded, and `route` is the pipeline with the likeliest one."""
+        bids, _ = self.bids(heard)
+        known, log_probs = list(self.backbone.languages) or ["en"], self._primary_log_probs(heard)
+        results = []
+        for i, row in enumerate(bids):
+            mine = {} if log_probs is None else {known[k]: float(log_probs[i, k].exp()) for k in self._may_hear(known)}
+            probs = language_probs(mine, row)
+            language = next(iter(probs))
+            route = next((bid.name for bid in row if language in bid.languages), PRIMARY)
+            results.append(WindowResult("", language, route, probs, heard.no_speech_prob[i], 0.0, (), {}, "nothing was decoded",
+                                        None, {}))  # fmt: skip
         return results
 
     def route_of(self, language: str) -> str:

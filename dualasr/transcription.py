@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, stream_audio
+from dualasr.backbone import Span
 from dualasr.errors import AudioError, DualasrError, PackError
 from dualasr.languages import tag_among
 from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
-from dualasr.transcript import Segment, Transcription, space_between
+from dualasr.transcript import Segment, Transcription, Word, space_between
 from dualasr.vad import VadOptions
 from dualasr.windows import Window, windows_of
+from dualasr.word_times import words_of
 
 Audio = str | Path | Sound | np.ndarray
 
@@ -35,11 +37,17 @@ class TranscribeOptions:
     never judged so: its language may be no speech to the primary, and `<|other|>` has turned noise away. A window is
     silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
     alone. `stretches` (start, end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both
-    go another way goes with them if its lead is below `smoothing`, in log-odds. Raises ValueError for a batch below 1.
+    go another way goes with them if its lead is below `smoothing`, in log-odds. `words` asks when each word was said. With
+    `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window, unless it looks like a
+    failure, and windows are decoded one by one. With `detect_only` nothing is decoded: languages are named, and there is
+    no text. Raises ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
     batch: int = 8
+    words: bool = False
+    condition_on_previous_text: bool = False
+    detect_only: bool = False
     no_speech_threshold: float = 0.6
     logprob_threshold: float = -1.0
     silence_peak: float = 1e-4
@@ -59,6 +67,7 @@ class Piece:
     start: float
     end: float
     result: WindowResult
+    words: tuple[Word, ...] = ()  # in seconds of the window
 
     @property
     def seconds(self) -> float:
@@ -98,6 +107,7 @@ class _Open:
 
     audio: Audio
     options: TranscribeOptions
+    spans: Callable[[Sequence[int], float], tuple[Span, ...]]  # the backbone's
     pieces: list[Piece] = field(default_factory=list)
     kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
     samples: int = 0
@@ -119,27 +129,41 @@ class _Open:
         self.samples += len(block)
         return block
 
-    def take(self, window: Window, result: WindowResult, again: Callable[[np.ndarray, str], WindowResult], beta: float) -> None:
+    def take(self, piece: Piece, samples: np.ndarray, model: DualWhisper, options: TranscribeOptions) -> None:
         """Keep an answer; the one before it is asked again where its neighbours outvote it."""
-        self.pieces.append(Piece(window.start, window.end, result))
-        self.kept.append(window.samples)
+        self.pieces.append(piece)
+        self.kept.append(samples)
         if len(self.pieces) < 3:
             return
-        before, piece, after = self.pieces[-3:]
+        before, lone, after = self.pieces[-3:]
         routes = {before.result.route, after.result.route}
-        if len(routes) == 1 and piece.result.rival and piece.result.route not in routes:
+        if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
             [route] = routes
-            if abs(_lead(piece.result, beta)) < self.options.smoothing and route in (PRIMARY, piece.result.rival):
-                changed = again(self.kept[0], route)
-                reason = f"{piece.result.reason}; both neighbours go to {route}"
-                self.pieces[-2] = replace(piece, result=replace(changed, reason=reason))
+            lead = lone.result.scores[lone.result.rival]["log_odds"] + model.selector.beta
+            if abs(lead) < options.smoothing and route in (PRIMARY, lone.result.rival):
+                [(changed, words)] = _hear(model, [self.kept[0]], route, None, options)
+                reason = f"{lone.result.reason}; both neighbours go to {route}"
+                self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
+
+    def prompt(self) -> str:
+        """What the primary wrote of the file so far, back to the last window that went elsewhere or looks like a failure."""
+        decode, texts = self.options.decode, []
+        for piece in reversed(self.pieces):
+            answer = piece.result.hypotheses.get(PRIMARY)
+            if piece.result.route != PRIMARY or answer is None:
+                return " ".join(texts[::-1])
+            if decode.fallback and decode.fallback.fails(answer[0], piece.result.no_speech_prob):
+                return " ".join(texts[::-1])
+            texts.append(piece.result.text.strip())
+        return " ".join([decode.prompt, *texts[::-1]]).strip()
 
     def result(self) -> Transcription | DualasrError:
         if self.error:
             return self.error
         speech = [piece for piece in self.pieces if not _is_no_speech(piece.result, self.options)]
-        segments = tuple(_segment(piece) for piece in speech if piece.result.text.strip())
-        windows = {"text": len(segments), "empty": len(speech) - len(segments), "no_speech": len(self.pieces) - len(speech),
+        spoken = [piece for piece in speech if piece.result.text.strip()]
+        segments = tuple(segment for piece in spoken for segment in _segments(piece, self.spans))
+        windows = {"text": len(spoken), "empty": len(speech) - len(spoken), "no_speech": len(self.pieces) - len(speech),
                    "silent": self.silent}  # fmt: skip
         return _whole(segments, _mean_language_probs(self.pieces), self.samples / SAMPLE_RATE, windows)
 
@@ -148,27 +172,27 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
                     options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None
                     ) -> Iterator[tuple[Audio, Transcription | DualasrError]]:  # fmt: skip
     """Each audio with its transcript or error, in order."""
-    def again(samples: np.ndarray, to: str) -> WindowResult:
-        return model.transcribe_windows([samples], route=to, options=options.decode)[0]
-
     def decode(batch: Sequence[tuple[_Open, Window]]) -> None:
-        clips = [window.samples for _, window in batch]
-        results = model.transcribe_windows(clips, route=route, language=language, options=options.decode)
-        for (file, window), result in zip(batch, results, strict=True):
+        clips, asked = [window.samples for _, window in batch], options
+        if options.condition_on_previous_text:
+            [(file, _)] = batch
+            asked = replace(options, decode=replace(options.decode, prompt=file.prompt()))
+        for (file, window), (result, words) in zip(batch, _hear(model, clips, route, language, asked), strict=True):
             file.waiting -= 1
-            file.take(window, result, again, model.selector.beta)
+            file.take(Piece(window.start, window.end, result, words), window.samples, model, asked)
             heard(len(window.samples) / SAMPLE_RATE)
 
+    size = 1 if options.condition_on_previous_text else options.batch
     files: deque[_Open] = deque()
     batch: list[tuple[_Open, Window]] = []
     for audio in audios:
-        file = _Open(audio, options)
+        file = _Open(audio, options, model.backbone.spans)
         files.append(file)
         try:
             for window in file.windows(model.backbone.window_s):
                 batch.append((file, window))
                 file.waiting += 1
-                if len(batch) == options.batch:
+                if len(batch) == size:
                     decode(batch)
                     batch = []
         except AudioError as error:
@@ -181,6 +205,19 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
     if batch:
         decode(batch)
     yield from ((file.audio, file.result()) for file in files)
+
+
+def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, language: str | None,
+          options: TranscribeOptions) -> list[tuple[WindowResult, tuple[Word, ...]]]:  # fmt: skip
+    """What is in windows, and its words where they are asked for."""
+    heard = model.listen(clips)
+    if options.detect_only:
+        return [(result, ()) for result in model.detect(heard)]
+    if language is not None and route is None:
+        route = model.route_of(language)
+    results = model.transcribe_heard(heard, route=route, language=language, options=options.decode)
+    task = options.decode.generate.get("task", "transcribe")
+    return list(zip(results, words_of(model, heard, results, task) if options.words else [()] * len(results), strict=True))
 
 
 def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
@@ -225,17 +262,20 @@ def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
     return unsure and result.route == PRIMARY
 
 
-def _lead(result: WindowResult, beta: float) -> float:
-    """Log-odds of the pack that came nearest, against the primary."""
-    return result.scores[result.rival]["log_odds"] + beta
-
-
-def _segment(piece: Piece) -> Segment:
+def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]]) -> Iterator[Segment]:
+    """A window's segments: what stands between the primary's timestamps, or all of it; with the words of each."""
     result = piece.result
-    return Segment(
-        piece.start, piece.end, result.text.strip(), result.language, result.route, result.avg_logprob,
-        result.no_speech_prob, result.language_probs, result.scores, result.reason,
-    )  # fmt: skip
+    spans = time(result.tokens, piece.seconds) if result.route == PRIMARY else ()
+    words = deque(replace(word, start=piece.start + word.start, end=piece.start + word.end) for word in piece.words)
+    for span in spans or (Span(0.0, piece.seconds, result.text.strip()),):
+        mine, letters = [], len("".join(span.text.split()))
+        while words and letters > 0:
+            mine.append(words.popleft())
+            letters -= len("".join(mine[-1].word.split()))
+        yield Segment(
+            piece.start + span.start, piece.start + span.end, span.text, result.language, result.route, result.avg_logprob,
+            result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine),
+        )  # fmt: skip
 
 
 def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:

@@ -77,7 +77,8 @@ def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, de
         lang_to_id={token: ident(token) for token in languages},
         task_to_id={"translate": ident("<|translate|>"), "transcribe": ident("<|transcribe|>")},
         no_timestamps_token_id=ident("<|notimestamps|>"), prev_sot_token_id=ident("<|startofprev|>"),
-        max_initial_timestamp_index=50, return_timestamps=False, begin_suppress_tokens=[ident("<|endoftext|>")],
+        return_timestamps=False,  # it has the tokens for time, and never learnt them: no max_initial_timestamp_index
+        begin_suppress_tokens=[ident("<|endoftext|>")],
         suppress_tokens=[ident(t) for t in ("<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>",
                                             "<|startoflm|>", "<|startofprev|>")],
     )  # fmt: skip

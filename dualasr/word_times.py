@@ -1,0 +1,36 @@
+"""When each word of a window was said, whichever pipeline wrote it."""
+
+from collections.abc import Sequence
+
+from dualasr.alignment import align_words
+from dualasr.attention_alignment import warp_words
+from dualasr.model import DualWhisper, Heard, WindowResult
+from dualasr.selector import PRIMARY
+from dualasr.text import scoring_unit
+from dualasr.transcript import Word
+
+
+def words_of(model: DualWhisper, heard: Heard, results: Sequence[WindowResult], task: str = "transcribe"
+             ) -> list[tuple[Word, ...]]:  # fmt: skip
+    """The words of each window, in seconds of the window.
+
+    The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its character head.
+    """
+    return [_words(model, heard.of([i]), result, task) for i, result in enumerate(results)]
+
+
+def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) -> tuple[Word, ...]:
+    text, [seconds] = result.text.strip(), heard.seconds
+    if not text:
+        return ()
+    if result.route != PRIMARY:
+        secondary = model.pack(result.route).secondary
+        encoded, lengths = model.encode(heard, result.route)
+        frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
+        return align_words(frames, text, secondary.tokenizer, secondary.frame_s, seconds, scoring_unit(result.language))
+    backbone = model.backbone
+    tokens = backbone.text_tokens(result.tokens)
+    weights, probabilities = backbone.attend(heard.encoded, result.language, tokens, task)
+    frame_s = backbone.window_s / backbone.positions
+    words = backbone.token_words(tokens, result.language)
+    return warp_words(weights[..., : heard.frames[0]], probabilities, words, frame_s, seconds)
