@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, _combine_tokens_into_words
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE, _combine_tokens_into_words
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.errors import BaseModelError
@@ -166,6 +166,11 @@ class Backbone:
         """Language code to tag id, in the order of `LanguageStep.log_probs`; empty for an English-only Whisper."""
         tags = getattr(self.model.generation_config, "lang_to_id", None) or {}
         return {tag.strip("<|>"): ident for tag, ident in tags.items()}
+
+    @property
+    def language_names(self) -> dict[str, str]:
+        """Whisper's English names of its languages, in lower case, aliases among them, and their codes."""
+        return {name: code for name, code in TO_LANGUAGE_CODE.items() if code in self.languages}
 
     def frames(self, samples: int) -> int:
         """Encoder frames that a clip of so many samples fills (at least one, at most the window)."""

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from dualasr import transcribe_cli
 from dualasr.errors import CorpusError, DualasrError
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -104,12 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
 
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
-    c.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    model_flags(c, "language pack; repeat for several")
-    c.add_argument("--language", default=None, metavar="CODE", help="the language, if known")
-    c.add_argument("--route", default=None, metavar="NAME", help="force a pipeline: primary, or a pack's name")
-    c.add_argument("--beam", type=int, default=1, help="(%(default)s)")
-    c.add_argument("--format", choices=("text", "json"), default="text", help="(%(default)s)")
+    transcribe_cli.add_flags(c)
+    g = c.add_argument_group("model")
+    model_flags(g, "language pack, or a folder of packs; repeat for several")
 
     c = add("corpus", run_corpus, "look into a corpus, or split it into train, dev and test")
     actions = c.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -227,22 +225,16 @@ def run_compare(args) -> int:
 
 
 def run_transcribe(args) -> int:
-    from dualasr.model import DecodeOptions
-    from dualasr.transcription import TranscribeOptions, transcribe_files
+    transcribe_cli.check_choice(args)
+    if not args.detect_only:
+        transcribe_cli.place_of_output(args.output_dir)
+    if args.local_files_only:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
 
-    options = TranscribeOptions(decode=DecodeOptions(beam=args.beam))
-    failed, rows = 0, []
-    for path, result in transcribe_files(_load(args), args.files, route=args.route, language=args.language, options=options):
-        if isinstance(result, DualasrError):
-            failed += 1
-            print(f"dualasr: {result}", file=sys.stderr, flush=True)
-        elif args.format == "json":
-            rows.append({"file": str(path), **result.to_dict()})
-        else:
-            print(result.text if len(args.files) == 1 else f"{path}: {result.text}", flush=True)
-    if args.format == "json":
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
-    return 1 if failed else 0
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return transcribe_cli.transcribe_all(args, _load(args, getattr(torch, args.dtype)))
 
 
 def run_corpus(args) -> int:

@@ -4,20 +4,26 @@ Dashes and underscores are the same. What was finished when a file fails, or whe
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
 
-from dualasr.audio import SUFFIXES
-from dualasr.errors import PackError, RunError
-from dualasr.writers import FORMATS
+from tqdm import tqdm
 
+from dualasr.audio import SUFFIXES
+from dualasr.errors import DualasrError, PackError, RunError
+from dualasr.languages import tag_among
+from dualasr.transcript import Transcription
+from dualasr.writers import FORMATS, output_paths, write
+
+PRIMARY = "primary"
 STDIN = "-"
 
 
@@ -130,46 +136,174 @@ def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
     return list(found)
 
 
+def language_code(name: str, model) -> str:
+    """The code of a language by its code or name, in any case, packs' included. Raises PackError that offers the nearest."""
+    named = dict(model.backbone.language_names)
+    for pack in model.packs.values():
+        named |= {title.lower(): code for code, title in pack.info.languages.items()}
+    codes = {code.lower(): code for code in named.values()}
+    wanted = name.strip().lower()
+    if found := codes.get(wanted) or named.get(wanted):
+        return found
+    if (tag := tag_among(wanted, list(model.backbone.languages))) is not None:
+        return tag
+    near = get_close_matches(wanted, [*codes, *named], n=3) or sorted(codes)
+    raise PackError(f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}.")
+
+
+def options_of(args: argparse.Namespace, tells_time: bool):
+    """The library's options that the flags ask for. Raises RunError for a value that is out of range."""
+    from dualasr.fallback import Fallback
+    from dualasr.model import DecodeOptions
+    from dualasr.subtitles import SubtitleOptions
+    from dualasr.transcription import TranscribeOptions
+    from dualasr.vad import VadOptions
+
+    step, limit = args.temperature_increment_on_fallback, 1.0 + 1e-6
+    temperatures = [args.temperature]
+    while step and temperatures[-1] + step <= limit:
+        temperatures.append(temperatures[-1] + step)
+    given = {name.removeprefix("vad_"): value for name, value in vars(args).items()
+             if name.startswith("vad_") and name != "vad_filter" and value is not None}  # fmt: skip
+    try:
+        fallback = Fallback(tuple(temperatures), args.compression_ratio_threshold, args.logprob_threshold,
+                            args.no_speech_threshold)  # fmt: skip
+        decode = DecodeOptions(
+            beam=args.beam_size or 1, prompt=args.initial_prompt or "", timestamps=tells_time, fallback=fallback,
+            generate={} if args.task == "transcribe" else {"task": args.task},
+        )  # fmt: skip
+        off = float("inf")
+        options = TranscribeOptions(
+            decode=decode, batch=args.batch_size, words=args.word_timestamps, detect_only=args.detect_only,
+            condition_on_previous_text=args.condition_on_previous_text, stretches=clip_timestamps(args.clip_timestamps),
+            no_speech_threshold=off if args.no_speech_threshold is None else args.no_speech_threshold,
+            logprob_threshold=off if args.logprob_threshold is None else args.logprob_threshold,
+            vad=VadOptions(**given) if args.vad_filter else None,
+        )  # fmt: skip
+        return options, SubtitleOptions(args.max_line_width, args.max_line_count, args.highlight_words)
+    except ValueError as error:
+        raise RunError(f"{error}.") from error
+
+
+def check_choice(args: argparse.Namespace) -> None:
+    """Raise RunError for flags that contradict each other."""
+    if args.language and args.languages:
+        raise RunError("--language says the language, --languages where to look for it; give one of them.")
+    if args.detect_only and (args.language or args.route != "auto"):
+        raise RunError("--detect_only asks for the language; leave --language and --route out.")
+    if args.task == "translate" and args.route not in ("auto", "primary"):
+        raise RunError("--task translate is the primary's; leave --route out.")
+    if not args.word_timestamps and (args.highlight_words or args.max_line_width or args.max_line_count):
+        raise RunError("--highlight_words, --max_line_width and --max_line_count need --word_timestamps True.")
+    if args.max_line_count and not args.max_line_width:
+        raise RunError("--max_line_count needs --max_line_width.")
+    if not args.vad_filter and any(vars(args)[name] is not None for name in vars(args) if name.startswith("vad_m")):
+        raise RunError("The --vad_... settings need --vad_filter True.")
+
+
+def place_of_output(folder: Path) -> None:
+    """Make the folder, and see that it can be written. Raises RunError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def shown(path: Path, transcription: Transcription) -> Iterator[str]:
+    """The lines that --verbose prints: where a file begins, and its segments with times, language and text."""
+    yield f"{path}"
+    for segment in transcription.segments:
+        times = " --> ".join(clock(seconds) for seconds in (segment.start, segment.end))
+        yield f"[{times}] {segment.language}: {segment.text}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes, or hours and minutes, to the millisecond."""
+    total = round(1000 * seconds)
+    hours, minutes, rest = total // 3_600_000, total // 60_000 % 60, total % 60_000 / 1000
+    return f"{hours:02}:{minutes:02}:{rest:06.3f}" if hours else f"{minutes:02}:{rest:06.3f}"
+
+
+def detected(path: Path, probs: dict[str, float], model) -> str:
+    """A file's likeliest language, its probability and pipeline, and the next ones, between tabs."""
+    if not probs:
+        return f"{path}\t-\t-\tno sound"
+    (best, prob), *others = list(probs.items())[:4]
+    rest = ", ".join(f"{code} {p:.3f}" for code, p in others)
+    return f"{path}\t{best}\t{prob:.3f}\t{model.route_of(best)}\t{rest}"
+
+
+def transcribe_all(args: argparse.Namespace, model) -> int:
+    """What the flags ask for, with a model that has their base and packs; the exit code."""
+    from dualasr.transcription import transcribe_files
+
+    options, subtitles = options_of(args, model.backbone.tells_time)
+    language = None if args.language is None else language_code(args.language, model)
+    if args.languages:
+        names = [name for name in args.languages.split(",") if name.strip()]
+        model = model.among([language_code(name, model) for name in names])
+    route = None if args.route == "auto" else args.route
+    if args.task == "translate":
+        route = PRIMARY
+    formats = FORMATS if args.output_format == "all" else (args.output_format,)
+    counts, routes, heard, began = Counter(), Counter(), 0.0, time.monotonic()
+    with ExitStack() as stack:
+        inputs = find_inputs(args.audio, args.recursive)
+        read_from = {path: stack.enter_context(standard_input()) if str(path) == STDIN else path for path in inputs}
+        given = {place: path for path, place in read_from.items()}
+        places = output_paths(given, args.output_dir, formats)
+        todo = [place for place in given if not (args.skip_existing and is_done(places[place], formats))]
+        counts["skipped"] = len(given) - len(todo)
+        bar = stack.enter_context(tqdm(total=len(todo), unit="file", disable=None))
+
+        def tell(seconds: float) -> None:
+            nonlocal heard
+            heard += seconds
+            bar.set_postfix_str(f"{heard:.0f} s of audio, {heard / max(time.monotonic() - began, 1e-3):.1f} x real time")
+
+        for place, result in transcribe_files(model, todo, route=route, language=language, options=options, heard=tell):
+            path = given[place]
+            try:
+                if isinstance(result, DualasrError):
+                    raise result
+                if args.detect_only:
+                    tqdm.write(detected(path, result.language_probs, model), file=sys.stdout)
+                else:
+                    write(result, places[place], formats, subtitles)
+                    routes.update(result.scores["route_seconds"])
+                    for line in shown(path, result) if args.verbose else ():
+                        tqdm.write(line, file=sys.stdout)
+                counts["done"] += 1
+            except DualasrError as error:
+                counts["failed"] += 1
+                tqdm.write(f"dualasr: {error}", file=sys.stderr)
+            bar.update()
+    print(summary(counts, heard, time.monotonic() - began, routes), file=sys.stderr)
+    return 1 if counts["failed"] else 0
+
+
 @contextmanager
 def standard_input() -> Iterator[Path]:
     """What comes by standard input as a file, stdin."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "stdin")
-        path.write_bytes(sys.stdin.buffer.read())
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
         yield path
-
-
-def language_code(name: str, known: dict[str, str]) -> str:
-    """The code of a language by its code or name, in any case. Raises PackError that offers the nearest."""
-    wanted = name.strip().lower()
-    codes = {code.lower(): code for code in known} | {title.lower(): code for code, title in known.items()}
-    if wanted not in codes:
-        near = get_close_matches(wanted, codes, n=3) or sorted(known)
-        raise PackError(f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}.")
-    return codes[wanted]
-
-
-def summary(counts: Counter, seconds: float, began: float, routes: Counter) -> str:
-    """The line at the end."""
-    took = max(time.time() - began, 1e-3)
-    by_route = ", ".join(f"{route} {share / max(sum(routes.values()), 1e-9):.0%}" for route, share in routes.most_common())
-    parts = [f"{counts['done']} files", f"{seconds / 3600:.2f} hours in {took / 60:.1f} minutes",
-             f"{seconds / took:.1f} x real time"]  # fmt: skip
-    parts += [f"routes: {by_route}"] if routes else []
-    parts += [f"{counts[name]} {name}" for name in ("skipped", "failed") if counts[name]]
-    return "; ".join(parts)
-
-
-def check_choice(args: argparse.Namespace) -> None:
-    """What contradicts itself. Raises RunError."""
-    if args.language and args.languages:
-        raise RunError("--language says the language, --languages where to look for it; give one of them.")
-    if args.task == "translate" and args.route not in ("auto", "primary"):
-        raise RunError("--task translate is the primary's; leave --route out.")
-    if not args.word_timestamps and (args.highlight_words or args.max_line_width or args.max_line_count):
-        raise RunError("--highlight_words, --max_line_width and --max_line_count need --word_timestamps True.")
 
 
 def is_done(path: Path, formats: Sequence[str]) -> bool:
     return all(Path(f"{path}.{name}").is_file() for name in formats)
 
+
+def summary(counts: Counter, heard: float, took: float, routes: Counter) -> str:
+    """The line at the end: files, hours of audio, how much faster than they last, the routes of what was said."""
+    files = f"{counts['done']} file{'' if counts['done'] == 1 else 's'}"
+    parts = [files, f"{heard / 3600:.2f} hours of sound in {took / 60:.1f} minutes ({heard / max(took, 1e-3):.1f} x real time)"]
+    total = sum(routes.values())
+    if total:
+        parts += ["routes: " + ", ".join(f"{route} {seconds / total:.0%}" for route, seconds in routes.most_common())]
+    parts += [f"{counts[name]} {name}" for name in ("skipped", "failed") if counts[name]]
+    return "; ".join(parts)

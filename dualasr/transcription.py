@@ -26,6 +26,7 @@ from dualasr.windows import Window, windows_of
 from dualasr.word_times import words_of
 
 Audio = str | Path | Sound | np.ndarray
+Answered = tuple[WindowResult, tuple[Word, ...]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class _Open:
 
     audio: Audio
     options: TranscribeOptions
-    spans: Callable[[Sequence[int], float], tuple[Span, ...]]  # the backbone's
+    spans: Callable[[Sequence[int], float], tuple[Span, ...]] = lambda tokens, seconds: ()  # the backbone's
     pieces: list[Piece] = field(default_factory=list)
     kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
     samples: int = 0
@@ -129,8 +130,8 @@ class _Open:
         self.samples += len(block)
         return block
 
-    def take(self, piece: Piece, samples: np.ndarray, model: DualWhisper, options: TranscribeOptions) -> None:
-        """Keep an answer; the one before it is asked again where its neighbours outvote it."""
+    def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered], beta: float) -> None:
+        """Keep an answer; the one before it is heard `again`, by their route, where its neighbours outvote it."""
         self.pieces.append(piece)
         self.kept.append(samples)
         if len(self.pieces) < 3:
@@ -139,9 +140,9 @@ class _Open:
         routes = {before.result.route, after.result.route}
         if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
             [route] = routes
-            lead = lone.result.scores[lone.result.rival]["log_odds"] + model.selector.beta
-            if abs(lead) < options.smoothing and route in (PRIMARY, lone.result.rival):
-                [(changed, words)] = _hear(model, [self.kept[0]], route, None, options)
+            lead = lone.result.scores[lone.result.rival]["log_odds"] + beta
+            if abs(lead) < self.options.smoothing and route in (PRIMARY, lone.result.rival):
+                changed, words = again(self.kept[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
 
@@ -177,9 +178,13 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
         if options.condition_on_previous_text:
             [(file, _)] = batch
             asked = replace(options, decode=replace(options.decode, prompt=file.prompt()))
+
+        def again(samples: np.ndarray, to: str) -> Answered:
+            return _hear(model, [samples], to, None, asked)[0]
+
         for (file, window), (result, words) in zip(batch, _hear(model, clips, route, language, asked), strict=True):
             file.waiting -= 1
-            file.take(Piece(window.start, window.end, result, words), window.samples, model, asked)
+            file.take(Piece(window.start, window.end, result, words), window.samples, again, model.selector.beta)
             heard(len(window.samples) / SAMPLE_RATE)
 
     size = 1 if options.condition_on_previous_text else options.batch
@@ -208,7 +213,7 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
 
 
 def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, language: str | None,
-          options: TranscribeOptions) -> list[tuple[WindowResult, tuple[Word, ...]]]:  # fmt: skip
+          options: TranscribeOptions) -> list[Answered]:  # fmt: skip
     """What is in windows, and its words where they are asked for."""
     heard = model.listen(clips)
     if options.detect_only:

@@ -12,8 +12,7 @@ from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, PackError
 from dualasr.model import WindowResult
 from dualasr.transcript import Segment
-from dualasr.transcription import TranscribeOptions, _join, _Open, _whole, transcribe, transcribe_files
-from dualasr.windows import Window
+from dualasr.transcription import Piece, TranscribeOptions, _join, _Open, _whole, transcribe, transcribe_files
 
 ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
 
@@ -287,10 +286,10 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
 
     def again(samples, to):
         asked.append((len(samples), to))
-        return make_result(to, log_odds)
+        return make_result(to, log_odds), ()
 
     for k, (to, z) in enumerate([("primary", -5.0), ("north", log_odds), ("primary", -5.0), ("primary", -5.0)]):
-        file.take(Window(float(k), np.zeros(100 + k, np.float32)), make_result(to, z), again, beta=-0.7)
+        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100 + k, np.float32), again, beta=-0.7)
     assert [piece.result.route for piece in file.pieces] == ["primary", route, "primary", "primary"]
     assert asked == ([(101, "primary")] if route == "primary" else [])
     assert ("both neighbours" in file.pieces[1].result.reason) == (route == "primary")
@@ -299,7 +298,7 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
 def test_neighbours_that_disagree_outvote_nobody():
     file = _Open("x.wav", TranscribeOptions())
     for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
-        file.take(Window(float(k), np.zeros(100, np.float32)), make_result(to, z), None, beta=-0.7)
+        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, beta=-0.7)
     assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]
 
 
