@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dualasr import transcribe_cli
 from dualasr.errors import CorpusError, DualasrError
+from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -24,9 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    def model_flags(command, pack_help: str) -> None:
+    def model_flags(command) -> None:
         command.add_argument("--base", default="micro", help=base_help)
-        command.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help=pack_help)
+        command.add_argument("--pack", type=Path, action="append", default=[], metavar="PACK",
+                             help="language pack: its folder, its name, or a folder of packs; repeat for several")  # fmt: skip
+        packs_dir_flag(command)
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
         command.add_argument("--selector", default="calibrated",
                              help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
@@ -86,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
     c = add("evaluate", run_evaluate, "WER and CER, pipeline-aware and language-agnostic, and routing")
-    model_flags(c, "language pack; repeat for several")
+    model_flags(c)
     c.add_argument("--corpus", type=Path, required=True, metavar="PATH", help="corpus, in any layout (README)")
     layout_flags(c)
     c.add_argument("--split", default="test", help="(%(default)s)")
@@ -107,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
     transcribe_cli.add_flags(c)
     g = c.add_argument_group("model")
-    model_flags(g, "language pack, or a folder of packs; repeat for several")
+    model_flags(g)
 
     c = add("corpus", run_corpus, "look into a corpus, or split it into train, dev and test")
     actions = c.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -126,20 +129,20 @@ def build_parser() -> argparse.ArgumentParser:
         c.add_argument("--by-speaker", action="store_true", help="no speaker in two splits, either")
         c.add_argument("--seed", type=int, default=1, help="(%(default)s)")
 
-    c = add("packs", run_packs, "look into packs")
-    c.add_argument("action", choices=("show", "verify"))
-    c.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    packs_flags(add("packs", run_packs, "list, look into, check, add and remove packs"))
     return parser
 
 
-def _load(args):
+def _load(args, **options):
     from dualasr.model import load_model
     from dualasr.pack import read_selector
+    from dualasr.pack_folder import find_packs, packs_dir
     from dualasr.selector import SelectorOptions
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
-    model = load_model(args.base, args.pack, device=args.device, selector=selector)
+    packs = find_packs(args.pack, packs_dir(args.packs_dir))
+    model = load_model(args.base, packs, device=args.device, selector=selector, **options)
     for name, pack in model.packs.items():
         if not pack.info.calibration.negatives:
             print(f"dualasr: warning: pack {name!r} had no --negatives; its routing is unreliable", file=sys.stderr)
@@ -234,7 +237,7 @@ def run_transcribe(args) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    return transcribe_cli.transcribe_all(args, _load(args, getattr(torch, args.dtype)))
+    return transcribe_cli.transcribe_all(args, _load(args, dtype=getattr(torch, args.dtype)))
 
 
 def run_corpus(args) -> int:
@@ -252,30 +255,6 @@ def run_corpus(args) -> int:
     counts = split_corpus(args.path, args.out, options, default_language=args.language, **_layout(args))
     print(f"{args.out / 'manifest.jsonl'}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
     return 0
-
-
-def run_packs(args) -> int:
-    from dualasr.pack import read_pack
-
-    failed = 0
-    for path in args.paths:
-        try:
-            record = read_pack(path)
-        except DualasrError as error:
-            failed += 1
-            print(f"dualasr: {error}", file=sys.stderr)
-            continue
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) / 1e6
-        if args.action == "verify":
-            print(f"{path}: {len(record['files'])} files verified, {size:.1f} MB")
-            continue
-        languages = ", ".join(f"{name} ({code})" for code, name in record["languages"].items())
-        print(f"{record['name']}: {languages}; for {record['base']['name']} {record['base']['checksum'][:12]}; {size:.1f} MB")
-        shape = {key: record["secondary"][key] for key in ("rank", "alpha", "fork", "decoder")}
-        about = {**shape, "calibrated against negatives": record["calibration"]["negatives"], **record["training"],
-                 **record["scores"]}  # fmt: skip
-        print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
-    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:

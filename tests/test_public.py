@@ -11,12 +11,12 @@ FLOORS = [
      "subtitles", "writers"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
      "language_statistics", "alignment", "fallback"},
-    {"pack", "model"},
+    {"pack", "pack_folder", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
      "hallucination", "continual"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "packs_cli", "__main__", "__init__"},
 ]
 
 

@@ -1,0 +1,102 @@
+"""`dualasr packs`: what is in the packs folder, and in packs elsewhere."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dualasr.errors import DualasrError
+
+ACTIONS = {
+    "list": "what is in the packs folder, one a line",
+    "show": "what packs hold and how they were trained",
+    "verify": "whether packs are as they were written",
+    "add": "copy packs into the packs folder",
+    "remove": "delete packs, without asking",
+}
+
+
+def packs_dir_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--packs_dir", type=Path, metavar="DIR",
+                         help="where packs are looked for by name (DUALASR_PACKS, or the user's data folder)")  # fmt: skip
+
+
+def packs_flags(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    wanted = {"add": "folder of a pack", "remove": "name, or path; outside the packs folder the whole path"}
+    for action, text in ACTIONS.items():
+        command = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        packs_dir_flag(command)
+        if action != "list":
+            command.add_argument("packs", nargs="+", metavar="PATH" if action == "add" else "PACK",
+                                 help=wanted.get(action, "name, path, or folder of packs"))  # fmt: skip
+
+
+def run_packs(args: argparse.Namespace) -> int:
+    """Exit code 1 if something asked for failed; the others are done. Raises PackError if the packs folder cannot be read."""
+    from dualasr.pack_folder import add_pack, find_packs, packs_dir, remove_pack
+
+    folder = packs_dir(args.packs_dir)
+    if args.action == "list":
+        return _list(folder)
+    if args.action == "add":
+        return _each(args.packs, lambda path: print(f"added {add_pack(path, folder)}"))
+    if args.action == "remove":
+        return _each(args.packs, lambda wanted: print(f"removed {remove_pack(wanted, folder)}"))
+    act = _verify if args.action == "verify" else _show
+    failed: list[int] = []
+    code = _each(args.packs, lambda wanted: failed.append(_each(find_packs([wanted], folder), act)))
+    return max([code, *failed])
+
+
+def _each(items: Iterable, act: Callable) -> int:
+    failed = 0
+    for item in items:
+        try:
+            act(item)
+        except DualasrError as error:
+            failed = 1
+            print(f"dualasr: {error}", file=sys.stderr)
+    return failed
+
+
+def _list(folder: Path) -> int:
+    from dualasr.pack import read_pack
+    from dualasr.pack_folder import folders_in
+
+    found = folders_in(folder)
+    for path in found:
+        try:
+            record = read_pack(path)
+            other = "" if record["name"] == path.name else f"the pack {record['name']!r}; "
+            print(f"{path.name}: {other}{_about(path, record)}")
+        except DualasrError as error:
+            print(f"{path.name}: not usable: {error}")
+    if not found:
+        print(f"no packs in {folder}; dualasr packs add PATH copies one there")
+    return 0
+
+
+def _about(path: Path, record: dict) -> str:
+    from dualasr.pack_folder import pack_size
+
+    languages = ", ".join(f"{name} ({code})" for code, name in record["languages"].items())
+    return f"{languages}; for {record['base']['name']} {record['base']['checksum'][:12]}; {pack_size(path):.1f} MB"
+
+
+def _verify(path: Path) -> None:
+    from dualasr.pack import read_pack
+    from dualasr.pack_folder import pack_size
+
+    print(f"{path}: {len(read_pack(path)['files'])} files verified, {pack_size(path):.1f} MB")
+
+
+def _show(path: Path) -> None:
+    from dualasr.pack import read_pack
+
+    record = read_pack(path)
+    print(f"{record['name']}: {_about(path, record)}")
+    shape = {key: record["secondary"][key] for key in ("rank", "alpha", "fork", "decoder")}
+    about = {**shape, "calibrated against negatives": record["calibration"]["negatives"], **record["training"],
+             **record["scores"]}  # fmt: skip
+    print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
