@@ -1,7 +1,6 @@
 """The command line: thin sub-commands over the library. Exit code 0, 1 for an error, 130 for Ctrl-C."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -108,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
 
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
+    c.usage = "dualasr transcribe [options] AUDIO [AUDIO ...]"
     transcribe_cli.add_flags(c)
     g = c.add_argument_group("model")
     model_flags(g)
@@ -130,7 +130,17 @@ def build_parser() -> argparse.ArgumentParser:
         c.add_argument("--seed", type=int, default=1, help="(%(default)s)")
 
     packs_flags(add("packs", run_packs, "list, look into, check, add and remove packs"))
+    for command in commands.choices.values():
+        _take_both_spellings(command)
     return parser
+
+
+def _take_both_spellings(command: argparse.ArgumentParser) -> None:
+    """`--output-dir` beside `--output_dir`, and the reverse; the help shows the one."""
+    for flag, action in list(command._option_string_actions.items()):
+        if flag.startswith("--"):
+            for other in (flag[2:].replace("_", "-"), flag[2:].replace("-", "_")):
+                command._option_string_actions.setdefault(f"--{other}", action)
 
 
 def _load(args, **options):
@@ -228,16 +238,17 @@ def run_compare(args) -> int:
 
 
 def run_transcribe(args) -> int:
-    transcribe_cli.check_choice(args)
-    if not args.detect_only:
-        transcribe_cli.place_of_output(args.output_dir)
     if args.local_files_only:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return transcribe_cli.transcribe_all(args, _load(args, dtype=getattr(torch, args.dtype)))
+    def load():
+        import torch
+
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        return _load(args, dtype=getattr(torch, args.dtype))
+
+    return transcribe_cli.transcribe_all(args, load)
 
 
 def run_corpus(args) -> int:

@@ -4,13 +4,15 @@ Dashes and underscores are the same. What was finished when a file fails, or whe
 """
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
@@ -72,7 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     g = parser.add_argument_group("decoding")
     g.add_argument("--beam_size", type=optional(int), default=5, metavar="N", help="(%(default)s)")
-    g.add_argument("--temperature", type=float, default=0.0, help="of the primary; 0 searches (%(default)s)")
+    g.add_argument("--temperature", type=float, default=0.0, metavar="X", help="of the primary; 0 searches (%(default)s)")
     g.add_argument("--temperature_increment_on_fallback", type=optional(float), default=0.2, metavar="X",
                    help="what is added where the primary fails; None: nothing (%(default)s)")  # fmt: skip
     g.add_argument("--compression_ratio_threshold", type=optional(float), default=2.4, metavar="X",
@@ -98,7 +100,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group("machine")
     g.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(%(default)s)")
     g.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (torch's own choice)")
-    g.add_argument("--local_files_only", action="store_true", help="never ask the hub")
+    switch(g, "--local_files_only", False, "never ask the hub")
 
 
 def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
@@ -110,7 +112,7 @@ def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
     if times in ([], [0.0]):
         return ()
     ordered = all(a < b for a, b in zip(times, times[1:], strict=False))
-    if min(times) < 0 or not ordered:
+    if not all(map(math.isfinite, times)) or min(times) < 0 or not ordered:
         raise RunError(f"--clip_timestamps {text}: wanted seconds that rise, as 0,30.5,60,90.")
     return tuple(zip(times[::2], [*times[1::2], None][: len(times[::2])], strict=True))
 
@@ -151,7 +153,7 @@ def language_code(name: str, model) -> str:
     raise PackError(f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}.")
 
 
-def options_of(args: argparse.Namespace, tells_time: bool):
+def options_of(args: argparse.Namespace):
     """The library's options that the flags ask for. Raises RunError for a value that is out of range."""
     from dualasr.fallback import Fallback
     from dualasr.model import DecodeOptions
@@ -169,7 +171,7 @@ def options_of(args: argparse.Namespace, tells_time: bool):
         fallback = Fallback(tuple(temperatures), args.compression_ratio_threshold, args.logprob_threshold,
                             args.no_speech_threshold)  # fmt: skip
         decode = DecodeOptions(
-            beam=args.beam_size or 1, prompt=args.initial_prompt or "", timestamps=tells_time, fallback=fallback,
+            beam=args.beam_size or 1, prompt=args.initial_prompt or "", fallback=fallback,
             generate={} if args.task == "transcribe" else {"task": args.task},
         )  # fmt: skip
         off = float("inf")
@@ -235,11 +237,17 @@ def detected(path: Path, probs: dict[str, float], model) -> str:
     return f"{path}\t{best}\t{prob:.3f}\t{model.route_of(best)}\t{rest}"
 
 
-def transcribe_all(args: argparse.Namespace, model) -> int:
-    """What the flags ask for, with a model that has their base and packs; the exit code."""
+def transcribe_all(args: argparse.Namespace, load: Callable) -> int:
+    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and is called last."""
     from dualasr.transcription import transcribe_files
 
-    options, subtitles = options_of(args, model.backbone.tells_time)
+    check_choice(args)
+    options, subtitles = options_of(args)
+    inputs = find_inputs(args.audio, args.recursive)
+    if not args.detect_only:
+        place_of_output(args.output_dir)
+    model = load()
+    options = replace(options, decode=replace(options.decode, timestamps=model.backbone.tells_time))
     language = None if args.language is None else language_code(args.language, model)
     if args.languages:
         names = [name for name in args.languages.split(",") if name.strip()]
@@ -250,7 +258,6 @@ def transcribe_all(args: argparse.Namespace, model) -> int:
     formats = FORMATS if args.output_format == "all" else (args.output_format,)
     counts, routes, heard, began = Counter(), Counter(), 0.0, time.monotonic()
     with ExitStack() as stack:
-        inputs = find_inputs(args.audio, args.recursive)
         read_from = {path: stack.enter_context(standard_input()) if str(path) == STDIN else path for path in inputs}
         given = {place: path for path, place in read_from.items()}
         places = output_paths(given, args.output_dir, formats)
@@ -298,10 +305,18 @@ def is_done(path: Path, formats: Sequence[str]) -> bool:
     return all(Path(f"{path}.{name}").is_file() for name in formats)
 
 
+def length(seconds: float) -> str:
+    """In seconds, minutes or hours."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def summary(counts: Counter, heard: float, took: float, routes: Counter) -> str:
-    """The line at the end: files, hours of audio, how much faster than they last, the routes of what was said."""
+    """The line at the end: files, how much sound, how much faster than they last, the routes of what was said."""
     files = f"{counts['done']} file{'' if counts['done'] == 1 else 's'}"
-    parts = [files, f"{heard / 3600:.2f} hours of sound in {took / 60:.1f} minutes ({heard / max(took, 1e-3):.1f} x real time)"]
+    parts = [files, f"{length(heard)} of sound in {length(took)} ({heard / max(took, 1e-3):.1f} x real time)"]
     total = sum(routes.values())
     if total:
         parts += ["routes: " + ", ".join(f"{route} {seconds / total:.0%}" for route, seconds in routes.most_common())]

@@ -10,13 +10,13 @@ FLOORS = [
      "kaldi", "hf_datasets", "corpus", "metrics", "synth", "generate", "augment", "cores", "contamination", "transcript",
      "subtitles", "writers"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
-     "language_statistics", "alignment", "fallback"},
+     "language_statistics", "alignment", "attention_alignment", "fallback"},
     {"pack", "pack_folder", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
-     "hallucination", "continual"},
-    {"cli", "packs_cli", "__main__", "__init__"},
+     "hallucination", "continual", "word_times"},
+    {"cli", "packs_cli", "transcribe_cli", "__main__", "__init__"},
 ]
 
 

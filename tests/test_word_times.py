@@ -1,0 +1,164 @@
+"""Word times: cross-attention that is known, the primary's own, and both pipelines in a file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dualasr.attention_alignment import warp_words
+from dualasr.model import DecodeOptions, load_model
+from dualasr.selector import PRIMARY
+from dualasr.synth import Speaker, draw_voice
+from dualasr.transcription import Piece, TranscribeOptions, _segments, transcribe
+from dualasr.word_times import words_of
+
+
+def staircase(places, frames: int, heads: int = 2) -> torch.Tensor:
+    """Attention that rests on each token's frames, the last token the end's: (heads, tokens, frames)."""
+    weights = torch.full((heads, len(places), frames), 1e-4)
+    for row, (first, last) in enumerate(places):
+        weights[:, row, first:last] = 1.0
+    return weights
+
+
+def test_words_begin_where_the_attention_comes_to_them():
+    weights = staircase([(0, 20), (20, 30), (30, 60), (60, 80)], 80)
+    probs = torch.tensor([0.5, 0.7, 0.9])
+    one, two = warp_words(weights, probs, [("Kar", 2), (" too", 1)], 0.02, 1.6)
+    assert (one.word, two.word) == ("Kar", " too") and not one.shared and not two.shared
+    assert one.start == 0 and one.end == two.start == pytest.approx(30 * 0.02, abs=0.03)
+    assert two.end == pytest.approx(60 * 0.02, abs=0.03)
+    assert one.probability == pytest.approx(0.6) and two.probability == pytest.approx(0.9)
+    assert warp_words(weights, probs, [("Kar", 2), (" too", 1)], 0.02, 0.7)[1].end == 0.7
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(("north", "ky"))
+
+
+@pytest.mark.parametrize("route", [PRIMARY, "north"])
+def test_words_are_the_text_in_order_within_the_window(model, clips, route):
+    heard = model.listen(clips[1:])
+    results = model.transcribe_heard(heard, route=route, options=DecodeOptions(beam=2))
+    for seconds, result, words in zip(heard.seconds, results, words_of(model, heard, results), strict=True):
+        assert "".join(word.word for word in words).strip() == result.text.strip() != ""
+        times = [t for word in words for t in (word.start, word.end)]
+        assert times == sorted(times) and 0 <= times[0] and times[-1] <= seconds
+
+
+def test_attending_changes_nothing(backbone, clips):
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 0), 0)
+    before, kind = backbone.decode(encoded, ["en"]), backbone.model.config._attn_implementation
+    tokens = before[0].tokens
+    weights, probs = backbone.attend(encoded, "en", tokens)
+    assert weights.shape == (2, len(tokens) + 1, backbone.positions) and probs.shape == (len(tokens),)
+    assert torch.allclose(weights.sum(-1), torch.ones(()))
+    assert kind == backbone.model.config._attn_implementation != "eager" and backbone.decode(encoded, ["en"]) == before
+    assert backbone._attentive.embed_tokens.weight is backbone.decoder.embed_tokens.weight
+
+
+def test_probabilities_are_those_of_decoding(backbone, clips):
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 0), 0)
+    [hypothesis] = backbone.decode(encoded, ["en"])
+    _, probs = backbone.attend(encoded, "en", hypothesis.tokens)
+    suppressed = torch.log(probs).sum()  # generate renormalises without the tokens that are suppressed
+    assert float(suppressed) <= hypothesis.logprob + 1e-3
+
+
+def test_words_are_shared_out_among_timestamps(backbone, model, clips):
+    """By their letters, whatever stands between the timestamps."""
+    [result] = model.transcribe_windows(clips[2:3], route=PRIMARY)
+    heard = model.listen(clips[2:3])
+    [words] = words_of(model, heard, [result])
+    half = len(words) // 2
+    texts = ["".join(w.word for w in part).strip() for part in (words[:half], words[half:])]
+    piece = Piece(30.0, 33.1, result, words)
+    first, second = _segments(piece, lambda tokens, seconds: tuple(
+        replace(span, text=text) for span, text in zip(backbone.spans([*stamp(backbone, 0), *result.tokens, *stamp(backbone, 1),
+                                                                       *result.tokens], seconds), texts, strict=True)))  # fmt: skip
+    assert [len(part.words) for part in (first, second)] == [half, len(words) - half]
+    assert first.words[0].start == 30 + words[0].start and second.words[-1].end == 30 + words[-1].end
+
+
+def stamp(backbone, seconds: float) -> list[int]:
+    return [backbone.special_ids.times.start + round(seconds * backbone.positions / backbone.window_s)]
+
+
+def test_spans_stand_between_timestamps(backbone):
+    def text(words: str) -> list[int]:
+        return backbone.tokenizer(words, add_special_tokens=False).input_ids
+
+    def at(seconds: float) -> list[int]:
+        return stamp(backbone, seconds)
+
+    whole = [*at(0.4), *text(" Ein Satz."), *at(2.0), *at(2.5), *text(" Noch"), *text(" einer."), *at(4.0)]
+    assert [(s.start, s.end, s.text) for s in backbone.spans(whole, 5.0)] == [(0.4, 2.0, "Ein Satz."), (2.5, 4.0, "Noch einer.")]
+    cut = [*at(0.0), *text(" Ein Satz."), *at(2.0), *at(2.0), *text(" Noch")]
+    assert [(s.start, s.end) for s in backbone.spans(cut, 3.3)] == [(0.0, 2.0), (2.0, 3.3)]
+    assert backbone.spans(text(" Ein Satz."), 3.0) == () == backbone.spans([*at(0), *at(3)], 3.0)
+    late = [*at(0.0), *text(" Ein"), *at(9.0)]
+    assert [(s.start, s.end) for s in backbone.spans(late, 3.0)] == [(0.0, 3.0)]
+
+
+def test_a_base_that_learnt_no_timestamps_is_not_asked_for_them(backbone):
+    assert not backbone.tells_time and not load_model("micro").backbone.tells_time
+    backbone.model.generation_config.max_initial_timestamp_index = 50
+    assert backbone.tells_time
+
+
+def test_timestamps_come_in_order_and_the_text_is_without_them(tiny_folder, clips):
+    from dualasr.backbone import Backbone
+
+    backbone = Backbone.load(tiny_folder)
+    config, times = backbone.model.generation_config, backbone.special_ids.times
+    config.suppress_tokens = [t for t in config.suppress_tokens if t not in times]
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:2]), 0), 0)
+    for hypothesis in backbone.decode(encoded, ["en", "de"], timestamps=True):
+        stamps = [token for token in hypothesis.tokens if token in times]
+        assert stamps and stamps == sorted(stamps) and "<|" not in hypothesis.text
+        assert backbone.text_tokens(hypothesis.tokens) == [t for t in hypothesis.tokens if t not in times]
+
+
+def test_a_prompt_is_heard_by_the_primary_alone(model, backbone, clips):
+    heard = model.listen(clips[1:3])
+    plain, said = DecodeOptions(), DecodeOptions(prompt="Guten Morgen.")
+    answers = [model.decode(heard, PRIMARY, ["de", "de"], options)[0] for options in (plain, said, replace(said, beam=2))]
+    assert answers[0] != answers[1] and all(h.text and "Guten Morgen" not in h.text for h in answers[1])
+    assert model.decode(heard, "north", options=said) == model.decode(heard, "north", options=plain)
+    long = DecodeOptions(prompt="Guten Morgen. " * 500)
+    assert [h.finished for h in model.decode(heard, PRIMARY, ["de", "de"], long)[0]]
+
+
+def test_a_prompt_with_a_special_token_is_refused(backbone, clips):
+    from dualasr.errors import BaseModelError
+
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 0), 0)
+    with pytest.raises(BaseModelError, match="special token"):
+        backbone.decode(encoded, ["en"], prompt="<|startoftranscript|>")
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_the_previous_window_is_the_prompt_of_the_next(model, clips, conditioned):
+    sound = np.tile(np.concatenate(clips), 2)
+    asked = TranscribeOptions(no_speech_threshold=1.0, condition_on_previous_text=conditioned, batch=1)
+    first, second, *_ = transcribe(model, sound, route=PRIMARY, language="de", options=asked).segments
+    window = sound[round(16_000 * second.start) : round(16_000 * second.end)]
+    prompt = first.text if conditioned else ""
+    [alone] = model.transcribe_windows([window], route=PRIMARY, language="de", options=DecodeOptions(prompt=prompt))
+    assert second.text == alone.text.strip()
+
+
+@pytest.mark.parametrize("code", ["en", "de", "tr"])
+def test_words_of_the_built_in_base_are_where_espeak_says_them(code):
+    text = {"en": "My brother reads a book.", "de": "Meine Mutter kauft Brot.", "tr": "Annem bugün ekmek aldı."}[code]
+    with Speaker() as speaker:
+        said = speaker.utter(text, code, draw_voice(np.random.default_rng(5), "train"))
+    model = load_model("micro")
+    heard = model.listen([said.samples])
+    results = model.transcribe_heard(heard, route=PRIMARY, language=code)
+    [words] = words_of(model, heard, results)
+    starts = [second for _, second in said.words]
+    nearest = [min(abs(word.start - start) for start in starts) for word in words]
+    assert len(words) >= 3 and np.median(nearest) <= 0.08
