@@ -5,12 +5,13 @@
     FOLDER/secondary/base/  ... for this Whisper, the base with the pack's LoRA added to its weights
     FOLDER/README.md        what is what, and how to use it
 
-A merged secondary is an ordinary pack on an ordinary base, so that whatever loads packs loads it. Its calibration gives every
-window to the pack: the Whisper it stands on is nobody's primary any more.
+A merged secondary is an ordinary pack on an ordinary base: `load_model(folder / "base", [folder])`. Its calibration gives every
+window to the pack, for the Whisper it stands on is nobody's primary any more.
 """
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,25 +27,26 @@ from dualasr.selector import Calibration, Logistic
 from dualasr.whole_file import whole_folder
 
 SURE = 100.0  # log-odds of a pack that has no rival
+WHISPER_UNITS = 51864  # tokens of the smallest vocabulary that OpenAI released
 BASE_NAME = "THIS_FOLDER/base"  # for the pack's card, which says what to load it with
 
 
-def export(pack_folder: str | Path, to: str | Path, base: str | Path = "micro") -> None:
-    """Write a pack and its base to a new folder, whole or not at all.
+def export(pack: str | Path, to: str | Path, base: str | Path = "micro") -> None:
+    """Write a pack (folder) and its base (built-in name, folder or hub id) to a new folder, whole or not at all.
 
-    Raises RunError where the folder exists or cannot be written, PackError for a damaged or missing pack or one of another
-    base, BaseModelError for a base that is none.
+    Raises RunError where the folder exists or cannot be written, PackError for a pack that is missing, damaged or of another
+    base, and BaseModelError.
     """
     folder = Path(to)
-    if folder.exists():
+    if os.path.lexists(folder):
         raise RunError(f"{folder} exists; choose another --to, or remove it first.")
     backbone = Backbone.load(base)
-    loaded = load_pack(Path(pack_folder), backbone)
+    loaded = load_pack(Path(pack), backbone)
+    alone, merged = merge(loaded, backbone)
     try:
         with whole_folder(folder) as part:
             save_base(part / "primary", backbone)
-            pack, merged = merge(loaded, backbone)
-            save_pack(part / "secondary", pack, merged)
+            save_pack(part / "secondary", alone, merged)
             save_base(part / "secondary" / "base", merged)
             (part / "README.md").write_text(readme(loaded, backbone), encoding="utf-8")
     except (OSError, SafetensorError, RunError) as error:
@@ -84,14 +86,17 @@ def merged_weights(layers: nn.ModuleList) -> dict[str, torch.Tensor]:
 def save_base(folder: Path, backbone: Backbone) -> None:
     """Write a Whisper in transformers format, readable without the newest transformers: vocab.json, merges.txt and the like.
 
-    What ctranslate2's converter and whisper.cpp's convert-h5-to-ggml.py open is there. Weights are float32.
+    What ctranslate2's converter and whisper.cpp's convert-h5-to-ggml.py open is there. Weights that float16 holds without
+    loss, as those of many checkpoints, take half the room.
     """
-    tokenizer = backbone.tokenizer
-    for part in (backbone.model, tokenizer, backbone.extractor):
+    model, tokenizer = backbone.model, backbone.tokenizer
+    if all(torch.equal(tensor, tensor.half().float()) for tensor in model.state_dict().values()):
+        model = copy.deepcopy(model).half()
+    for part in (model, tokenizer, backbone.extractor):
         part.save_pretrained(folder)
     tokenizer.save_vocabulary(str(folder))
     config, settings = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
-    config.setdefault("max_length", config["max_target_positions"])
+    config = {"max_length": config["max_target_positions"], **config, "dtype": "float32"}
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     added = tokenizer.added_tokens_decoder
     special = [token.content for token in added.values() if token.special]
@@ -107,8 +112,24 @@ def save_base(folder: Path, backbone: Backbone) -> None:
 
 
 def readme(pack: Pack, backbone: Backbone) -> str:
+    """README.md of the whole export."""
     names = ", ".join(f"{name} (`{code}`)" for code, name in pack.info.languages.items())
-    return f"""# {pack.name} and its base {backbone.name}, exported by dualasr
+    units = backbone.model.config.vocab_size
+    unlike = (
+        f"\nfaster-whisper and whisper.cpp take windows of 30 s and Whisper's vocabulary alone: not this base's {backbone.window_s:g} "
+        f"s and\n{units:,} tokens. ctranslate2 itself takes them.\n" * (backbone.window_s != 30 or units < WHISPER_UNITS)
+    )
+    return f"""# {pack.name} and its base, exported by dualasr
 
-TODO {names}
+`primary/` is the base, `{backbone.name}`, as it was, in transformers format. For faster-whisper, and for whisper.cpp:
+
+    ct2-transformers-converter --model primary --output_dir primary-ct2 --copy_files tokenizer.json preprocessor_config.json
+    python convert-h5-to-ggml.py primary OPENAI_WHISPER_REPOSITORY .
+{unlike}
+`secondary/` is the pack for {names}, alone: LoRA is merged into the weights of `secondary/base`, which is of
+no other use. dualasr loads it without peft, the pack or the base, and sends all speech to it:
+
+    dualasr transcribe FILE --base secondary/base --pack secondary
+
+The selector is not exported: the choice between the two pipelines lives in dualasr.
 """
