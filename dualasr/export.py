@@ -100,7 +100,7 @@ def save_base(folder: Path, backbone: Backbone) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     added = tokenizer.added_tokens_decoder
     special = [token.content for token in added.values() if token.special]
-    settings.pop("extra_special_tokens", None)  # older versions take a list there for a mistake
+    settings.pop("extra_special_tokens", None)  # a list, on which older versions fail; it is in the map, too
     files = {
         "config.json": config,
         "tokenizer_config.json": settings,
@@ -114,11 +114,11 @@ def save_base(folder: Path, backbone: Backbone) -> None:
 def readme(pack: Pack, backbone: Backbone) -> str:
     """README.md of the whole export."""
     names = ", ".join(f"{name} (`{code}`)" for code, name in pack.info.languages.items())
-    units = backbone.model.config.vocab_size
-    unlike = (
-        f"\nfaster-whisper and whisper.cpp take windows of 30 s and Whisper's vocabulary alone: not this base's {backbone.window_s:g} "
-        f"s and\n{units:,} tokens. ctranslate2 itself takes them.\n" * (backbone.window_s != 30 or units < WHISPER_UNITS)
-    )
+    window_s, units = backbone.window_s, backbone.model.config.vocab_size
+    unlike = "" if window_s == 30 and units >= WHISPER_UNITS else f"""
+Both take windows of 30 s and Whisper's own vocabulary alone, not this base's {window_s:g} s and {units:,} tokens; ctranslate2
+itself takes these.
+"""
     return f"""# {pack.name} and its base, exported by dualasr
 
 `primary/` is the base, `{backbone.name}`, as it was, in transformers format. For faster-whisper, and for whisper.cpp:

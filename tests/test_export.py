@@ -85,6 +85,11 @@ def test_merged_layers_hear_what_lora_heard(tiny_folder, backbone, make_pack, cl
     assert load_model(tiny_folder).backbone.checksum == before.backbone.checksum, "the base is as it was"
 
 
+def test_a_pack_without_lora_stands_on_the_base_itself(tiny_folder, backbone, make_pack, tmp_path):
+    export(make_pack(decoder="whisper", rank=0), tmp_path / "out", tiny_folder)
+    assert Backbone.load(tmp_path / "out" / "secondary" / "base").checksum == backbone.checksum
+
+
 def test_the_primary_is_the_base_bit_for_bit(tmp_path):
     base, out = base_path("micro"), tmp_path / "primary"
     save_base(out, Backbone.load("micro"))
