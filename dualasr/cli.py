@@ -129,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
         c.add_argument("--by-speaker", action="store_true", help="no speaker in two splits, either")
         c.add_argument("--seed", type=int, default=1, help="(%(default)s)")
 
+    c = add("export", run_export, "a pack merged and alone, and its base for faster-whisper and whisper.cpp")
+    c.add_argument("pack", type=Path, metavar="PACK", help="language pack")
+    c.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder; its README.md says what is what")
+    c.add_argument("--base", default="micro", help=base_help)
+
     packs_flags(add("packs", run_packs, "list, look into, check, add and remove packs"))
     for command in commands.choices.values():
         _take_both_spellings(command)
@@ -265,6 +270,14 @@ def run_corpus(args) -> int:
     options = SplitOptions(args.dev, args.test, args.by_speaker, args.seed)
     counts = split_corpus(args.path, args.out, options, default_language=args.language, **_layout(args))
     print(f"{args.out / 'manifest.jsonl'}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+    return 0
+
+
+def run_export(args) -> int:
+    from dualasr.export import export
+
+    export(args.pack, args.to, args.base)
+    print(f"{args.to}: primary, secondary, README.md")
     return 0
 
 

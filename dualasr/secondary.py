@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -58,6 +57,8 @@ def adapt_layers(layers: nn.ModuleList, rank: int, alpha: float) -> nn.ModuleLis
     own = copy.deepcopy(layers, shared)
     if rank == 0:
         return own
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_TARGETS), lora_dropout=0.0, bias="none")
     return inject_adapter_in_model(config, own)
 

@@ -35,6 +35,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        for file in filter(Path.is_file, part.rglob("*")):
+            file.chmod(0o644)  # safetensors makes files that their owner alone may read
         os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -11,7 +11,7 @@ import soundfile
 from dualasr.cli import main
 from dualasr.pack import Pack, PackInfo, save_pack
 
-COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "corpus", "packs")
+COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "corpus", "export", "packs")
 
 
 @pytest.fixture
@@ -68,6 +68,16 @@ def test_packs_show_and_verify(pack, capsys):
     (pack / "tokenizer.json").write_text("{}")
     assert main(["packs", "verify", str(pack)]) == 1
     assert "tokenizer.json was changed" in capsys.readouterr().err
+
+
+def test_export_writes_a_folder_that_transcribes_and_refuses_it_the_second_time(tiny_folder, pack, wav, tmp_path, capsys):
+    folder = tmp_path / "out"
+    command = ["export", str(pack), "--to", str(folder), "--base", str(tiny_folder)]
+    assert main(command) == 0 and str(folder) in capsys.readouterr().out
+    alone = folder / "secondary"
+    assert main(["transcribe", str(wav), "--base", str(alone / "base"), "--pack", str(alone), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["route"] == "north"
+    assert main(command) == 1 and f"{folder} exists" in capsys.readouterr().err
 
 
 def test_evaluate_takes_subtitled_recordings(tiny_folder, wav, tmp_path, capsys):

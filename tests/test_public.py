@@ -15,7 +15,7 @@ FLOORS = [
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
-     "hallucination", "continual", "word_times"},
+     "hallucination", "continual", "word_times", "export"},
     {"cli", "packs_cli", "transcribe_cli", "__main__", "__init__"},
 ]
 

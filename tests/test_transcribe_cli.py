@@ -230,10 +230,12 @@ def test_silence_gives_empty_files(run, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, sentence", [
-    (["--language", "kirgis"], "nearest: "), (["--languages", "en,xx"], "knows the language 'xx'"), (["--route", "west"], "west"),
+    (["--language", "kirgis"], "nearest: "), (["--languages", "en,xx"], "knows the language 'xx'"),
+    (["--route", "west"], "west"),
     (["--clip_timestamps", "9,1"], "seconds that rise"), (["--batch_size", "0"], "at least 1"),
     (["--temperature", "-1"], "none below 0"), (["--language", "en", "--languages", "de"], "give one of them"),
-    (["--task", "translate", "--route", "north"], "is the primary's"), (["--highlight_words", "True"], "need --word_timestamps"),
+    (["--task", "translate", "--route", "north"], "is the primary's"),
+    (["--highlight_words", "True"], "need --word_timestamps"),
     (["--max_line_count", "2", "--word_timestamps", "True"], "needs --max_line_width"),
     (["--detect_only", "--language", "en"], "leave --language"), (["--vad_min_silence_duration_ms", "5"], "--vad_filter"),
     (["--vad_filter", "True", "--vad_threshold", "2"], "threshold is 2.0"),

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from dualasr.attention_alignment import warp_words
+from dualasr.backbone import Backbone, Span
+from dualasr.errors import BaseModelError
 from dualasr.model import DecodeOptions, load_model
 from dualasr.selector import PRIMARY
 from dualasr.synth import Speaker, draw_voice
@@ -67,17 +69,15 @@ def test_probabilities_are_those_of_decoding(backbone, clips):
     assert float(suppressed) <= hypothesis.logprob + 1e-3
 
 
-def test_words_are_shared_out_among_timestamps(backbone, model, clips):
+def test_words_are_shared_out_among_timestamps(model, clips):
     """By their letters, whatever stands between the timestamps."""
     [result] = model.transcribe_windows(clips[2:3], route=PRIMARY)
     heard = model.listen(clips[2:3])
     [words] = words_of(model, heard, [result])
     half = len(words) // 2
     texts = ["".join(w.word for w in part).strip() for part in (words[:half], words[half:])]
-    piece = Piece(30.0, 33.1, result, words)
-    first, second = _segments(piece, lambda tokens, seconds: tuple(
-        replace(span, text=text) for span, text in zip(backbone.spans([*stamp(backbone, 0), *result.tokens, *stamp(backbone, 1),
-                                                                       *result.tokens], seconds), texts, strict=True)))  # fmt: skip
+    spans = [Span(0.0, 1.0, texts[0]), Span(1.0, 3.1, texts[1])]
+    first, second = _segments(Piece(30.0, 33.1, result, words), lambda tokens, seconds: tuple(spans))
     assert [len(part.words) for part in (first, second)] == [half, len(words) - half]
     assert first.words[0].start == 30 + words[0].start and second.words[-1].end == 30 + words[-1].end
 
@@ -94,7 +94,7 @@ def test_spans_stand_between_timestamps(backbone):
         return stamp(backbone, seconds)
 
     whole = [*at(0.4), *text(" Ein Satz."), *at(2.0), *at(2.5), *text(" Noch"), *text(" einer."), *at(4.0)]
-    assert [(s.start, s.end, s.text) for s in backbone.spans(whole, 5.0)] == [(0.4, 2.0, "Ein Satz."), (2.5, 4.0, "Noch einer.")]
+    assert backbone.spans(whole, 5.0) == (Span(0.4, 2.0, "Ein Satz."), Span(2.5, 4.0, "Noch einer."))
     cut = [*at(0.0), *text(" Ein Satz."), *at(2.0), *at(2.0), *text(" Noch")]
     assert [(s.start, s.end) for s in backbone.spans(cut, 3.3)] == [(0.0, 2.0), (2.0, 3.3)]
     assert backbone.spans(text(" Ein Satz."), 3.0) == () == backbone.spans([*at(0), *at(3)], 3.0)
@@ -109,8 +109,6 @@ def test_a_base_that_learnt_no_timestamps_is_not_asked_for_them(backbone):
 
 
 def test_timestamps_come_in_order_and_the_text_is_without_them(tiny_folder, clips):
-    from dualasr.backbone import Backbone
-
     backbone = Backbone.load(tiny_folder)
     config, times = backbone.model.generation_config, backbone.special_ids.times
     config.suppress_tokens = [t for t in config.suppress_tokens if t not in times]
@@ -132,8 +130,6 @@ def test_a_prompt_is_heard_by_the_primary_alone(model, backbone, clips):
 
 
 def test_a_prompt_with_a_special_token_is_refused(backbone, clips):
-    from dualasr.errors import BaseModelError
-
     encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 0), 0)
     with pytest.raises(BaseModelError, match="special token"):
         backbone.decode(encoded, ["en"], prompt="<|startoftranscript|>")
