@@ -23,7 +23,7 @@ from dualasr.selector import PRIMARY
 from dualasr.transcript import Segment, Transcription, Word, space_between
 from dualasr.vad import VadOptions
 from dualasr.windows import Window, windows_of
-from dualasr.word_times import words_of
+from dualasr.word_times import sentences, words_of
 
 Audio = str | Path | Sound | np.ndarray
 Answered = tuple[WindowResult, tuple[Word, ...]]
@@ -38,15 +38,18 @@ class TranscribeOptions:
     never judged so: its language may be no speech to the primary, and `<|other|>` has turned noise away. A window is
     silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
     alone. `stretches` (start, end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both
-    go another way goes with them if its lead is below `smoothing`, in log-odds. `words` asks when each word was said. With
-    `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window, unless it looks like a
-    failure, and windows are decoded one by one. With `detect_only` nothing is decoded: languages are named, and there is
-    no text. Raises ValueError for a batch below 1.
+    go another way goes with them if its lead is below `smoothing`, in log-odds.
+
+    words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
+    them. With `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window, unless it looks
+    like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: languages are named, and there
+    is no text. Raises ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
     batch: int = 8
     words: bool = False
+    sentences: bool = False
     condition_on_previous_text: bool = False
     detect_only: bool = False
     no_speech_threshold: float = 0.6
@@ -163,7 +166,7 @@ class _Open:
             return self.error
         speech = [piece for piece in self.pieces if not _is_no_speech(piece.result, self.options)]
         spoken = [piece for piece in speech if piece.result.text.strip()]
-        segments = tuple(segment for piece in spoken for segment in _segments(piece, self.spans))
+        segments = tuple(segment for piece in spoken for segment in _segments(piece, self.spans, self.options))
         windows = {"text": len(spoken), "empty": len(speech) - len(spoken), "no_speech": len(self.pieces) - len(speech),
                    "silent": self.silent}  # fmt: skip
         return _whole(segments, _mean_language_probs(self.pieces), self.samples / SAMPLE_RATE, windows)
@@ -221,8 +224,9 @@ def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, la
     if language is not None and route is None:
         route = model.route_of(language)
     results = model.transcribe_heard(heard, route=route, language=language, options=options.decode)
-    task = options.decode.generate.get("task", "transcribe")
-    return list(zip(results, words_of(model, heard, results, task) if options.words else [()] * len(results), strict=True))
+    if not (options.words or options.sentences):
+        return [(result, ()) for result in results]
+    return list(zip(results, words_of(model, heard, results, options.decode.generate.get("task", "transcribe")), strict=True))
 
 
 def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
@@ -267,10 +271,13 @@ def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
     return unsure and result.route == PRIMARY
 
 
-def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]]) -> Iterator[Segment]:
-    """A window's segments: what stands between the primary's timestamps, or all of it; with the words of each."""
+def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]], options: TranscribeOptions
+              ) -> Iterator[Segment]:  # fmt: skip
+    """A window's segments: what stands between the primary's timestamps, its sentences, or all of it; with their words."""
     result = piece.result
     spans = time(result.tokens, piece.seconds) if result.route == PRIMARY else ()
+    if not spans and options.sentences:
+        spans = sentences(piece.words)
     words = deque(replace(word, start=piece.start + word.start, end=piece.start + word.end) for word in piece.words)
     for span in spans or (Span(0.0, piece.seconds, result.text.strip()),):
         mine, letters = [], len("".join(span.text.split()))
@@ -279,7 +286,7 @@ def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, .
             letters -= len("".join(mine[-1].word.split()))
         yield Segment(
             piece.start + span.start, piece.start + span.end, span.text, result.language, result.route, result.avg_logprob,
-            result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine),
+            result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine) if options.words else (),
         )  # fmt: skip
 
 

@@ -1,13 +1,18 @@
 """When each word of a window was said, whichever pipeline wrote it."""
 
+import re
 from collections.abc import Sequence
 
 from dualasr.alignment import align_words
 from dualasr.attention_alignment import warp_words
+from dualasr.backbone import Span
 from dualasr.model import DualWhisper, Heard, WindowResult
 from dualasr.selector import PRIMARY
 from dualasr.text import scoring_unit
 from dualasr.transcript import Word
+
+LONG_PAUSE = 1.0  # s; nobody reads on over it
+_SENTENCE_END = re.compile(r"[.!?…。！？؟۔।॥።]['\"”’»」』)\]]*\s*$")
 
 
 def words_of(model: DualWhisper, heard: Heard, results: Sequence[WindowResult], task: str = "transcribe"
@@ -34,3 +39,14 @@ def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) ->
     frame_s = backbone.window_s / backbone.positions
     words = backbone.token_words(tokens, result.language)
     return warp_words(weights[..., : heard.frames[0]], probabilities, words, frame_s, seconds)
+
+
+def sentences(words: Sequence[Word]) -> tuple[Span, ...]:
+    """The sentences that words make, from the first word's start to the last one's end; a long pause ends one, too."""
+    spans, mine = [], []
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        mine.append(word)
+        if after is None or _SENTENCE_END.search(word.word) or after.start - word.end > LONG_PAUSE:
+            spans.append(Span(mine[0].start, mine[-1].end, "".join(w.word for w in mine).strip()))
+            mine = []
+    return tuple(spans)

@@ -12,8 +12,9 @@ from dualasr.errors import BaseModelError
 from dualasr.model import DecodeOptions, load_model
 from dualasr.selector import PRIMARY
 from dualasr.synth import Speaker, draw_voice
+from dualasr.transcript import Word
 from dualasr.transcription import Piece, TranscribeOptions, _segments, transcribe
-from dualasr.word_times import words_of
+from dualasr.word_times import sentences, words_of
 
 
 def staircase(places, frames: int, heads: int = 2) -> torch.Tensor:
@@ -77,7 +78,8 @@ def test_words_are_shared_out_among_timestamps(model, clips):
     half = len(words) // 2
     texts = ["".join(w.word for w in part).strip() for part in (words[:half], words[half:])]
     spans = [Span(0.0, 1.0, texts[0]), Span(1.0, 3.1, texts[1])]
-    first, second = _segments(Piece(30.0, 33.1, result, words), lambda tokens, seconds: tuple(spans))
+    piece, asked = Piece(30.0, 33.1, result, words), TranscribeOptions(words=True)
+    first, second = _segments(piece, lambda tokens, seconds: tuple(spans), asked)
     assert [len(part.words) for part in (first, second)] == [half, len(words) - half]
     assert first.words[0].start == 30 + words[0].start and second.words[-1].end == 30 + words[-1].end
 
@@ -133,6 +135,24 @@ def test_a_prompt_with_a_special_token_is_refused(backbone, clips):
     encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 0), 0)
     with pytest.raises(BaseModelError, match="special token"):
         backbone.decode(encoded, ["en"], prompt="<|startoftranscript|>")
+
+
+def test_sentences_end_with_their_points_or_a_long_pause():
+    said = [("Кар", 0.5, 0.8), (" жаады.", 0.8, 1.2), (" «Апам", 1.5, 1.8), (" келди!»", 1.8, 2.2), (" Ошо", 2.4, 2.6),
+            (" үчүн", 4.0, 4.3)]  # fmt: skip
+    words = [Word(start, end, text, None, False) for text, start, end in said]
+    assert sentences(words) == (Span(0.5, 1.2, "Кар жаады."), Span(1.5, 2.2, "«Апам келди!»"), Span(2.4, 2.6, "Ошо"),
+                                Span(4.0, 4.3, "үчүн"))  # fmt: skip
+    assert sentences([]) == ()
+
+
+def test_windows_are_cut_into_sentences(model, clips):
+    window = TranscribeOptions(no_speech_threshold=1.0, batch=1)
+    for route in (PRIMARY, "north"):
+        [whole] = transcribe(model, clips[2], route=route, options=window).segments
+        parts = transcribe(model, clips[2], route=route, options=replace(window, sentences=True)).segments
+        assert " ".join(part.text for part in parts) == whole.text and not any(part.words for part in parts)
+        assert all(whole.start <= part.start <= part.end <= whole.end for part in parts)
 
 
 @pytest.mark.parametrize("conditioned", [False, True])
