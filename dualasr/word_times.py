@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from dualasr.alignment import align_words
 from dualasr.attention_alignment import warp_words
@@ -44,7 +45,7 @@ def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) ->
 def sentences(words: Sequence[Word]) -> tuple[Span, ...]:
     """The sentences that words make, from the first word's start to the last one's end; a long pause ends one, too."""
     spans, mine = [], []
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in zip_longest(words, words[1:]):
         mine.append(word)
         if after is None or _SENTENCE_END.search(word.word) or after.start - word.end > LONG_PAUSE:
             spans.append(Span(mine[0].start, mine[-1].end, "".join(w.word for w in mine).strip()))

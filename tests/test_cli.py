@@ -75,8 +75,10 @@ def test_export_writes_a_folder_that_transcribes_and_refuses_it_the_second_time(
     command = ["export", str(pack), "--to", str(folder), "--base", str(tiny_folder)]
     assert main(command) == 0 and str(folder) in capsys.readouterr().out
     alone = folder / "secondary"
-    assert main(["transcribe", str(wav), "--base", str(alone / "base"), "--pack", str(alone), "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["route"] == "north"
+    output = ["-o", str(tmp_path), "-f", "json", "--no_speech_threshold", "None"]
+    assert main(["transcribe", str(wav), "--base", str(alone / "base"), "--pack", str(alone), *output]) == 0
+    assert json.loads((tmp_path / f"{wav.stem}.json").read_text())["route"] == "north"
+    capsys.readouterr()
     assert main(command) == 1 and f"{folder} exists" in capsys.readouterr().err
 
 
