@@ -22,12 +22,13 @@ from tqdm import tqdm
 
 from dualasr.answers import Answers, digest
 from dualasr.audio import SAMPLE_RATE, SHORTEST, load_audio, split_windows
+from dualasr.bidding import Heard
 from dualasr.contamination import fingerprint
 from dualasr.cores import core_pool, one_ahead
 from dualasr.corpus import SkippedRow, Utterance
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.hallucination import count_hallucinations
-from dualasr.model import DecodeOptions, DualWhisper, Heard, WindowResult
+from dualasr.model import DecodeOptions, DualWhisper, WindowResult
 from dualasr.scoring import (
     MODES,
     ClipResult,

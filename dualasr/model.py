@@ -1,7 +1,6 @@
 """DualWhisper: one frozen primary, any number of packs, and the selector between them.
 
-The trunk of a window is computed once; the primary's upper layers once; a pack's upper layers only where its language
-head makes it a candidate. What was computed to name the language is handed on to the decoder.
+What was computed of a window to name its language is handed on to the decoder.
 """
 
 import functools
@@ -15,6 +14,7 @@ import torch
 
 from dualasr.audio import SAMPLE_RATE
 from dualasr.backbone import Backbone
+from dualasr.bidding import Heard, Output, allowed, bids_of, encode
 from dualasr.errors import PackError
 from dualasr.fallback import Fallback, decode_with_fallback
 from dualasr.language_statistics import Discriminant
@@ -25,9 +25,6 @@ from dualasr.secondary import Candidate, SearchOptions, pool, slice_trunk
 from dualasr.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
 
 Answer = tuple[Hypothesis, str]  # what a pipeline says of a window, and in which language
-Output = tuple[list[int], torch.Tensor, torch.Tensor]  # rows of a batch, a pack's encoder output of these, its lengths
-
-LEAST_DOUBT = -10.0  # a primary surer of its language than this (log of 1 - p) is no surer
 
 
 @dataclass(frozen=True)
@@ -44,30 +41,6 @@ class DecodeOptions:
     timestamps: bool = False
     fallback: Fallback | None = None
     generate: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Heard:
-    """Encoder-side evidence of a batch of windows. `trunks` maps a fork to (batch, positions, width)."""
-
-    seconds: tuple[float, ...]
-    frames: tuple[int, ...]
-    trunks: dict[int, torch.Tensor]
-    encoded: torch.Tensor  # the primary's encoder output, (batch, positions, width)
-    language_log_probs: torch.Tensor  # (batch, languages)
-    no_speech_prob: tuple[float, ...]
-    impression: torch.Tensor  # (batch, 3 x width): the encoder output's mean and deviation, the first step's state
-
-    def of(self, rows: Sequence[int]) -> "Heard":
-        """The same evidence of some of the windows; all of them is no copy."""
-        if list(rows) == list(range(len(self.seconds))):
-            return self
-        index = torch.tensor(list(rows), device=self.encoded.device)
-        return Heard(
-            tuple(self.seconds[i] for i in rows), tuple(self.frames[i] for i in rows),
-            {fork: trunk[index] for fork, trunk in self.trunks.items()}, self.encoded[index],
-            self.language_log_probs[index], tuple(self.no_speech_prob[i] for i in rows), self.impression[index],
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,13 +91,9 @@ class DualWhisper:
         packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
         return replace(self, packs=packs, languages=frozenset(codes))
 
-    def _may_hear(self, codes: Sequence[str]) -> list[int]:
-        """Which of a decoder's languages may be heard."""
-        return [i for i, code in enumerate(codes) if self.languages is None or code in self.languages]
-
     def _primary_log_probs(self, heard: Heard) -> torch.Tensor | None:
         """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
-        may = self._may_hear(list(self.backbone.languages) or ["en"])
+        may = allowed(list(self.backbone.languages) or ["en"], self.languages)
         if len(may) == heard.language_log_probs.shape[1]:
             return heard.language_log_probs
         log_probs = torch.full_like(heard.language_log_probs, -torch.inf)
@@ -150,69 +119,16 @@ class DualWhisper:
             tuple(step.no_speech_prob.tolist()), impression,
         )  # fmt: skip
 
-    @torch.no_grad()
-    def encode(self, heard: Heard, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A pack's encoder output, (batch, frames, width), and its lengths (batch,)."""
-        pack = self.pack(name)
-        trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
-        return pack.secondary.encode(trunk, lengths), lengths
-
-    @torch.no_grad()
     def bids(self, heard: Heard, *, ask: bool = True) -> tuple[list[list[Bid]], dict[str, Output]]:
-        """What every pack says of every window; the tag step is run where the selector's options ask for it (never: `ask`).
-
-        Second, by pack, the windows whose upper layers were run for it: their rows, encoder output and lengths.
-        """
-        rows: list[list[Bid]] = [[] for _ in heard.seconds]
-        outputs: dict[str, Output] = {}
-        best = heard.language_log_probs.max(-1).values
-        doubts = (-best.expm1()).log().clamp_min(LEAST_DOUBT).tolist()
-        gives_way = self._give_way(heard)
-        for k, pack in enumerate(self.packs.values()):
-            trunk, lengths = slice_trunk(heard.trunks[pack.secondary.options.fork], list(heard.frames))
-            codes = list(pack.info.languages)
-            logits = pack.secondary.language_logits(trunk, lengths)[:, [0, *(1 + i for i in self._may_hear(codes))]]
-            heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
-            shares = logits[:, 1:].softmax(-1).tolist()
-            calibration = pack.info.calibration
-            codes = tuple(codes[i] for i in self._may_hear(codes))
-            for i, (row, head, share, doubt) in enumerate(zip(rows, heads, shares, doubts, strict=True)):
-                row.append(Bid(pack.name, codes, head, calibration, tuple(share), doubt, gives_way=gives_way[i][k]))
-        for k, pack in enumerate(self.packs.values()):
-            asked = [i for i, row in enumerate(rows) if ask and self._asks(row, k)]
-            if asked:
-                outputs[pack.name] = (asked, *self.encode(heard.of(asked), pack.name))
-                log_probs = pack.secondary.tag_step(*outputs[pack.name][1:])
-                log_probs = log_probs[:, [0, *(1 + i for i in self._may_hear(list(pack.info.languages)))]]
-                for i, tags in zip(asked, log_probs, strict=True):
-                    mine = tags[1:].logsumexp(-1)
-                    rows[i][k] = replace(
-                        rows[i][k], tag=float(mine - tags[0].clamp_min(-50)), shares=tuple((tags[1:] - mine).exp().tolist()),
-                        best_tag=float((tags[1:] - mine).max()),
-                    )  # fmt: skip
-        return rows, outputs
+        """What every pack says of every window, and which windows were encoded for it (`bidding.bids_of`)."""
+        packs = tuple(self.packs.values())
+        return bids_of(packs, heard, self.selector, self._discriminant, self.languages, ask=ask)
 
     @functools.cached_property
     def _discriminant(self) -> Discriminant | None:
         """Between the packs that brought statistics, where two or more did."""
         found = [pack.statistics for pack in self.packs.values() if pack.statistics is not None]
         return Discriminant.between(found) if len(found) > 1 else None
-
-    def _give_way(self, heard: Heard) -> list[list[float]]:
-        """Log-odds that every pack cedes to the one that fits a window best, by window: 0 for a pack without statistics."""
-        behind = np.zeros((len(heard.seconds), len(self.packs)))
-        if self._discriminant is not None:
-            told = [k for k, pack in enumerate(self.packs.values()) if pack.statistics is not None]
-            behind[:, told] = self._discriminant.behind(heard.impression.cpu().numpy())
-        return (self.selector.between * behind).tolist()
-
-    def _asks(self, row: list[Bid], k: int) -> bool:
-        """Whether pack k runs its upper layers for a window."""
-        options = self.selector
-        if options.rule == "paper" or options.asked is None:
-            return True
-        heads = [bid.before_asking for bid in row]
-        return sum(head > heads[k] for head in heads) < options.asked and heads[k] > options.head_floor
 
     def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,
                options: DecodeOptions = DecodeOptions()) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
@@ -234,19 +150,19 @@ class DualWhisper:
             silence = heard.no_speech_prob
             return decode_with_fallback(self.backbone, heard.encoded, chosen, silence, options.fallback, **asked), chosen
         pack = self.pack(route)
-        return self._decode_pack(pack, *self.encode(heard, pack.name), languages, options)
+        return self._decode_pack(pack, *encode(pack, heard), languages, options)
 
     def candidates(self, heard: Heard, name: str, beam: int = 5) -> list[list[Candidate]]:
         """What a pack considers for every window, with both scores of each."""
         pack = self.pack(name)
-        encoded, lengths = self.encode(heard, pack.name)
+        encoded, lengths = encode(pack, heard)
         languages = self._pack_languages(pack, encoded, lengths)
         return pack.secondary.candidates(encoded, lengths, languages, SearchOptions(beam=beam))
 
     def _pack_languages(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """A pack's best language of every window."""
         codes = list(pack.info.languages)
-        may = self._may_hear(codes) or range(len(codes))
+        may = allowed(codes, self.languages) or range(len(codes))
         if len(may) == 1:
             return [codes[may[0]]] * len(encoded)
         return [codes[may[i]] for i in pack.secondary.tag_step(encoded, lengths)[:, [1 + i for i in may]].argmax(-1).tolist()]
@@ -333,7 +249,7 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = language_probs({known[k]: primary_probs[i][k] for k in self._may_hear(known)}, bids[i])
+            probs = language_probs({known[k]: primary_probs[i][k] for k in allowed(known, self.languages)}, bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
                 hypothesis.tokens, scores, decision.reason, decision.rival,
@@ -347,7 +263,7 @@ class DualWhisper:
         known, log_probs = list(self.backbone.languages) or ["en"], self._primary_log_probs(heard)
         results = []
         for i, row in enumerate(bids):
-            mine = {} if log_probs is None else {known[k]: float(log_probs[i, k].exp()) for k in self._may_hear(known)}
+            mine = {} if log_probs is None else {known[k]: float(log_probs[i, k].exp()) for k in allowed(known, self.languages)}
             probs = language_probs(mine, row)
             language = next(iter(probs))
             route = next((bid.name for bid in row if language in bid.languages), PRIMARY)

@@ -7,7 +7,8 @@ from itertools import zip_longest
 from dualasr.alignment import align_words
 from dualasr.attention_alignment import warp_words
 from dualasr.backbone import Span
-from dualasr.model import DualWhisper, Heard, WindowResult
+from dualasr.bidding import Heard, encode
+from dualasr.model import DualWhisper, WindowResult
 from dualasr.selector import PRIMARY
 from dualasr.text import scoring_unit
 from dualasr.transcript import Word
@@ -30,8 +31,8 @@ def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) ->
     if not text:
         return ()
     if result.route != PRIMARY:
-        secondary = model.pack(result.route).secondary
-        encoded, lengths = model.encode(heard, result.route)
+        pack = model.pack(result.route)
+        secondary, (encoded, lengths) = pack.secondary, encode(pack, heard)
         frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
         return align_words(frames, text, secondary.tokenizer, secondary.frame_s, seconds, scoring_unit(result.language))
     backbone = model.backbone

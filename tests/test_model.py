@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
+from dualasr.bidding import LEAST_DOUBT
 from dualasr.errors import PackError
 from dualasr.language_statistics import fit_statistics
-from dualasr.model import LEAST_DOUBT, DecodeOptions, DualWhisper
+from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack, PackInfo
 from dualasr.secondary import best_candidate, slice_trunk
 from dualasr.selector import SelectorOptions

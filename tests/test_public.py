@@ -11,7 +11,7 @@ FLOORS = [
      "subtitles", "writers"},
     {"search", "tokenizer", "backbone", "las", "whisper_decoder", "tag_decoder", "secondary", "selector",
      "language_statistics", "alignment", "attention_alignment", "fallback"},
-    {"pack", "pack_folder", "model"},
+    {"pack", "pack_folder", "bidding", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "adding", "planning", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
