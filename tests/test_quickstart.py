@@ -8,8 +8,15 @@ pytest.importorskip("espeakng_loader")
 
 from dataclasses import replace
 
+import numpy as np
+
+from dualasr.audio import SAMPLE_RATE, load_audio
+from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
+from dualasr.model import load_model
 from dualasr.quickstart import NEW, OLD, QuickstartOptions, quickstart
+from dualasr.transcription import TranscribeOptions, transcribe
+from dualasr.vad import VadOptions
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +58,27 @@ def test_a_second_run_goes_on_and_another_is_refused(small):
     assert before and before == {path: path.stat().st_mtime_ns for path in options.out.rglob("*.safetensors")}
     with pytest.raises(RunError, match="other settings"):
         quickstart(replace(options, seed=2), say=lambda line: None)
+
+
+def test_a_long_file_keeps_order_and_routes(small):
+    """Blocks of one language each, too long for two to share a window, with the pauses between them cut out."""
+    options, steps = small
+    model = load_model("micro", steps[-1]["packs"])
+    clips = load_corpus(options.out / "corpus", "test").utterances
+    said, blocks = ["en", "ky", "de", "ga", "en", "tr"], []
+    for k, code in enumerate(said):
+        block = np.zeros(0, np.float32)
+        for clip in [u for u in clips if u.language == code][3 * (k > 3) :]:
+            if len(block) < 9 * SAMPLE_RATE:
+                block = np.concatenate([block, load_audio(clip.sound), np.zeros(SAMPLE_RATE // 4, np.float32)])
+        blocks += [block, np.zeros(3 * SAMPLE_RATE, np.float32)]
+    starts = np.cumsum([0, *map(len, blocks)]) / SAMPLE_RATE
+    places = [(start, start + len(block) / SAMPLE_RATE, code) for start, block, code in
+              zip(starts[:-1:2], blocks[::2], said, strict=True)]  # fmt: skip
+    asked = TranscribeOptions(vad=VadOptions(min_silence_duration_ms=1000), words=True)
+    result = transcribe(model, np.concatenate(blocks), options=asked)
+    assert [s.start for s in result.segments] == sorted(s.start for s in result.segments)
+    heard = [(next(code for first, last, code in places if first - 1 < s.start and s.end < last + 1), s) for s in result.segments]
+    for code, segment in heard:
+        assert segment.language == code and segment.route == (code if code in NEW else "primary")
+    assert {code for code, _ in heard} == set(said)
