@@ -329,7 +329,8 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = language_probs({known[k]: primary_probs[i][k] for k in self._may_hear(known)}, bids[i])
+            of_primary = {known[k]: primary_probs[i][k] for k in self._may_hear(known)}
+            probs = language_probs(of_primary, bids[i], self.selector.posterior)
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
                 hypothesis.tokens, scores, decision.reason, decision.rival,
