@@ -134,22 +134,21 @@ def draw(found: SetCalibration, path: Path) -> None:
     """Reliability before and after: in every bin the mean posterior and the share of right routes, with its clips."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title, measured in zip(panels, ("before", "after"), found.measured, strict=True):
         bins = measured["calibration"]["bins"]
-        places, right, n = range(len(bins)), [b["accuracy"] for b in bins], [b["n"] for b in bins]
-        axes.bar(places, right, color="#3b82c4", alpha=0.45, label="share of right routes")
+        places = range(len(bins))
+        axes.bar(places, [b["accuracy"] for b in bins], color="#3b82c4", alpha=0.45, label="share of right routes")
         axes.plot(places, [b["confidence"] for b in bins], "o", color="#d9622b", label="mean posterior of the route")
-        for place, share, count in zip(places, right, n, strict=True):
-            axes.annotate(f"n={count}", (place, share), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+        for place, b in enumerate(bins):
+            axes.annotate(f"n={b['n']}", (place, 0.02), ha="center", fontsize=8)
         axes.set_xticks(places, [f"{b['low']:.3f} to {b['high']:.3f}" for b in bins], rotation=55, ha="right", fontsize=8)
-        axes.set_xlabel("posterior of the route, from the least sure tenth of the clips to the surest")
         axes.set_title(f"{title}: {percent(measured['accuracy'])} % routed right, "
                        f"calibration error {percent(measured['calibration']['ece'])} %", fontsize=10)  # fmt: skip
-    lowest = min(min(b["accuracy"], b["confidence"]) for m in found.measured for b in m["calibration"]["bins"])
-    panels[0].set_ylim(max(0.0, 0.1 * int(10 * lowest - 0.5)), 1.03)
-    panels[0].legend(loc="lower right", fontsize=8)
+        axes.set_ylim(0, 1.04)
+    figure.supxlabel("posterior of the route, from the least sure tenth of the dev clips to the surest", fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     with whole_file(path) as part:
         figure.savefig(part, dpi=130)
 

@@ -7,6 +7,7 @@ never heard, so that packs are compared by how well their languages' statistics 
 cedes a share of what it lies behind. With odds exp(z) of every pack against the primary's 1, the posterior over all
 candidates sums to 1. Where the lead is less than tau the primary and the best pack are both decoded, and z is weighed anew
 with the difference of their log-probabilities per second of audio and with how unsure the primary is of a token: a duel.
+Of a set of packs beta, a floor against unknown languages and the posterior may be fitted together (set_calibration.py).
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from tqdm import tqdm
 
 from dualasr.audio import SHORTEST, Sound, load_audio
@@ -21,7 +23,7 @@ from dualasr.errors import AudioError, PackError
 from dualasr.metrics import reliability
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.search import Hypothesis
-from dualasr.selector import PRIMARY, Bid, Logistic, SelectorOptions, duel_scores, fit_logistic, language_probs, select, settle
+from dualasr.selector import PRIMARY, Bid, Logistic, SelectorOptions, duel_scores, language_probs, select, settle
 
 STEP = 0.01  # of both thresholds, in log-odds
 
@@ -98,8 +100,8 @@ def _beginning(sound: Sound, model: DualWhisper) -> np.ndarray:
     return samples[: model.backbone.window_samples]
 
 
-def decide(claim: Claim, selector: SelectorOptions) -> tuple[str, float, bool, Bid]:
-    """The route, its posterior, whether both were decoded, and the leading bid."""
+def decide(claim: Claim, selector: SelectorOptions) -> tuple[str, float, bool, list[Bid]]:
+    """The route, its posterior, whether both were decoded, and the bids after that."""
     first = decision = select(0.0, claim.bids, selector)
     bid = claim.bid
     if not first.settled:
@@ -107,7 +109,7 @@ def decide(claim: Claim, selector: SelectorOptions) -> tuple[str, float, bool, B
     row = [bid if other.name == bid.name else other for other in claim.bids]
     probs = language_probs({PRIMARY: 1.0}, row, selector.posterior)
     share = {bid.name: sum(probs[code] for code in bid.languages) for bid in row} | {PRIMARY: probs[PRIMARY]}
-    return decision.route, share[decision.route], not first.settled, bid
+    return decision.route, share[decision.route], not first.settled, row
 
 
 def measure(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions, routes: Sequence[str]) -> dict:
@@ -139,20 +141,26 @@ def fit_set(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOp
         raise PackError(f"The {selector.rule} rule has nothing to calibrate; give another --selector.")
     floor, beta = _thresholds(dev, unknown, selector, options)
     selector = replace(selector, floor=floor, beta=beta)
-    leads = [(decide(claim, selector)[3].log_odds, claim.pipeline == claim.rival) for claim in dev]
-    mine, others = ([lead for lead, is_mine in leads if is_mine == side] for side in (True, False))
-    if not mine or not others:
-        return selector
-    plain = replace(selector, posterior=Logistic())
-    fitted = replace(selector, posterior=fit_logistic(mine, others, Logistic()))
-    return min(plain, fitted, key=lambda one: _surprise(dev, one))
+    return replace(selector, posterior=_posterior(dev, selector))
 
 
-def _surprise(dev: Sequence[Claim], selector: SelectorOptions) -> float:
-    """Mean negative log of what was thought of the outcome: the route is right, or not."""
-    found = [decide(claim, selector)[:2] for claim in dev]
-    odds = [share if route == claim.pipeline else 1 - share for claim, (route, share) in zip(dev, found, strict=True)]
-    return float(-np.log(np.maximum(odds, 1e-9)).mean())
+def _posterior(dev: Sequence[Claim], selector: SelectorOptions) -> Logistic:
+    """The weight and offset of log-odds that give the right pipelines of dev the most likely posterior.
+
+    The log of the weight is held to 0 by a Gaussian of deviation 0.5, the offset by one of 1: what few clips say counts little.
+    """
+    odds = np.array([[bid.log_odds for bid in decide(claim, selector)[3]] for claim in dev])
+    names = [PRIMARY, *(bid.name for bid in dev[0].bids)] if dev else []
+    right = [names.index(claim.pipeline) for claim in dev]
+
+    def loss(p) -> float:
+        logs = np.column_stack([np.zeros(len(dev)), np.exp(p[0]) * odds + p[1]])
+        return float((logsumexp(logs, 1) - logs[range(len(dev)), right]).sum() + 2 * p[0] ** 2 + p[1] ** 2 / 2)
+
+    if len(set(right)) < 2:
+        return selector.posterior
+    weight, offset = minimize(loss, [0.0, 0.0]).x
+    return Logistic((round(float(np.exp(weight)), 4),), round(float(offset), 4))
 
 
 def _scores(claims: Sequence[Claim], tau: float) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +172,7 @@ def _scores(claims: Sequence[Claim], tau: float) -> tuple[np.ndarray, np.ndarray
 
 def _thresholds(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions,
                 options: SetOptions) -> tuple[float | None, float]:  # fmt: skip
-    """(floor, beta) that route dev at the least cost with few enough unknown clips taken; of equals the lowest floor."""
+    """(floor, beta) that route dev at the least cost with few enough unknown clips taken; a floor only where those need one."""
     (before, last), (unknown_before, unknown_last) = _scores(dev, selector.tau), _scores(unknown, selector.tau)
     is_primary = np.array([claim.pipeline == PRIMARY for claim in dev], bool)
     is_rival = np.array([claim.pipeline == claim.rival for claim in dev], bool)
@@ -178,9 +186,11 @@ def _thresholds(dev: Sequence[Claim], unknown: Sequence[Claim], selector: Select
         least = np.sort(taken)[::-1][allowed] if len(taken) > allowed else -np.inf
         primary, packs = np.sort(dev_last[is_primary]), np.sort(dev_last[is_rival])
         cost = options.taken * (len(primary) - np.searchsorted(primary, grid, "right")) + np.searchsorted(packs, grid, "right")
-        cost = np.where(grid >= least, cost, np.inf)
+        free, cost = cost.min(), np.where(grid >= least, cost, np.inf)
         if best is None or cost.min() < best[0]:
             best = cost.min(), floor, np.flatnonzero(cost == cost.min())
+        if floor is None and cost.min() == free:
+            break  # unknown clips stand in no way
     _, floor, good = best
     if int(np.abs(grid - now).argmin()) not in good:
         widest = max(np.split(good, np.flatnonzero(np.diff(good) > 1) + 1), key=len)
