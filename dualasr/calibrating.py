@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualasr.audio import Sound
 from dualasr.corpus import Utterance, load_corpus
-from dualasr.errors import CorpusError, PackError
+from dualasr.errors import CorpusError, PackError, RunError
 from dualasr.model import DualWhisper
 from dualasr.pack import write_selector
 from dualasr.report_content import markdown_table, percent
@@ -72,8 +72,11 @@ def calibrate_set(model: DualWhisper, dev: Sequence[Utterance], unknown: Sequenc
                   options: SetOptions = SetOptions(), *, progress: bool | None = None) -> SetCalibration:  # fmt: skip
     """Hear dev and unknown audio once, and fit the selector of the model's packs.
 
-    Raises PackError without packs or for a rule that has nothing to calibrate, CorpusError where no dev clip can be used.
+    Raises PackError without packs or for a rule that has nothing to calibrate, CorpusError where no dev clip can be used,
+    RunError for options that make no sense.
     """
+    if not 0 <= options.most_stolen <= 1 or options.taken < 0:
+        raise RunError(f"--most_stolen {options.most_stolen:g} --taken {options.taken:g}: wanted a share and a price.")
     if not model.packs:
         raise PackError("There is no pack to calibrate; name some with --pack.")
     if model.selector.rule != "calibrated":
@@ -131,7 +134,10 @@ def to_text(found: SetCalibration) -> str:
 
 
 def draw(found: SetCalibration, path: Path) -> None:
-    """Reliability before and after: in every bin the mean posterior and the share of right routes, with its clips."""
+    """Reliability before and after: in every bin the mean posterior and the share of right routes, with its clips.
+
+    Raises RunError where the PNG cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
@@ -149,8 +155,11 @@ def draw(found: SetCalibration, path: Path) -> None:
         axes.set_ylim(0, 1.04)
     figure.supxlabel("posterior of the route, from the least sure tenth of the dev clips to the surest", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=130)
+    try:
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=130, format="png")
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_calibration(path: Path, found: SetCalibration, model: DualWhisper, command: str) -> None:

@@ -11,7 +11,7 @@ import soundfile
 from dualasr.audio import Sound
 from dualasr.calibrating import calibrate_set, read_unknown
 from dualasr.cli import main
-from dualasr.errors import CorpusError, PackError
+from dualasr.errors import CorpusError, PackError, RunError
 from dualasr.pack import Pack, PackInfo, read_selector, save_pack, write_selector
 from dualasr.search import Hypothesis
 from dualasr.selector import PRIMARY, Bid, Calibration, Logistic, SelectorOptions
@@ -113,6 +113,8 @@ def test_another_rule_is_refused(make_model):
         fit_set([claim("north", 1.0)], [], SelectorOptions.paper())
     with pytest.raises(PackError, match="no pack"):
         calibrate_set(make_model(), [], [])
+    with pytest.raises(RunError, match="wanted a share"):
+        calibrate_set(make_model(("north", "ky")), [], [], SetOptions(most_stolen=5))
 
 
 @pytest.fixture
