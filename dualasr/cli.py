@@ -99,6 +99,23 @@ def build_parser() -> argparse.ArgumentParser:
     c.add_argument("--beam", type=int, default=5, help="(%(default)s)")
     c.add_argument("--batch", type=int, default=16, help="windows decoded together (%(default)s)")
 
+    c = add("calibrate", run_calibrate, "fit the selector of a set of packs on dev audio")
+    model_flags(c)
+    c.add_argument("--corpus", type=Path, action="append", required=True, metavar="PATH",
+                   help="labelled dev audio, of the primary's languages too, in any layout (README)")  # fmt: skip
+    layout_flags(c)
+    c.add_argument("--split", default="dev", help="never test (%(default)s)")
+    c.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH",
+                   help="audio in languages that neither the primary nor a pack knows")  # fmt: skip
+    c.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="for --selector")
+    c.add_argument("--plot", type=Path, metavar="FILE.png", help="reliability before and after (beside --out)")
+    c.add_argument("--most_stolen", type=float, default=0.01, metavar="SHARE",
+                   help="of the negatives, that packs may take (%(default)s)")  # fmt: skip
+    c.add_argument("--taken", type=float, default=2.0, metavar="X",
+                   help="what a clip taken from the primary counts, beside any other routed wrongly (%(default)s)")  # fmt: skip
+    c.add_argument("--beam", type=int, default=1, help="(%(default)s)")
+    c.add_argument("--batch", type=int, default=16, help="clips decoded together (%(default)s)")
+
     c = add("compare", run_compare, "how far two reports on the same clips lie apart, with paired intervals")
     c.add_argument("reports", type=Path, nargs=2, metavar="REPORT.json", help="A and B, each with its clips beside it")
     c.add_argument("--mode", action="append", choices=("pipeline_aware", "group_aware", "agnostic"), default=None,
@@ -158,6 +175,9 @@ def _load(args, **options):
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
     packs = find_packs(args.pack, packs_dir(args.packs_dir))
     model = load_model(args.base, packs, device=args.device, selector=selector, **options)
+    if selector.packs and set(selector.packs) != set(model.packs):
+        print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
+              f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
     for name, pack in model.packs.items():
         if not pack.info.calibration.negatives:
             print(f"dualasr: warning: pack {name!r} had no --negatives; its routing is unreliable", file=sys.stderr)
@@ -229,6 +249,27 @@ def run_evaluate(args) -> int:
     command += "".join(f" --column {column}" for column in args.column) + (f" --tier {args.tier}" if args.tier else "")
     write_report(args.report, evaluation, command)
     print(to_markdown(evaluation.report, command))
+    return 0
+
+
+def run_calibrate(args) -> int:
+    from dualasr.calibrating import calibrate_set, draw, read_unknown, refuse_test, to_text, write_calibration
+    from dualasr.corpus import load_corpus
+    from dualasr.set_calibration import SetOptions
+
+    refuse_test(args.split)
+    corpora = [load_corpus(path, args.split, require_text=False, **_layout(args)) for path in args.corpus]
+    for note in (note for corpus in corpora for note in corpus.notes):
+        print(f"dualasr: {note}", file=sys.stderr)
+    model, options = _load(args), SetOptions(args.most_stolen, args.taken, args.beam, args.batch)
+    unknown = read_unknown(args.negatives, args.split, model)
+    found = calibrate_set(model, [u for corpus in corpora for u in corpus.utterances], unknown, options)
+    named = (("--pack", args.pack), ("--corpus", args.corpus), ("--negatives", args.negatives))
+    command = f"dualasr calibrate --base {args.base}" + "".join(f" {flag} {p.name}" for flag, paths in named for p in paths)
+    command += f" --split {args.split} --most_stolen {args.most_stolen} --taken {args.taken} --beam {args.beam}"
+    write_calibration(args.out, found, model, f"{command} --selector {Path(args.selector).name} --out {args.out.name}")
+    draw(found, args.plot or args.out.with_suffix(".png"))
+    print(to_text(found))
     return 0
 
 

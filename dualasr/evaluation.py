@@ -9,6 +9,7 @@ one. A batch holds one language only, so what is decoded together pipeline-aware
 a report after the next pack repeats those rates exactly.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,7 +129,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
         "hallucination": count_hallucinations(model, options.probes, _decoding(options)) if options.probes else None,
         "skipped": lost,
         "settings": {
-            **asdict(options), "selector": asdict(model.selector), "device": str(backbone.device),
+            **asdict(options), "selector": json.loads(json.dumps(asdict(model.selector))), "device": str(backbone.device),
             "dtype": str(backbone.model.dtype), "splits": sorted({row.split for row in rows}),
         },
         "base": {"name": backbone.name, "checksum": backbone.checksum},

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
+from scipy.stats import rankdata
 
 from dualasr.errors import MissingExtraError
 from dualasr.text import normalise, scoring_unit
@@ -145,10 +146,11 @@ def paired_bootstrap_mean(
     return float(np.mean(differences)), float(low), float(high)
 
 
-def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> dict:
+def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10, *, equal_mass: bool = False) -> dict:
     """How far a confidence can be believed: {"ece", "bins": [{"low", "high", "n", "confidence", "accuracy"}]}.
 
-    `bins` of equal width over 0..1, each with its low edge, the last with both; empty ones are left out. ECE is the mean
+    `bins` of equal width over 0..1, each with its low edge, the last with both; with `equal_mass` of as many answers each, from
+    the lowest confidence to the highest, equal ones together. Empty bins are left out. ECE is the mean
     distance of confidence and accuracy, weighted by n (Guo et al. 2017, eq. 3), None without clips. Raises ValueError if
     the lists differ in length or a confidence is none.
     """
@@ -156,12 +158,13 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
         raise ValueError(f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for each")
     confidences = confidences.clip(0, 1)  # sums of probabilities may miss by rounding
-    places, filled, ece = np.minimum(confidences * bins, bins - 1).astype(int), [], 0.0
+    shares = (rankdata(confidences) - 0.5) / max(len(confidences), 1) if equal_mass else confidences
+    places, filled, ece = np.minimum(shares * bins, bins - 1).astype(int), [], 0.0
     for place in np.unique(places).tolist():
         here = places == place
         n, confidence, accuracy = int(here.sum()), float(confidences[here].mean()), float(correct[here].mean())
-        filled.append({"low": place / bins, "high": (place + 1) / bins, "n": n, "confidence": confidence,
-                       "accuracy": accuracy})  # fmt: skip
+        low, high = (confidences[here].min(), confidences[here].max()) if equal_mass else (place / bins, (place + 1) / bins)
+        filled.append({"low": float(low), "high": float(high), "n": n, "confidence": confidence, "accuracy": accuracy})
         ece += n / len(correct) * abs(confidence - accuracy)
     return {"ece": ece if filled else None, "bins": filled}
 

@@ -249,7 +249,8 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = language_probs({known[k]: primary_probs[i][k] for k in allowed(known, self.languages)}, bids[i])
+            of_primary = {known[k]: primary_probs[i][k] for k in allowed(known, self.languages)}
+            probs = language_probs(of_primary, bids[i], self.selector.posterior)
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
                 hypothesis.tokens, scores, decision.reason, decision.rival,
@@ -264,7 +265,7 @@ class DualWhisper:
         results = []
         for i, row in enumerate(bids):
             mine = {} if log_probs is None else {known[k]: float(log_probs[i, k].exp()) for k in allowed(known, self.languages)}
-            probs = language_probs(mine, row)
+            probs = language_probs(mine, row, self.selector.posterior)
             language = next(iter(probs))
             route = next((bid.name for bid in row if language in bid.languages), PRIMARY)
             results.append(WindowResult("", language, route, probs, heard.no_speech_prob[i], 0.0, (), {}, "nothing was decoded",

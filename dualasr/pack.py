@@ -201,10 +201,14 @@ def read_pack(folder: Path) -> dict:
     return record
 
 
+def _logistic(record: dict) -> Logistic:
+    return Logistic(tuple(record["weights"]), record["offset"])
+
+
 def pack_info(record: dict) -> PackInfo:
     """PackInfo of a record of `read_pack`."""
     c = record["calibration"]
-    parts = {key: Logistic(tuple(c[key]["weights"]), c[key]["offset"]) for key in ("head", "tag", "duel")}
+    parts = {key: _logistic(c[key]) for key in ("head", "tag", "duel")}
     keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
     return PackInfo(**{key: record[key] for key in keys}, calibration=Calibration(**parts, negatives=c["negatives"]))
 
@@ -246,12 +250,25 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
 
 
 def read_selector(path: Path) -> SelectorOptions:
-    """The selector of a pack set, a JSON object with fields of SelectorOptions. Raises PackError."""
+    """The selector of a pack set, a JSON object with fields of SelectorOptions; "fitted" is not read. Raises PackError."""
     try:
-        return SelectorOptions(**json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        record.pop("fitted", None)
+        if "posterior" in record:
+            record["posterior"] = _logistic(record["posterior"])
+        return SelectorOptions(**record | {"packs": tuple(record.get("packs", ()))})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         fields = ", ".join(SelectorOptions.__dataclass_fields__)
         raise PackError(f"{path} is no selector file ({error}); wanted JSON with some of: {fields}.") from error
+
+
+def write_selector(path: Path, selector: SelectorOptions, fitted: dict) -> None:
+    """What `read_selector` reads, and under "fitted" how it was come by; whole or not at all. Raises RunError."""
+    try:
+        with whole_file(path) as part:
+            part.write_text(json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def rewrite_info(folder: Path, **changes) -> None:

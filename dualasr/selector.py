@@ -7,6 +7,7 @@ never heard, so that packs are compared by how well their languages' statistics 
 cedes a share of what it lies behind. With odds exp(z) of every pack against the primary's 1, the posterior over all
 candidates sums to 1. Where the lead is less than tau the primary and the best pack are both decoded, and z is weighed anew
 with the difference of their log-probabilities per second of audio and with how unsure the primary is of a token: a duel.
+Of a set of packs beta, a floor against unknown languages and the posterior may be fitted together (set_calibration.py).
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -27,6 +28,17 @@ PRIOR_PENALTY = 0.1  # on a weight's squared distance from a prior
 
 
 @dataclass(frozen=True)
+class Logistic:
+    """log-odds = weights . scores + offset; with one score the weight is one over a temperature (Platt 1999)."""
+
+    weights: tuple[float, ...] = (1.0,)
+    offset: float = 0.0
+
+    def __call__(self, *scores: float) -> float:
+        return sum(weight * score for weight, score in zip(self.weights, scores, strict=True)) + self.offset
+
+
+@dataclass(frozen=True)
 class SelectorOptions:
     """tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5, beta 0.15).
 
@@ -40,21 +52,13 @@ class SelectorOptions:
     between: float = 0.2  # of the log-density that a pack lies behind the best of all, what it cedes
     head_floor: float = -4.0  # a pack that has less than this before it is asked for its tag is not asked
     asked: int | None = 2  # most packs, those that have most, that run their upper layers; None: all
+    floor: float | None = None  # the primary keeps a clip whose best pack has no more log-odds than this before a duel
+    posterior: Logistic = Logistic()  # of a pack's log-odds, for `language_probs`; it moves no route
+    packs: tuple[str, ...] = ()  # that it was fitted for; (): any
 
     @classmethod
     def paper(cls) -> "SelectorOptions":
         return cls(rule="paper", tau=0.5, beta=0.15, asked=None)
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """log-odds = weights . scores + offset; with one score the weight is one over a temperature (Platt 1999)."""
-
-    weights: tuple[float, ...] = (1.0,)
-    offset: float = 0.0
-
-    def __call__(self, *scores: float) -> float:
-        return sum(weight * score for weight, score in zip(self.weights, scores, strict=True)) + self.offset
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ class Decision:
     rival: str | None = None
 
 
-def language_probs(primary: Mapping[str, float], bids: Sequence[Bid]) -> dict[str, float]:
+def language_probs(primary: Mapping[str, float], bids: Sequence[Bid], posterior: Logistic = Logistic()) -> dict[str, float]:
     """Posterior over every candidate language, most likely first: the primary's (given, sums to 1; {}: none) and all packs'."""
-    logs = np.array([0.0 if primary else -np.inf, *(bid.log_odds for bid in bids)])
+    logs = np.array([0.0 if primary else -np.inf, *(posterior(bid.log_odds) for bid in bids)])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
     probs = {code: float(weights[0]) * p for code, p in primary.items()}
@@ -140,6 +144,8 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
         what = f"best tag {best.best_tag:.2f} against the primary's {primary_best_tag:.2f}"
     else:
         best = max([bid for bid in bids if bid.tag is not None] or bids, key=lambda bid: bid.log_odds)
+        if options.floor is not None and best.log_odds <= options.floor:
+            return Decision(PRIMARY, True, f"{best.name}: log-odds {best.log_odds:+.2f}, floor {options.floor:+.2f}", best.name)
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY

@@ -88,11 +88,10 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
         try:
             sounds = _sounds_of(path, "train", languages)
         except CorpusError:
-            if splits := _splits_of(path):
+            if splits := splits_of(path):
                 raise CorpusError(f"{path} has no train split, only {', '.join(splits)}, which a pack must not hear; leave it "
                                   "out, or name a folder of sound files.") from None  # fmt: skip
-            sounds = [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
-            if not sounds:
+            if not (sounds := sounds_below(path)):
                 raise
         rng = np.random.default_rng([seed, 17, len(train)])
         sounds = [sounds[i] for i in rng.permutation(len(sounds))]
@@ -116,7 +115,13 @@ def _sounds_of(path: Path, split: str, languages: Sequence[str]) -> list[Sound]:
     return [u.sound for u in corpus.utterances if u.language not in languages]
 
 
-def _splits_of(path: Path) -> tuple[str, ...]:
+def sounds_below(path: Path) -> list[Sound]:
+    """Every sound file below a folder, sorted; of what is no folder none."""
+    return [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
+
+
+def splits_of(path: Path) -> tuple[str, ...]:
+    """The splits of a corpus; none of one without, or of what is no corpus."""
     try:
         return load_corpus(path, None, default_language="und", require_text=False).splits
     except CorpusError:

@@ -11,7 +11,7 @@ import soundfile
 from dualasr.cli import main
 from dualasr.pack import Pack, PackInfo, save_pack
 
-COMMANDS = ("quickstart", "add-language", "evaluate", "compare", "transcribe", "corpus", "export", "packs")
+COMMANDS = ("quickstart", "add-language", "evaluate", "calibrate", "compare", "transcribe", "corpus", "export", "packs")
 
 
 @pytest.fixture

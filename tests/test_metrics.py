@@ -238,6 +238,16 @@ def test_an_alignment_holds_both_texts_and_all_errors():
         assert ["".join(part[k] for part in align(ref, hyp, "character")) for k in (1, 2)] == [ref, hyp]
 
 
+def test_reliability_in_bins_of_equal_mass():
+    """Four answers in two bins; equal confidences stay together, whatever their order."""
+    found = reliability([0.9, 0.2, 0.95, 0.4], [True, False, False, True], bins=2, equal_mass=True)
+    assert [(b["low"], b["high"], b["n"], b["accuracy"]) for b in found["bins"]] == [(0.2, 0.4, 2, 0.5), (0.9, 0.95, 2, 0.5)]
+    assert found["ece"] == pytest.approx(0.5 * 0.2 + 0.5 * 0.425)
+    tied = [reliability([1.0] * 6 + [0.5] * 4, order, equal_mass=True) for order in ([True] * 10, [True, False] * 5)]
+    assert [[b["n"] for b in one["bins"]] for one in tied] == [[4, 6], [4, 6]]
+    assert reliability([], [], equal_mass=True) == {"ece": None, "bins": []}
+
+
 def test_reliability_by_hand():
     # 0.3 opens the fourth bin, 1.0 closes the last: |0.35 - 0.5| * 2/5 + |0.96 - 2/3| * 3/5
     found = reliability([0.3, 0.4 - 1e-9, 0.9, 0.98, 1.0], [True, False, True, False, True])

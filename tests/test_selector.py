@@ -60,6 +60,16 @@ def test_a_sure_primary_keeps_its_clip():
     assert select(-0.9, [unsure], SelectorOptions()).route == "north"
 
 
+def test_below_the_floor_the_primary_keeps_a_clip_and_nothing_is_decoded_twice():
+    options = SelectorOptions(floor=4.0)
+    for head, route, settled in ((1.0, PRIMARY, True), (2.0, PRIMARY, True), (2.1, "north", True), (-2.0, PRIMARY, True)):
+        decision = select(-0.1, [bid(head=head, tag=2.0)], options)
+        assert (decision.route, decision.settled, decision.rival) == (route, settled, "north")
+    assert not select(-0.1, [bid(head=1.0, tag=2.0)], SelectorOptions(beta=-3.0)).settled, "without it there is a duel"
+    assert select(-0.1, [bid(head=-9, tag=-9)], replace(options, rule="paper", tau=0.0)).route == "north", "not the paper's"
+    assert select(-0.1, [bid(head=1.0, tag=1.0)], options, primary=False).route == "north", "nobody else may have it"
+
+
 def test_best_of_two_packs_leads():
     decision = select(-0.1, [bid("north", 2, 3), bid("west", 4, 4, ("ga",))], SelectorOptions())
     assert decision.route == "west" and decision.settled
@@ -121,6 +131,8 @@ def test_language_probs_is_a_posterior():
     assert sum(probs.values()) == pytest.approx(1.0)
     assert probs["ky"] == pytest.approx(1 / 3) and probs["en"] == pytest.approx(0.25) and probs["ga"] == pytest.approx(1 / 6)
     assert list(probs.values()) == sorted(probs.values(), reverse=True)
+    blunt = language_probs({"en": 1.0}, [bid(head=2.0, tag=2.0)], Logistic((0.5,), -1.0))
+    assert blunt["ky"] / blunt["en"] == pytest.approx(np.exp(0.5 * 4.0 - 1.0))
     extreme = language_probs({"en": 1.0}, [bid(head=800.0, tag=800.0)])
     assert extreme["ky"] == pytest.approx(1.0)
 

@@ -1,0 +1,204 @@
+"""A set of packs, calibrated: thresholds against brute force, the file against the model that reads it."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from dualasr.audio import Sound
+from dualasr.calibrating import calibrate_set, read_unknown
+from dualasr.cli import main
+from dualasr.errors import CorpusError, PackError, RunError
+from dualasr.pack import Pack, PackInfo, read_selector, save_pack, write_selector
+from dualasr.search import Hypothesis
+from dualasr.selector import PRIMARY, Bid, Calibration, Logistic, SelectorOptions
+from dualasr.set_calibration import Claim, SetOptions, decide, fit_set, hear_set, measure
+
+DUEL = Calibration(duel=Logistic((1.0, 1.0, 0.0)))
+
+
+def claim(pipeline, log_odds, gap=0.0, language="ky", name="north"):
+    """A clip of one second whose leading pack has these log-odds, and gap more after a duel."""
+    bid = Bid(name, ("ky",), 0.0, DUEL, (1.0,), tag=log_odds)
+    return Claim(language, pipeline, 1.0, (bid,), name, Hypothesis((1,), "", -9.0, True), Hypothesis((1,), "", gap - 9.0, True))
+
+
+def draw(rng, count, unknown=0):
+    dev = [claim(side, rng.normal(2.0 if side == "north" else -2.0, 2.5), rng.normal(1.0 if side == "north" else -1.0, 2.0))
+           for side in ("north", PRIMARY) for _ in range(count)]  # fmt: skip
+    return dev, [claim(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und") for _ in range(unknown)]
+
+
+def cost(dev, selector, taken=2.0):
+    routes = [decide(one, selector)[0] for one in dev]
+    return sum((taken if one.pipeline == PRIMARY else 1.0) for one, route in zip(dev, routes, strict=True)
+               if route != one.pipeline)  # fmt: skip
+
+
+def stolen(unknown, selector):
+    return sum(decide(one, selector)[0] != PRIMARY for one in unknown)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_other_pair_of_thresholds_routes_dev_better(seed):
+    """The slow way: every clip decided anew by the selector itself, for every pair on a grid."""
+    dev, unknown = draw(np.random.default_rng(seed), 15, 20)
+    start, options = SelectorOptions(tau=1.5), SetOptions(most_stolen=0.1)
+    fitted = fit_set(dev, unknown, start, options)
+    assert stolen(unknown, fitted) <= 2
+    grid = np.arange(-9.0, 9.0, 0.15)
+    pairs = [replace(start, beta=float(-t), floor=float(f)) for t in grid for f in [*grid[::4], -99.0]]
+    assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if stolen(unknown, one) <= 2)
+
+
+def test_a_share_is_a_limit_and_a_smaller_one_costs_no_less():
+    dev, unknown = draw(np.random.default_rng(7), 40, 60)
+    costs = []
+    for share in (0.0, 0.01, 0.05, 0.2, 1.0):
+        fitted = fit_set(dev, unknown, SelectorOptions(), SetOptions(most_stolen=share))
+        assert stolen(unknown, fitted) <= share * len(unknown)
+        costs.append(cost(dev, fitted))
+    assert costs == sorted(costs, reverse=True)
+    assert fitted.floor is None, "where all may be taken there is no floor"
+
+
+def test_what_dev_cannot_tell_stays():
+    sure = [claim("north", 6.0), claim("north", 7.0), claim(PRIMARY, -6.0), claim(PRIMARY, -7.0)]
+    assert fit_set(sure, [], SelectorOptions()).beta == SelectorOptions().beta
+    one_sided = fit_set([claim("north", -4.0), claim("north", 5.0)], [claim(None, 1.003)] * 3, SelectorOptions())
+    assert one_sided.beta == SelectorOptions().beta and one_sided.floor == 1.01
+    assert one_sided.posterior == Logistic(), "with one pipeline alone there is nothing to weigh"
+
+
+def test_beta_moves_to_the_middle_of_what_separates():
+    shifted = [claim("north", 9.0), claim("north", 8.0), claim(PRIMARY, 4.0), claim(PRIMARY, 3.0)]
+    fitted = fit_set(shifted, [], SelectorOptions(tau=0.0))
+    assert fitted.beta == pytest.approx(-6.0, abs=0.02) and fitted.floor is None
+    again = fit_set(shifted, [], fitted)
+    assert again == fitted, "fitted again it stays"
+
+
+def test_a_clip_taken_from_the_primary_counts_by_its_price():
+    """One old clip stands among three new ones: worth three errors at a price of four, not at two."""
+    dev = [claim("north", z) for z in (1.0, 1.1, 1.2, 9.0, 9.1)] + [claim(PRIMARY, z) for z in (2.0, -9.0)]
+    for taken, route in ((2.0, "north"), (4.0, PRIMARY)):
+        fitted = fit_set(dev, [], SelectorOptions(tau=0.0), SetOptions(taken=taken))
+        assert decide(dev[5], fitted)[0] == route
+
+
+def test_an_overconfident_posterior_is_drawn_to_what_happens_and_no_route_moves():
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0, 1, 400)
+    dev = [claim("north" if rng.random() < 1 / (1 + np.exp(-z)) else PRIMARY, 6 * z) for z in odds]
+    start = SelectorOptions(tau=0.0, beta=0.0)
+    fitted = replace(fit_set(dev, [], start, SetOptions(taken=1.0)), beta=0.0)
+    before, after = (measure(dev, [], one, (PRIMARY, "north")) for one in (start, fitted))
+    assert after["calibration"]["ece"] < 0.3 * before["calibration"]["ece"]
+    assert after["confusion"] == before["confusion"] and fitted.posterior.weights[0] == pytest.approx(1 / 6, rel=0.3)
+
+
+def test_measured_is_what_was_counted():
+    dev = [claim("north", 5.0), claim("north", -5.0), claim(PRIMARY, -1.0, -2.0, "en"), claim(PRIMARY, 0.0, 3.0, "en")]
+    found = measure(dev, [claim(None, 5.0), claim(None, -5.0)], SelectorOptions(tau=2.0), (PRIMARY, "north"))
+    assert found["accuracy"] == 0.5 and found["stolen"] == 0.5 and found["twice"] == 0.5
+    assert found["confusion"] == {"en": {PRIMARY: 1, "north": 1}, "ky": {PRIMARY: 1, "north": 1}}
+    assert measure(dev, [], SelectorOptions(), (PRIMARY, "north"))["stolen"] is None
+
+
+def test_another_rule_is_refused(make_model):
+    with pytest.raises(PackError, match="paper rule"):
+        fit_set([claim("north", 1.0)], [], SelectorOptions.paper())
+    with pytest.raises(PackError, match="no pack"):
+        calibrate_set(make_model(), [], [])
+    with pytest.raises(RunError, match="wanted a share"):
+        calibrate_set(make_model(("north", "ky")), [], [], SetOptions(most_stolen=5))
+
+
+@pytest.fixture
+def sounds(clips, tmp_path):
+    for i, clip in enumerate(clips):
+        soundfile.write(tmp_path / f"{i}.wav", clip, 16_000)
+    return [Sound(tmp_path / f"{i}.wav") for i in range(len(clips))]
+
+
+def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
+    """Claims are heard once; the model with the fitted selector, as read from its file, decides the same with the same odds."""
+    model = make_model(("north", "ky"), ("west", "ga"))
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing here")
+    rows = [(sound, "ky", "north") for sound in sounds[:2]] + [(sound, "en", PRIMARY) for sound in sounds[2:]]
+    claims, lost = hear_set(model, [*rows, (Sound(tmp_path / "broken.wav"), "ky", "north")], SetOptions(batch=3))
+    assert len(claims) == 4 and len(lost) == 1 and "broken.wav" in lost[0]
+    leads = sorted(one.bid.log_odds for one in claims)
+    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floor=leads[1] + 1e-3),
+                     SelectorOptions(beta=9.0, posterior=Logistic((0.5,), -1.0))):  # fmt: skip
+        write_selector(tmp_path / "set.json", selector, {"command": "none"})
+        read = read_selector(tmp_path / "set.json")
+        assert read == selector
+        results = replace(model, selector=read).transcribe_windows(clips)
+        foreseen = [decide(one, selector) for one in claims]
+        assert [result.route for result in results] == [route for route, *_ in foreseen]
+        for result, (route, share, twice, _) in zip(results, foreseen, strict=True):
+            own = {"north": "ky", "west": "ga"}
+            rest = sum(p for code, p in result.language_probs.items() if code not in own.values())
+            assert (rest if route == PRIMARY else result.language_probs[own[route]]) == pytest.approx(share, abs=1e-4)
+            assert ("after both" in result.reason) == twice
+
+
+def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
+    path = tmp_path / "set.json"
+    path.write_text('{"beta": -1.5, "tau": 2}')
+    assert read_selector(path) == SelectorOptions(beta=-1.5, tau=2)
+    grown = SelectorOptions(floor=2.5, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky"))
+    write_selector(path, grown, {"command": "x"})
+    assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {"command": "x"}
+    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}'):
+        path.write_text(content)
+        with pytest.raises(PackError, match="no selector file"):
+            read_selector(path)
+
+
+def test_unknown_audio_is_in_no_known_language_and_never_of_test(make_model, sounds, tmp_path):
+    model = make_model(("north", "ky"))
+    assert read_unknown([tmp_path], "dev", model) == sounds, "a folder of sound files"
+    rows = [{"id": str(i), "audio": f"{i}.wav", "text": "", "lang": code, "split": split}
+            for i, (code, split) in enumerate([("fi", "dev"), ("ky", "dev"), ("en", "dev"), ("fi", "test")])]  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [sound.path.name for sound in read_unknown([tmp_path], "dev", model)] == ["0.wav"]
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(rows[3]) + "\n")
+    with pytest.raises(CorpusError, match="splits found: test"):
+        read_unknown([tmp_path], "dev", model)
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(CorpusError, match="nobody here knows"):
+        read_unknown([tmp_path], "dev", model)
+
+
+def test_calibrate_from_the_command_line(tiny_folder, backbone, make_secondary, sounds, tmp_path, capsys):
+    pack, out = tmp_path / "packs" / "north", tmp_path / "out" / "set.json"
+    save_pack(pack, Pack(PackInfo("north", {"ky": "Kyrgyz"}), make_secondary(backbone)), backbone)
+    corpus, negatives = tmp_path / "corpus", tmp_path / "negatives"
+    for folder in (corpus, negatives):
+        folder.mkdir()
+    rows = [{"id": code, "audio": f"{code}.wav", "text": "тоо", "lang": code, "split": "dev"} for code in ("ky", "en", "fi")]
+    (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for sound, path in zip(sounds, [corpus / "ky.wav", corpus / "en.wav", corpus / "fi.wav", negatives / "n.wav"], strict=True):
+        sound.path.rename(path)
+    before = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in pack.iterdir()}
+    model = ["--base", str(tiny_folder), "--pack", str(pack.parent)]
+    asked = ["calibrate", *model, "--corpus", str(corpus), "--negatives", str(negatives), "--out", str(out)]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    assert "routed right, %" in text and "What other shares would cost" in text and "nobody loaded knows them: fi" in text
+    assert {path.name: hashlib.sha256(path.read_bytes()).digest() for path in pack.iterdir()} == before, "the pack is untouched"
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads(out.read_text())
+    assert record["fitted"]["after"]["stolen"] == 0 and record["packs"] == ["north"]
+    assert "dualasr calibrate" in record["fitted"]["command"] and str(tmp_path) not in record["fitted"]["command"]
+    assert main(["transcribe", str(corpus / "ky.wav"), *model, "--selector", str(out)]) == 0
+    assert "fitted for" not in capsys.readouterr().err
+    assert main(["transcribe", str(corpus / "ky.wav"), "--base", str(tiny_folder), "--selector", str(out)]) == 0
+    assert "was fitted for the packs north, not for none" in capsys.readouterr().err
+    assert main([*asked, "--split", "test"]) == 1
+    assert "is for measuring" in capsys.readouterr().err
