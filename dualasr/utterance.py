@@ -135,7 +135,8 @@ def row_of(
 ) -> Utterance | str:
     """The utterance of a row's fields, or why there is none. Relative audio is looked for in each of `roots`.
 
-    Times are seconds; a `start` with a `duration` and no `end` is a segment, too.
+    Times are seconds; a `start` with a `duration` and no `end` is a segment, too. A row without id has its audio path, and a
+    segment its stretch of it.
     """
     language = language or asked.default_language
     if not audio:
@@ -157,7 +158,8 @@ def row_of(
     found = next((root / audio for root in roots if os.path.isfile(root / audio)), None) if len(roots) > 1 else None
     duration = None if duration is None else float(duration)
     split = (split if asked.split is None else asked.split) or ""
-    return Utterance(id or audio, (text or "").strip(), language, found or roots[0] / audio, duration, split,
+    stretch = "" if start is None else f"#t={start:.3f}" + ("" if end is None else f",{end:.3f}")  # W3C Media Fragments
+    return Utterance(id or audio + stretch, (text or "").strip(), language, found or roots[0] / audio, duration, split,
                      speaker or None, sentence, start, end)  # fmt: skip
 
 

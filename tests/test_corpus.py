@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from dualasr.corpus import Corpus, Utterance, load_corpus, write_manifest
 from dualasr.errors import CorpusError
@@ -237,3 +238,12 @@ def test_real_manifests(name, split):
     assert isinstance(corpus, Corpus) and corpus.hours > 0.01 and not corpus.skipped
     lines = (DATA / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(corpus.utterances) == sum(json.loads(line)["split"] == split for line in lines)
+
+
+def test_segments_of_a_recording_need_no_ids(tmp_path):
+    soundfile.write(tmp_path / "long.wav", [0.1] * 48_000, 16_000)
+    rows = [{"audio": "long.wav", "text": "Кар", "lang": "ky", "start": start, "end": end}
+            for start, end in ((0.0, 1.0), (1.0, 2.5), (2.5, None), (1.0, 2.5))]  # fmt: skip
+    corpus = load_corpus(jsonl(tmp_path, *rows), "")
+    assert [u.id for u in corpus.utterances] == ["long.wav#t=0.000,1.000", "long.wav#t=1.000,2.500", "long.wav#t=2.500"]
+    assert [skipped.reason for skipped in corpus.skipped] == ["id 'long.wav#t=1.000,2.500' was used before"]

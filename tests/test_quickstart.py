@@ -78,7 +78,8 @@ def test_a_long_file_keeps_order_and_routes(small):
     asked = TranscribeOptions(vad=VadOptions(min_silence_duration_ms=1000), words=True)
     result = transcribe(model, np.concatenate(blocks), options=asked)
     assert [s.start for s in result.segments] == sorted(s.start for s in result.segments)
-    heard = [(next(code for first, last, code in places if first - 1 < s.start and s.end < last + 1), s) for s in result.segments]
+    heard = [(next(code for first, last, code in places if first - 1 < s.start and s.end < last + 1), s)
+             for s in result.segments]  # fmt: skip
     for code, segment in heard:
         assert segment.language == code and segment.route == (code if code in NEW else "primary")
     assert {code for code, _ in heard} == set(said)
