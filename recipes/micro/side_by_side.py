@@ -6,6 +6,7 @@ process, loading included.
 """
 
 import argparse
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging
 from whisper_shape import SHAPES
 
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.backbone import Backbone
+from dualasr.cli import QUIET
 from dualasr.corpus import load_corpus
 from dualasr.utterance import Utterance
 
@@ -125,6 +128,9 @@ def run(about: str, rows: dict[int, Callable], more: Callable[[argparse.Argument
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of a busy machine, with one thread (%(default)s)")
     more(parser)
     args = parser.parse_args()
+    os.environ.update(QUIET)  # of the processes to come; this one is told
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     utterances = load_corpus(args.corpus, "test").utterances
     print(f"{torch.get_num_threads()} threads, {args.rounds} rounds, {args.clock} clock; ratios by median and by mean")
     for number in args.only:

@@ -1,7 +1,7 @@
 """A Whisper of OpenAI's shape and packs on it, all of random weights: for times and memory, which do not ask what weights say.
 
-Whoever times random weights must fix the number of tokens. Here the end and the timestamps are suppressed, so that `generate`
-with max_new_tokens writes so many, once; with timestamps among them it would decode a window several times.
+Whoever times random weights must fix the number of tokens. Here all but text is suppressed, the end and timestamps among it, so
+that `generate` with max_new_tokens writes so many, once; with timestamps it would decode a window several times.
 """
 
 from collections.abc import Sequence
@@ -54,12 +54,12 @@ def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=len(tokenizer), d_model=width, **sizes)).eval()
     ident = tokenizer.convert_tokens_to_ids
-    end, timeless = TEXT, ident("<|notimestamps|>")
+    end = TEXT
     model.generation_config = GenerationConfig(
         decoder_start_token_id=ident("<|startoftranscript|>"), eos_token_id=end, pad_token_id=end, bos_token_id=end,
         max_length=448, is_multilingual=True, lang_to_id={f"<|{code}|>": ident(f"<|{code}|>") for code in list(LANGUAGES)[:99]},
-        task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")}, no_timestamps_token_id=timeless,
-        suppress_tokens=[end, *range(timeless + 1, len(tokenizer))],
+        task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")}, no_timestamps_token_id=ident("<|notimestamps|>"),
+        suppress_tokens=list(range(TEXT, len(tokenizer))),
     )  # fmt: skip
     save_base(folder, Backbone(shape, model, tokenizer, WhisperFeatureExtractor()))
 
