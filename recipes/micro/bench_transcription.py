@@ -36,12 +36,12 @@ LANGUAGE = "en"
 
 def write_long(path: Path, clips: Sequence[np.ndarray], minutes: float) -> None:
     """The clips, again and again, with pauses of 0.2 to 2 s."""
-    rng, most = np.random.default_rng(1), int(60 * minutes * SAMPLE_RATE)
+    rng, left = np.random.default_rng(1), int(60 * minutes * SAMPLE_RATE)
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
         for clip in cycle(clips):
             sound = np.concatenate([clip, np.zeros(int(rng.uniform(0.2, 2) * SAMPLE_RATE), np.float32)])
-            file.write(sound[: most - file.tell()])
-            if file.tell() == most:
+            file.write(sound[:left])
+            if (left := left - len(sound)) <= 0:
                 break
 
 
@@ -84,7 +84,10 @@ def batches(args, utterances) -> Iterator[Row]:
 
 
 def faster_whispers(folder: Path, tokens: int, suppressed: Sequence[int]) -> dict[str, Callable]:
-    """Ways of faster-whisper with the weights in a folder: samples -> text tokens. Every fallback and filter is off."""
+    """Ways of faster-whisper with the weights in a folder: samples -> so many text tokens. Every fallback and filter is off.
+
+    ctranslate2 stops at half of the most tokens that it is given, the four of the prompt among these.
+    """
     from ctranslate2.converters import TransformersConverter
     from faster_whisper import WhisperModel
 
@@ -96,7 +99,7 @@ def faster_whispers(folder: Path, tokens: int, suppressed: Sequence[int]) -> dic
 
         def way(clip: np.ndarray, model=model) -> list[int]:
             segments, _ = model.transcribe(
-                clip, language=LANGUAGE, beam_size=1, temperature=0.0, max_new_tokens=tokens, without_timestamps=True,
+                clip, language=LANGUAGE, beam_size=1, temperature=0.0, max_new_tokens=2 * tokens - 2, without_timestamps=True,
                 suppress_tokens=list(suppressed), suppress_blank=False, condition_on_previous_text=False,
                 no_speech_threshold=None, log_prob_threshold=None, compression_ratio_threshold=None,
             )  # fmt: skip

@@ -58,8 +58,8 @@ def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
     model.generation_config = GenerationConfig(
         decoder_start_token_id=ident("<|startoftranscript|>"), eos_token_id=end, pad_token_id=end, bos_token_id=end,
         max_length=448, is_multilingual=True, lang_to_id={f"<|{code}|>": ident(f"<|{code}|>") for code in list(LANGUAGES)[:99]},
-        task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")}, no_timestamps_token_id=ident("<|notimestamps|>"),
-        suppress_tokens=list(range(TEXT, len(tokenizer))),
+        task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")},
+        no_timestamps_token_id=ident("<|notimestamps|>"), suppress_tokens=list(range(TEXT, len(tokenizer))),
     )  # fmt: skip
     save_base(folder, Backbone(shape, model, tokenizer, WhisperFeatureExtractor()))
 
