@@ -33,10 +33,13 @@ CERTAIN = 50.0  # log-odds by which a random pack loses every window
 
 
 def stand_in_tokenizer() -> WhisperTokenizer:
-    """As many tokens as the multilingual Whisper has, in its order; text is spelled in bytes and pairs of bytes."""
+    """As many tokens as the multilingual Whisper has, in its order; text is spelled in bytes and pairs of bytes.
+
+    Its last text token is the empty one: ctranslate2 takes a Whisper without it for English alone.
+    """
     letters = list(byte_of_character())
-    merges = [(a, b) for a in letters for b in letters][: TEXT - len(letters)]
-    tokens = [*letters, *map("".join, merges)]
+    merges = [(a, b) for a in letters for b in letters][: TEXT - 1 - len(letters)]
+    tokens = [*letters, *map("".join, merges), ""]
     tokenizer = WhisperTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
     rest = ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
     tags = ["startoftranscript", *list(LANGUAGES)[:99], *rest]
