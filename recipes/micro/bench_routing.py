@@ -1,67 +1,151 @@
-"""What routing costs on clips in the base's own languages, side by side in one run; ratios are printed.
+"""What routing costs, side by side in one run: row by row, ratios are printed.
 
     python recipes/micro/bench_routing.py --corpus quickstart/corpus --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-Ours is language-agnostic transcription with the packs loaded. The first reference encodes once with plain transformers,
-asks the language and decodes on the same features; the second is plain `generate`, which encodes twice.
+1  nothing known, languages of the base, full windows: against plain transformers that encodes once, asks the language and
+   decodes on the same features, and against plain `generate`, which encodes twice
+2  nothing known, languages of the packs, full windows: against route and language given, and against the pack's own parts
+   without anything of the primary above the fork
+3  ten packs against one, full windows that stay with the primary: time and memory, on the base with the given packs under
+   other names, and on Whisper's shape with random weights; `asked` is where every window asks as many packs as it may
 """
 
-import argparse
-import statistics
-import time
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from side_by_side import Row, full_windows, in_fresh_process, peak_mib, run, take_turns
 from transformers.modeling_outputs import BaseModelOutput
+from whisper_shape import write_packs, write_whisper
 
-from dualasr.audio import load_audio
-from dualasr.corpus import load_corpus
-from dualasr.model import load_model
+from dualasr.backbone import Backbone
+from dualasr.model import DecodeOptions, DualWhisper, load_model
+from dualasr.pack import Pack, load_pack
+from dualasr.search import Hypothesis
+from dualasr.secondary import SearchOptions, slice_trunk
+from dualasr.selector import PRIMARY, SelectorOptions
+
+TEN = 10
 
 
-def one_encode(backbone, sound):
+def one_encode(backbone: Backbone, clip: np.ndarray) -> torch.Tensor:
     """Plain transformers, as frugal as it gets."""
     model = backbone.model
-    encoded = BaseModelOutput(model.get_encoder()(backbone.features([sound])).last_hidden_state)
+    encoded = BaseModelOutput(model.get_encoder()(backbone.features([clip])).last_hidden_state)
     tag = model.detect_language(encoder_outputs=encoded)
     return model.generate(encoder_outputs=encoded, language=backbone.tokenizer.convert_ids_to_tokens(tag), task="transcribe")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="micro")
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--pack", type=Path, action="append", default=[])
-    parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesis:
+    """A pack without the primary's upper layers and decoder."""
+    backbone, pack = model.backbone, model.pack(model.route_of(language))
+    trunk = backbone.trunk(backbone.features([clip]), pack.secondary.options.fork)
+    trunk, lengths = slice_trunk(trunk, [backbone.frames(len(clip))])
+    search = SearchOptions(ctc_weight=pack.info.ctc_weight)
+    return pack.secondary.decode(pack.secondary.encode(trunk, lengths), lengths, [language], search)[0]
 
+
+def asked(model: DualWhisper, clips: Sequence[np.ndarray]) -> str:
+    count = sum(bid.tag is not None for clip in clips for bid in model.bids(model.listen([clip]))[0][0])
+    return f"{count / len(clips):.2f} packs asked a window"
+
+
+def base_languages(args, utterances) -> Iterator[Row]:
     model = load_model(args.base, args.pack)
     backbone = model.backbone
-    utterances = [u for u in load_corpus(args.corpus, "test").utterances if u.language in backbone.languages]
-    step = max(1, len(utterances) // args.clips)
-    sounds = [load_audio(u.sound) for u in utterances[::step][: args.clips]]
-    ways = {
-        "ours, agnostic": lambda sound: model.transcribe_windows([sound]),
-        "one-encode transformers": lambda sound: one_encode(backbone, sound),
-        "plain generate": lambda sound: backbone.model.generate(backbone.features([sound])),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(args.rounds + 1):  # the first round warms up
-        for sound in sounds:
-            for name, way in ways.items():
-                began = time.perf_counter()
-                way(sound)
-                if number:
-                    times[name].append(time.perf_counter() - began)
-    ours = times["ours, agnostic"]
-    asked = sum(bid.tag is not None for sound in sounds for bid in model.bids(model.listen([sound]))[0][0])
-    print(f"{'milliseconds a clip':26} {'median':>8} {'mean':>8}    ours takes, by median and mean")
-    for name, values in times.items():
-        median, mean = statistics.median(values), statistics.fmean(values)
-        ratios = f"{statistics.median(ours) / median:.2f} x, {statistics.fmean(ours) / mean:.2f} x"
-        print(f"{name:26} {1000 * median:8.1f} {1000 * mean:8.1f}    {ratios}")
-    print(f"{len(sounds)} clips, {len(model.packs)} packs; a pack ran its upper layers for {asked} of them")
+    clips = [clip for clip, _ in full_windows(utterances, backbone.languages, backbone.window_s, args.clips)]
+    times = take_turns({
+        "ours": lambda clip: model.transcribe_windows([clip])[0],
+        "once": lambda clip: one_encode(backbone, clip),
+        "plain": lambda clip: backbone.model.generate(backbone.features([clip])),
+    }, clips, backbone, args.rounds, args.clock)  # fmt: skip
+    ours = times.answers["ours"]
+    texts = [backbone.tokenizer.decode(row[0], skip_special_tokens=True).strip() for row in times.answers["once"]]
+    same = sum(result.text == text for result, text in zip(ours, texts, strict=True))
+    note = f"{sum(r.route == PRIMARY for r in ours)} of {len(clips)} stay, {same} texts the same; {asked(model, clips)}"
+    note += f"; decoder calls {times.calls['ours']}, {times.calls['once']}"
+    what = f"languages of the base, {len(model.packs)} packs, against "
+    yield times.row(1, what + "transformers that encodes once", "ours", "once", 1.15, note)
+    yield times.row(1, what + "plain generate", "ours", "plain")
+
+
+def new_languages(args, utterances) -> Iterator[Row]:
+    model = load_model(args.base, args.pack)
+    codes = [code for pack in model.packs.values() for code in pack.info.languages]
+    pairs = full_windows(utterances, codes, model.backbone.window_s, args.clips)
+    times = take_turns({
+        "ours": lambda pair: model.transcribe_windows([pair[0]])[0],
+        "given": lambda pair: model.transcribe_windows([pair[0]], language=pair[1])[0],
+        "alone": lambda pair: pack_alone(model, *pair),
+    }, pairs, model.backbone, args.rounds, args.clock)  # fmt: skip
+    ours = times.answers["ours"]
+    right = sum(result.language == code for result, (_, code) in zip(ours, pairs, strict=True))
+    twice = sum(len(result.hypotheses) > 1 for result in ours)
+    note = f"{right} of {len(pairs)} right, {twice} decoded twice; {asked(model, [clip for clip, _ in pairs])}"
+    what = f"languages of the packs, {len(model.packs)} packs, against "
+    yield times.row(2, what + "route and language given", "ours", "given", 1.35, note)
+    yield times.row(2, what + "the pack's own parts", "ours", "alone")
+
+
+def packs_from_disk(backbone: Backbone, folders: Sequence[Path], count: int) -> list[Pack]:
+    """So many packs, each read by itself: the folders in turn under other names and languages, no two of the same score."""
+    packs = []
+    for k in range(count):
+        pack = load_pack(folders[k % len(folders)], backbone)
+        languages = {f"{code}-x-{k}": name for code, name in pack.info.languages.items()}
+        pack.secondary.tokenizer = replace(pack.secondary.tokenizer, languages=tuple(languages))
+        head = pack.info.calibration.head
+        calibration = replace(pack.info.calibration, head=replace(head, offset=head.offset - 1e-6 * k))
+        info = replace(pack.info, name=f"{pack.name}-{k}", languages=languages, calibration=calibration)
+        packs.append(replace(pack, info=info))
+    return packs
+
+
+def with_packs(backbone: Backbone, packs: Sequence[Pack], **selector) -> DualWhisper:
+    return DualWhisper(backbone, {pack.name: pack for pack in packs}, SelectorOptions(**selector))
+
+
+def memory_of_packs(base, folders: Sequence[Path], count: int, clips: Sequence[np.ndarray], options: DecodeOptions) -> float:
+    backbone = Backbone.load(base)
+    model = with_packs(backbone, packs_from_disk(backbone, folders, count))
+    for clip in clips:
+        model.transcribe_windows([clip], options=options)
+    return peak_mib()
+
+
+def packs_on(base, folders: Sequence[Path], clips: Sequence[np.ndarray], options: DecodeOptions, args) -> Iterator[Row]:
+    backbone, what = Backbone.load(base), f"ten packs against one on {Path(base).name}, "
+    ten = packs_from_disk(backbone, folders, TEN)
+    models = {"one": with_packs(backbone, ten[:1]), "ten": with_packs(backbone, ten)}
+    models |= {f"{name}, asked": replace(model, selector=SelectorOptions(head_floor=-np.inf)) for name, model in models.items()}
+    ways = {name: lambda clip, model=model: model.transcribe_windows([clip], options=options)[0]
+            for name, model in models.items()}  # fmt: skip
+    times = take_turns(ways, clips, backbone, args.rounds, args.clock)
+    stay = sum(result.route == PRIMARY for result in times.answers["ten"])
+    yield times.row(3, what + "time", "ten", "one", 1.15, f"{stay} of {len(clips)} stay; {asked(models['ten'], clips)}")
+    yield times.row(3, what + "time, asked", "ten, asked", "one, asked", note=asked(models["ten, asked"], clips))
+    del backbone, ten, models, ways, times
+    one, ten = (in_fresh_process(memory_of_packs, base, folders, count, clips[:2], options) for count in (1, TEN))
+    yield Row(3, what + "memory", ten / one, ten / one, 1.5, f"{ten:.0f} against {one:.0f} MiB")
+
+
+def ten_packs(args, utterances) -> Iterator[Row]:
+    backbone = Backbone.load(args.base)
+    window_s, languages = backbone.window_s, list(backbone.languages)
+    if args.pack:
+        clips = [clip for clip, _ in full_windows(utterances, languages, window_s, args.clips)]
+        yield from packs_on(args.base, args.pack, clips, DecodeOptions(), args)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / args.shape
+        write_whisper(base, args.shape)
+        folders = write_packs(Path(folder) / "packs", Backbone.load(base), TEN, [u.text for u in utterances])
+        clips = [clip for clip, _ in full_windows(utterances, languages, 30, args.shape_clips)]
+        options = DecodeOptions(generate={"max_new_tokens": args.shape_tokens})
+        yield from packs_on(base, folders, clips, options, args)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, {1: base_languages, 2: new_languages, 3: ten_packs})
