@@ -10,7 +10,7 @@ from dualasr.errors import CorpusError, DualasrError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
-         "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # fmt: skip
+         "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dualasr.errors import DualasrError, MissingExtraError, RunError
@@ -33,9 +34,9 @@ class RayTranscriber:
     def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None]) -> Iterator[Outcome]:
         """Transcribe and write; files in the order in which their blocks are done.
 
-        A worker that dies is started again, and its block given out once more. A block that fails then, or in another way than
-        an error of its files, fails them, and Ray says why. Raises RunError where the workers do not fit, where no
-        file can be transcribed as the flags ask, and where too many blocks fail.
+        A worker that dies is started again, and its block given out once more. If it dies once more, or fails in a way that is
+        no DualasrError, the files of the block that have no answer fail, at the end. Raises RunError where the workers do not
+        fit, where no file can be transcribed as the flags ask, and where LOST_BLOCKS are lost.
         """
         if not jobs:
             return
@@ -56,13 +57,14 @@ class RayTranscriber:
                 reason = str(error).strip().splitlines()[-1]
                 raise RunError(f"Ray gave up: {reason} What was finished is kept; --skip_existing goes on.") from error
         for job in waiting.values():
-            yield Outcome(job, f"{job.name}: lost with its worker, as Ray says above; --skip_existing tries it again.")
+            yield Outcome(job, f"{job.name}: its worker died or failed, as Ray says above; --skip_existing tries it again.")
 
     def _dataset(self, jobs: Sequence[Job]):
         """The files in blocks, through the workers. Raises RunError where these do not fit."""
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)  # of max_task_retries, without a successor
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = LOST_BLOCKS
@@ -73,20 +75,21 @@ class RayTranscriber:
             fits = min(fits, int(there.get("GPU", 0)))
         workers = self.args.ray or fits
         if not 1 <= workers <= fits:
-            raise RunError(f"--ray {workers}: there is room for {fits} workers of {threads} CPU threads{' and a GPU' * gpus}; "
-                           "ask for fewer, for fewer --threads, or use a larger cluster.")  # fmt: skip
+            each = f"--threads {threads}" + " and a GPU each" * gpus
+            raise RunError(f"--ray {workers}: Ray has room for {fits} with {each}; ask for fewer workers or threads, or set "
+                           "RAY_ADDRESS to a larger cluster.")  # fmt: skip
         size = block_size(len(jobs), workers, self.args.batch_size)
         rows = [{"jobs": pickle.dumps(jobs[at : at + size])} for at in range(0, len(jobs), size)]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).flat_map(
             Worker, fn_constructor_args=(self.args, self.load, os.getcwd(), environment), num_cpus=threads, num_gpus=gpus,
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=1),
-            ray_remote_args_fn=lambda: {"max_task_retries": 1},
+            max_task_retries=1,
         )  # fmt: skip
 
 
 class Worker:
-    """What runs in a worker's process, in the folder and the environment of the command. Loads the model for its first block."""
+    """What a worker's process does, in the folder and environment of the command. The model is loaded for the first block."""
 
     def __init__(self, args: argparse.Namespace, load: Callable, folder: str, environment: Mapping[str, str]):
         os.environ.update(environment)

@@ -103,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (torch's own choice)")
     switch(g, "--local_files_only", False, "never ask the hub")
     g.add_argument("--ray", type=int, nargs="?", const=0, metavar="WORKERS",
-                   help="so many at once, on this machine or the cluster at RAY_ADDRESS; no number: what fits (extra: ray)")  # fmt: skip
+                   help="so many at once, here or on the cluster at RAY_ADDRESS; all that fit (extra: ray)")  # fmt: skip
 
 
 def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
@@ -205,9 +205,8 @@ def check_choice(args: argparse.Namespace) -> None:
         raise RunError("The --vad_... settings need --vad_filter True.")
     if args.ray is not None and STDIN in args.audio:
         raise RunError("--ray takes files that its workers can open; write standard input to one, or leave --ray out.")
-    if args.ray is not None and (args.ray < 0 or args.device.startswith("cuda:")):
-        raise RunError(f"--ray {args.ray} --device {args.device}: wanted some workers, and with cuda each has a GPU of its own; "
-                       "write cuda without a number.")  # fmt: skip
+    if args.ray is not None and args.device.startswith("cuda:"):
+        raise RunError(f"--device {args.device} is one GPU, and --ray gives each worker its own; write --device cuda.")
 
 
 def place_of_output(folder: Path) -> None:
