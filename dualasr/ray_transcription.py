@@ -9,8 +9,10 @@ import logging
 import math
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 
 from dualasr.errors import DualasrError, MissingExtraError, RunError
 from dualasr.transcribe_cli import Job, Outcome, Transcriber
@@ -44,7 +46,8 @@ class RayTranscriber:
         import ray.data
 
         waiting = {job.file: job for job in jobs}
-        with ray.init(include_dashboard=False, logging_level=logging.ERROR):
+        # Ray says on stdout that a worker died, where transcripts are shown
+        with redirect_stdout(sys.stderr), ray.init(include_dashboard=False, logging_level=logging.ERROR):
             try:
                 for row in self._dataset(jobs).iter_rows():
                     outcome, seconds = pickle.loads(row["told"])
@@ -64,7 +67,6 @@ class RayTranscriber:
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)  # of max_task_retries, without a successor
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = LOST_BLOCKS
@@ -81,11 +83,12 @@ class RayTranscriber:
         size = block_size(len(jobs), workers, self.args.batch_size)
         rows = [{"jobs": pickle.dumps(jobs[at : at + size])} for at in range(0, len(jobs), size)]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).flat_map(
-            Worker, fn_constructor_args=(self.args, self.load, os.getcwd(), environment), num_cpus=threads, num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=1),
-            max_task_retries=1,
-        )  # fmt: skip
+        with warnings.catch_warnings(action="ignore"):  # max_task_retries goes in Ray 2.64, and has no successor yet
+            return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).flat_map(
+                Worker, fn_constructor_args=(self.args, self.load, os.getcwd(), environment), num_cpus=threads, num_gpus=gpus,
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=1),
+                max_task_retries=1,
+            )  # fmt: skip
 
 
 class Worker:

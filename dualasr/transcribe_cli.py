@@ -307,7 +307,7 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
     inputs = find_inputs(args.audio, args.recursive)
     if not args.detect_only:
         place_of_output(args.output_dir)
-    formats = formats_of(args)
+    formats, out = formats_of(args), sys.stdout
     with ExitStack() as stack:
         transcribe = start(args, load)
         files = {stack.enter_context(standard_input()) if str(path) == STDIN else path: path for path in inputs}
@@ -326,7 +326,7 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             counts["done" if outcome.error is None else "failed"] += 1
             routes.update(outcome.route_seconds)
             for line in outcome.lines:
-                tqdm.write(line, file=sys.stdout)
+                tqdm.write(line, file=out)
             if outcome.error is not None:
                 tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
             bar.update()
