@@ -38,7 +38,7 @@ class RayTranscriber:
 
         A worker that dies is started again, and its block given out once more. If it dies once more, or fails in a way that is
         no DualasrError, the files of the block that have no answer fail, at the end. Raises RunError where the workers do not
-        fit, where no file can be transcribed as the flags ask, and where LOST_BLOCKS are lost.
+        fit, where no file can be transcribed as the flags ask, where Ray cannot be reached, and after LOST_BLOCKS lost blocks.
         """
         if not jobs:
             return
@@ -46,9 +46,10 @@ class RayTranscriber:
         import ray.data
 
         waiting = {job.file: job for job in jobs}
-        # Ray says on stdout that a worker died, where transcripts are shown
-        with redirect_stdout(sys.stderr), ray.init(include_dashboard=False, logging_level=logging.ERROR):
-            try:
+        try:
+            address = os.environ.get("RAY_ADDRESS", "local")  # else Ray also tries what ran here last, for minutes
+            # Ray says on stdout that a worker died, where transcripts are shown
+            with redirect_stdout(sys.stderr), ray.init(address, include_dashboard=False, logging_level=logging.ERROR):
                 for row in self._dataset(jobs).iter_rows():
                     outcome, seconds = pickle.loads(row["told"])
                     if isinstance(outcome, str):
@@ -56,9 +57,9 @@ class RayTranscriber:
                     heard(seconds)
                     del waiting[outcome.job.file]
                     yield outcome
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise RunError(f"Ray gave up: {reason} What was finished is kept; --skip_existing goes on.") from error
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            reason = str(error).strip().splitlines()[-1].rstrip(".")
+            raise RunError(f"Ray gave up: {reason}. What was finished is kept; --skip_existing goes on.") from error
         for job in waiting.values():
             yield Outcome(job, f"{job.name}: its worker died or failed, as Ray says above; --skip_existing tries it again.")
 
