@@ -58,7 +58,8 @@ class RayTranscriber:
                     del waiting[outcome.job.file]
                     yield outcome
         except (ray.exceptions.RayError, ConnectionError) as error:
-            reason = str(error).strip().splitlines()[-1].rstrip(".")
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = next((line for line in reversed(lines) if "Error: " in line), lines[-1]).strip().rstrip(".")
             raise RunError(f"Ray gave up: {reason}. What was finished is kept; --skip_existing goes on.") from error
         for job in waiting.values():
             yield Outcome(job, f"{job.name}: its worker died or failed, as Ray says above; --skip_existing tries it again.")
