@@ -9,7 +9,8 @@ from dualasr import transcribe_cli
 from dualasr.errors import CorpusError, DualasrError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
+         "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -294,7 +295,11 @@ def run_transcribe(args) -> int:
             torch.set_num_threads(args.threads)
         return _load(args, dtype=getattr(torch, args.dtype))
 
-    return transcribe_cli.transcribe_all(args, load)
+    if args.ray is None:
+        return transcribe_cli.transcribe_all(args, load)
+    from dualasr.ray_transcription import RayTranscriber
+
+    return transcribe_cli.transcribe_all(args, load, RayTranscriber)
 
 
 def run_corpus(args) -> int:

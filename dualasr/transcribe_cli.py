@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dualasr.audio import SUFFIXES
 from dualasr.errors import DualasrError, PackError, RunError
 from dualasr.languages import tag_among
+from dualasr.subtitles import SubtitleOptions
 from dualasr.transcript import Transcription
 from dualasr.writers import FORMATS, output_paths, write
 
@@ -101,6 +102,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(%(default)s)")
     g.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (torch's own choice)")
     switch(g, "--local_files_only", False, "never ask the hub")
+    g.add_argument("--ray", type=int, nargs="?", const=0, metavar="WORKERS",
+                   help="so many at once, here or on the cluster at RAY_ADDRESS; all that fit (extra: ray)")  # fmt: skip
 
 
 def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
@@ -157,7 +160,6 @@ def options_of(args: argparse.Namespace):
     """The library's options that the flags ask for. Raises RunError for a value that is out of range."""
     from dualasr.fallback import Fallback
     from dualasr.model import DecodeOptions
-    from dualasr.subtitles import SubtitleOptions
     from dualasr.transcription import TranscribeOptions
     from dualasr.vad import VadOptions
 
@@ -201,6 +203,10 @@ def check_choice(args: argparse.Namespace) -> None:
         raise RunError("--max_line_count needs --max_line_width.")
     if not args.vad_filter and any(vars(args)[name] is not None for name in vars(args) if name.startswith("vad_m")):
         raise RunError("The --vad_... settings need --vad_filter True.")
+    if args.ray is not None and STDIN in args.audio:
+        raise RunError("--ray takes files that its workers can open; write standard input to one, or leave --ray out.")
+    if args.ray is not None and args.device.startswith("cuda:"):
+        raise RunError(f"--device {args.device} is one GPU, and --ray gives each worker its own; write --device cuda.")
 
 
 def place_of_output(folder: Path) -> None:
@@ -237,32 +243,78 @@ def detected(path: Path, probs: dict[str, float], model) -> str:
     return f"{path}\t{best}\t{prob:.3f}\t{model.route_of(best)}\t{rest}"
 
 
-def transcribe_all(args: argparse.Namespace, load: Callable) -> int:
-    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and is called last."""
-    from dualasr.transcription import transcribe_files
+@dataclass(frozen=True)
+class Job:
+    """A file to transcribe, what it is called, and the path, without suffix, of what is written for it."""
 
+    file: Path
+    name: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a file: the error that it failed with, or what there is to show and the seconds of text by route."""
+
+    job: Job
+    error: str | None = None
+    lines: tuple[str, ...] = ()
+    route_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Transcriber:
+    """The model that `load` gives, with what the flags ask of it. Raises PackError for a language or route unknown to it."""
+
+    def __init__(self, args: argparse.Namespace, load: Callable):
+        options, self.subtitles = options_of(args)
+        self.args, self.model = args, load()
+        decode = replace(options.decode, timestamps=self.model.backbone.tells_time)
+        route = PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
+        language = None if args.language is None else language_code(args.language, self.model)
+        self.asked = {"options": replace(options, decode=decode), "route": route, "language": language}
+        if args.languages:
+            names = [name for name in args.languages.split(",") if name.strip()]
+            self.model = self.model.among([language_code(name, self.model) for name in names])
+
+    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None]) -> Iterator[Outcome]:
+        """Transcribe files and write what is asked for, each once it is whole; `heard` is told the seconds of audio."""
+        from dualasr.transcription import transcribe_files
+
+        job_of = {job.file: job for job in jobs}
+        for file, result in transcribe_files(self.model, job_of, heard=heard, **self.asked):
+            try:
+                yield self._write(job_of[file], result)
+            except DualasrError as error:
+                yield Outcome(job_of[file], str(error))
+
+    def _write(self, job: Job, result: Transcription | DualasrError) -> Outcome:
+        if isinstance(result, DualasrError):
+            raise result
+        if self.args.detect_only:
+            return Outcome(job, lines=(detected(job.name, result.language_probs, self.model),))
+        write(result, job.output, formats_of(self.args), self.subtitles)
+        lines = tuple(shown(job.name, result)) if self.args.verbose else ()
+        return Outcome(job, lines=lines, route_seconds=result.scores["route_seconds"])
+
+
+def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = Transcriber) -> int:
+    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and is called last.
+
+    `start` makes of the flags and `load` what transcribes files, as `Transcriber` does.
+    """
     check_choice(args)
-    options, subtitles = options_of(args)
+    options_of(args)
     inputs = find_inputs(args.audio, args.recursive)
     if not args.detect_only:
         place_of_output(args.output_dir)
-    model = load()
-    options = replace(options, decode=replace(options.decode, timestamps=model.backbone.tells_time))
-    language = None if args.language is None else language_code(args.language, model)
-    if args.languages:
-        names = [name for name in args.languages.split(",") if name.strip()]
-        model = model.among([language_code(name, model) for name in names])
-    route = None if args.route == "auto" else args.route
-    if args.task == "translate":
-        route = PRIMARY
-    formats = FORMATS if args.output_format == "all" else (args.output_format,)
-    counts, routes, heard, began = Counter(), Counter(), 0.0, time.monotonic()
+    formats, out = formats_of(args), sys.stdout
     with ExitStack() as stack:
-        read_from = {path: stack.enter_context(standard_input()) if str(path) == STDIN else path for path in inputs}
-        given = {place: path for path, place in read_from.items()}
-        places = output_paths(given, args.output_dir, formats)
-        todo = [place for place in given if not (args.skip_existing and is_done(places[place], formats))]
-        counts["skipped"] = len(given) - len(todo)
+        transcribe = start(args, load)
+        files = {stack.enter_context(standard_input()) if str(path) == STDIN else path: path for path in inputs}
+        places = output_paths(files, args.output_dir, formats)
+        jobs = [Job(file, name, places[file]) for file, name in files.items()]
+        todo = [job for job in jobs if not (args.skip_existing and is_done(job.output, formats))]
+        counts, routes, heard, began = Counter(skipped=len(jobs) - len(todo)), Counter(), 0.0, time.monotonic()
         bar = stack.enter_context(tqdm(total=len(todo), unit="file", disable=None))
 
         def tell(seconds: float) -> None:
@@ -270,22 +322,13 @@ def transcribe_all(args: argparse.Namespace, load: Callable) -> int:
             heard += seconds
             bar.set_postfix_str(f"{heard:.0f} s of audio, {heard / max(time.monotonic() - began, 1e-3):.1f} x real time")
 
-        for place, result in transcribe_files(model, todo, route=route, language=language, options=options, heard=tell):
-            path = given[place]
-            try:
-                if isinstance(result, DualasrError):
-                    raise result
-                if args.detect_only:
-                    tqdm.write(detected(path, result.language_probs, model), file=sys.stdout)
-                else:
-                    write(result, places[place], formats, subtitles)
-                    routes.update(result.scores["route_seconds"])
-                    for line in shown(path, result) if args.verbose else ():
-                        tqdm.write(line, file=sys.stdout)
-                counts["done"] += 1
-            except DualasrError as error:
-                counts["failed"] += 1
-                tqdm.write(f"dualasr: {error}", file=sys.stderr)
+        for outcome in transcribe(todo, tell):
+            counts["done" if outcome.error is None else "failed"] += 1
+            routes.update(outcome.route_seconds)
+            for line in outcome.lines:
+                tqdm.write(line, file=out)
+            if outcome.error is not None:
+                tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
             bar.update()
     print(summary(counts, heard, time.monotonic() - began, routes), file=sys.stderr)
     return 1 if counts["failed"] else 0
@@ -299,6 +342,10 @@ def standard_input() -> Iterator[Path]:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         yield path
+
+
+def formats_of(args: argparse.Namespace) -> tuple[str, ...]:
+    return FORMATS if args.output_format == "all" else (args.output_format,)
 
 
 def is_done(path: Path, formats: Sequence[str]) -> bool:
