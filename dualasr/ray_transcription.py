@@ -19,7 +19,7 @@ from dualasr.transcribe_cli import Job, Outcome, Transcriber
 
 ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM",
                "DUALASR_PACKS")  # fmt: skip
-BLOCKS = 10_000  # Ray takes about a millisecond for each before it starts
+BLOCKS = 10_000  # each costs Ray about a millisecond before it starts
 LOST_BLOCKS = 100  # so many may fail with their worker until the run is given up
 
 

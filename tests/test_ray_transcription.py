@@ -66,7 +66,7 @@ def test_the_files_are_those_of_one_process_though_a_worker_is_killed(command, t
         time.sleep(0.02)
     for worker in workers():
         os.kill(worker, signal.SIGKILL)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=500)
     assert process.returncode == 1 and "A worker died" in error and "Traceback" not in error
     assert sorted(out.splitlines()) == sorted(alone.out.splitlines())
     assert ours(error) == ours(alone.err) and len(ours(error)) == 1
