@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from dualasr import transcribe_cli
+from dualasr import transcribe_cli, transcribe_flags
 from dualasr.errors import CorpusError, DualasrError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     c = add("transcribe", run_transcribe, "transcribe files, each by the pipeline that knows its language")
     c.usage = "dualasr transcribe [options] AUDIO [AUDIO ...]"
-    transcribe_cli.add_flags(c)
+    transcribe_flags.add_flags(c)
     g = c.add_argument_group("model")
     model_flags(g)
 

@@ -17,7 +17,7 @@ FLOORS = [
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
      "hallucination", "continual", "word_times", "export"},
-    {"cli", "packs_cli", "transcribe_cli", "ray_transcription", "__main__", "__init__"},
+    {"cli", "packs_cli", "transcribe_flags", "transcribe_cli", "ray_transcription", "__main__", "__init__"},
 ]
 
 

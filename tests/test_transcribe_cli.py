@@ -20,7 +20,8 @@ from dualasr.cli import build_parser, main
 from dualasr.errors import RunError
 from dualasr.pack import save_pack
 from dualasr.selector import Calibration
-from dualasr.transcribe_cli import clip_timestamps, find_inputs, options_of
+from dualasr.transcribe_cli import find_inputs
+from dualasr.transcribe_flags import clip_timestamps, options_of
 
 ALL = ("json", "srt", "tsv", "txt", "vtt")
 EAGER = ["--no_speech_threshold", "None", "--temperature_increment_on_fallback", "None", "--beam_size", "1"]  # random weights
