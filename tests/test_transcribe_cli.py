@@ -301,7 +301,10 @@ def test_interrupted_with_finished_files_kept(tiny_folder, clips, tmp_path):
         soundfile.write(tmp_path / f"{k:03}.wav", clips[3], 16_000)
     command = [sys.executable, "-m", "dualasr", "transcribe", str(tmp_path), "-o", str(tmp_path / "out"), "-f", "txt", "--base",
                str(tiny_folder), "--batch_size", "2", *EAGER]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
+    )  # fmt: skip
     until = time.monotonic() + 120
     while not list((tmp_path / "out").glob("00?.txt")) and time.monotonic() < until:
         time.sleep(0.05)
