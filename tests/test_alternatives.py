@@ -1,5 +1,6 @@
 """What ours is compared with: whole Whispers and other packs, trained on the same clips."""
 
+import copy
 import importlib
 import json
 import sys
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from peft import LoraConfig, get_peft_model
 
 from dualasr.corpus import Utterance
 from dualasr.search import Hypothesis
-from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.selector import Bid, Calibration
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions
@@ -156,3 +158,15 @@ def test_the_papers_selector_over_tau_and_beta(recipe):
     assert rows[1.0, 0.6]["old"] == 0 and rows[3.0, 0.6]["new"] == 0
     lines = tables.table_3(list(rows.values()))
     assert any(line.startswith("| 0.5 | 0.0 |") for line in lines)
+
+
+def test_ranks_that_add_as_many_parameters_as_wanted(recipe, backbone):
+    tokenizer, count = PackTokenizer.train(["кар тоо суу"] * 9, ("ky",)), []
+    for kind in ("whisper", "ctc"):
+        shape = SecondaryOptions(decoder=kind)
+        rank = recipe.rank_for(backbone, tokenizer, shape, 30_000)
+        count.append(recipe.parameters(Secondary, backbone, tokenizer, replace(shape, rank=rank)))
+    assert all(abs(found - 30_000) < 2_000 for found in count)
+    rank = recipe.whole_rank(backbone, 30_000)
+    model = get_peft_model(copy.deepcopy(backbone.model), LoraConfig(r=rank, target_modules=list(LORA_TARGETS)))
+    assert abs(sum(p.numel() for p in model.parameters() if p.requires_grad) - 30_000) < 2_000

@@ -158,6 +158,19 @@ def units_for(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options:
     return min((low, high), key=lambda units: abs(size(units) - wanted))
 
 
+def rank_for(backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int) -> int:
+    """The LoRA rank with which a pack adds as many parameters as wanted, which they grow with evenly."""
+    one, two = (parameters(Secondary, backbone, tokenizer, replace(options, rank=rank)) for rank in (1, 2))
+    return max(1, 1 + round((wanted - one) / (two - one)))
+
+
+def whole_rank(backbone: Backbone, wanted: int) -> int:
+    """The rank with which LoRA on all of a Whisper's layers adds as many parameters as wanted."""
+    layers = nn.ModuleList([*backbone.encoder.layers, *backbone.decoder.layers])
+    adapted = (layer for name, layer in layers.named_modules() if name.rpartition(".")[2] in LORA_TARGETS)
+    return max(1, round(wanted / sum(layer.in_features + layer.out_features for layer in adapted)))
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A pack, its dev CER at its best CTC weight, and the seconds of its training steps (`clock`)."""

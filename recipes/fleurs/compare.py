@@ -4,8 +4,9 @@
 
 Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder; fine-tuning with a tenth of the
 base's data replayed; the paper's two baselines, decoder-only and a supplementary encoder layer, as they come and with as many
-parameters as ours; ours with each decoder. Those that change the Whisper learn the languages one after the other; a pack
-knows its own alone. Learning rates are chosen from one grid on dev of the first language, with the first seed.
+parameters as ours; ours with each decoder, with as many parameters for all. Those that change the Whisper learn the languages
+one after the other; a pack knows its own alone. Learning rates are chosen from one grid on dev of the first language, with the
+first seed.
 
 What is compared is transcription: a pack is given the clip (pipeline-aware), a changed Whisper names the tag by itself, and
 the base's languages are heard again after the last. Resumable by cell (OUT/cells); OUT/compare.md, .json and .png are the
@@ -31,9 +32,11 @@ from alternatives import (
     examples_of,
     fit_pack,
     parameters,
+    rank_for,
     text_tokens,
     train_whole,
     units_for,
+    whole_rank,
 )
 from safetensors.torch import load_model, save_model
 
@@ -100,20 +103,29 @@ class Comparison:
 
 
 def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
-    """The systems by name. What has as many parameters as ours is sized on the first language."""
+    """The systems by name. All LoRA and packs add as many parameters as ours with the base's decoder, sized on the first
+    language, but for the paper's two baselines as they come."""
     options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
     backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s)[0]
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     wanted = parameters(Secondary, backbone, tokenizer, SecondaryOptions(rank=rank))
+
+    def with_units(make: Make, shape: SecondaryOptions) -> SecondaryOptions:
+        return replace(shape, las=LASOptions(units=units_for(make, backbone, tokenizer, shape, wanted)))
+
     las = SecondaryOptions(rank=0, fork=backbone.layers, decoder="las")
     systems: dict[str, Whole | Shape] = {
-        "full fine-tuning": Whole(), "LoRA, encoder and decoder": Whole(rank), "full fine-tuning, replay": Whole(replay=0.1),
+        "full fine-tuning": Whole(), "LoRA, encoder and decoder": Whole(whole_rank(backbone, wanted)),
+        "full fine-tuning, replay": Whole(replay=0.1),
     }  # fmt: skip
     for name, make in (("decoder-only", Secondary), ("supplementary layer", Supplementary)):
-        equal = LASOptions(units=units_for(make, backbone, tokenizer, las, wanted))
         systems[name] = Shape(make, las)
-        systems[f"{name}, equal parameters"] = Shape(make, replace(las, las=equal))
-    return systems | {f"ours, {kind}": Shape(Secondary, SecondaryOptions(rank=rank, decoder=kind)) for kind in DECODERS}
+        systems[f"{name}, equal parameters"] = Shape(make, with_units(make, las))
+    ours = {
+        "las": with_units(Secondary, SecondaryOptions(rank=rank, decoder="las")), "whisper": SecondaryOptions(rank=rank),
+        "ctc": SecondaryOptions(rank=rank_for(backbone, tokenizer, SecondaryOptions(decoder="ctc"), wanted), decoder="ctc"),
+    }  # fmt: skip
+    return systems | {f"ours, {kind}": Shape(Secondary, ours[kind]) for kind in DECODERS}
 
 
 def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
@@ -358,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code, in their order")
     arguments_of(parser)
-    parser.set_defaults(steps=200, rank=32, beam=1)
+    parser.set_defaults(steps=200, rank=36, beam=1)
     g = parser.add_argument_group("comparison")
     g.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3, 4e-3], help="learning rates (%(default)s)")
     g.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(%(default)s)")
