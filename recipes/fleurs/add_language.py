@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from transformers.utils import logging
+
 from dualasr.adding import add_language
 from dualasr.backbone import Backbone
 from dualasr.corpus import load_corpus
@@ -195,6 +197,7 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
     """A recipe's exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
     name = Path(parser.prog).stem
     args = parser.parse_args(argv)
+    logging.set_verbosity_error()  # transformers' advice is for who calls it
     args.command = shlex.join(["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))])
     try:
         return main(args)
