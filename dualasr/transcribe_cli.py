@@ -18,11 +18,10 @@ from tqdm import tqdm
 from dualasr.audio import SUFFIXES
 from dualasr.errors import DualasrError, PackError, RunError
 from dualasr.languages import tag_among
+from dualasr.subtitles import span
 from dualasr.transcribe_flags import STDIN, check_choice, formats_of, options_of
 from dualasr.transcript import Transcription
-from dualasr.writers import output_paths, write
-
-PRIMARY = "primary"
+from dualasr.writers import clock, output_paths, write
 
 
 def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
@@ -75,15 +74,8 @@ def shown(path: Path, transcription: Transcription) -> Iterator[str]:
     """The lines that --verbose prints: where a file begins, and its segments with times, language and text."""
     yield f"{path}"
     for segment in transcription.segments:
-        times = " --> ".join(clock(seconds) for seconds in (segment.start, segment.end))
+        times = " --> ".join(map(clock, span(segment)))
         yield f"[{times}] {segment.language}: {segment.text}"
-
-
-def clock(seconds: float) -> str:
-    """Minutes, or hours and minutes, to the millisecond."""
-    total = round(1000 * seconds)
-    hours, minutes, rest = total // 3_600_000, total // 60_000 % 60, total % 60_000 / 1000
-    return f"{hours:02}:{minutes:02}:{rest:06.3f}" if hours else f"{minutes:02}:{rest:06.3f}"
 
 
 def detected(path: Path, probs: dict[str, float], model) -> str:
@@ -118,6 +110,8 @@ class Transcriber:
     """The model that `load` gives, with what the flags ask of it. Raises PackError for a language or route unknown to it."""
 
     def __init__(self, args: argparse.Namespace, load: Callable):
+        from dualasr.selector import PRIMARY
+
         options, self.subtitles = options_of(args)
         self.args, self.model = args, load()
         decode = replace(options.decode, timestamps=self.model.backbone.tells_time)

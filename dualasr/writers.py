@@ -125,17 +125,17 @@ def _vtt(transcription: Transcription, options: SubtitleOptions) -> str:
     def escape(text: str) -> str:
         return text.replace("&", "&amp;").replace("<", "&lt;")
 
-    blocks = (f"{_clock(cue.start)} --> {_clock(cue.end)}\n{cue.text}\n\n"
+    blocks = (f"{clock(cue.start)} --> {clock(cue.end)}\n{cue.text}\n\n"
               for cue in cues(transcription.segments, options, escape))  # fmt: skip
     return "WEBVTT\n\n" + "".join(blocks)
 
 
 def _srt(transcription: Transcription, options: SubtitleOptions) -> str:
-    def clock(milliseconds: int) -> str:
-        return _clock(milliseconds, hours=True).replace(".", ",")
+    def stamp(milliseconds: int) -> str:
+        return clock(milliseconds, hours=True).replace(".", ",")
 
     numbered = enumerate(cues(transcription.segments, options), 1)
-    return "".join(f"{number}\n{clock(cue.start)} --> {clock(cue.end)}\n{cue.text}\n\n" for number, cue in numbered)
+    return "".join(f"{number}\n{stamp(cue.start)} --> {stamp(cue.end)}\n{cue.text}\n\n" for number, cue in numbered)
 
 
 def _json(transcription: Transcription, options: SubtitleOptions) -> str:
@@ -158,7 +158,7 @@ def _texts(transcription: Transcription) -> Iterator[tuple[Segment, str]]:
             yield segment, text
 
 
-def _clock(milliseconds: int, hours: bool = False) -> str:
+def clock(milliseconds: int, hours: bool = False) -> str:
     """[hours:]minutes:seconds.milliseconds; the hours where they are asked for or there are any."""
     seconds, milliseconds = divmod(milliseconds, 1000)
     minutes, seconds = divmod(seconds, 60)
