@@ -187,10 +187,7 @@ class DualWhisper:
         `route` forces a pipeline, `language` a language (and the pipeline that knows it). Raises PackError for either
         that is unknown.
         """
-        if language is not None and route is None:
-            route = self.route_of(language)
-        if route not in (None, PRIMARY):
-            self.pack(route)
+        route = self._route(route, language)
         return self.transcribe_heard(self.listen(clips), route=route, language=language, options=options)
 
     def transcribe_heard(self, heard: Heard, *, route: str | None = None, language: str | None = None,
@@ -202,11 +199,10 @@ class DualWhisper:
         Every window is decoded by the routes of `also`, too, and with `rivals` by the pack that came nearest. What is
         `given` (by route and row, of an earlier run with the same settings) is not decoded again.
         """
+        route = self._route(route, language)
         bids, outputs = self.bids(heard, ask=route is None)
-        known = list(self.backbone.languages) or ["en"]
         log_probs = self._primary_log_probs(heard)
         served = log_probs is not None
-        primary_probs = log_probs.exp().tolist() if served else [[]] * len(bids)
         best_tags = (log_probs if served else heard.language_log_probs).max(-1).values.tolist()
         if route is None:
             decisions = [select(tag, row, self.selector, primary=served) for tag, row in zip(best_tags, bids, strict=True)]
@@ -249,8 +245,7 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            of_primary = {known[k]: primary_probs[i][k] for k in allowed(known, self.languages)}
-            probs = language_probs(of_primary, bids[i], self.selector.posterior)
+            probs = self._posterior(log_probs[i] if served else None, bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
                 hypothesis.tokens, scores, decision.reason, decision.rival,
@@ -258,14 +253,25 @@ class DualWhisper:
             ))  # fmt: skip
         return results
 
+    def _route(self, route: str | None, language: str | None) -> str | None:
+        """The route that is forced, by itself or by a language; None: the selector's. Raises PackError for an unknown one."""
+        if route is None:
+            return None if language is None else self.route_of(language)
+        return route if route == PRIMARY else self.pack(route).name
+
+    def _posterior(self, log_probs: torch.Tensor | None, bids: Sequence[Bid]) -> dict[str, float]:
+        """`language_probs` of a window: the primary's log-probabilities (languages,), None where it may hear none."""
+        known = list(self.backbone.languages) or ["en"]
+        probs = [] if log_probs is None else log_probs.exp().tolist()
+        mine = {known[k]: probs[k] for k in allowed(known, self.languages)} if probs else {}
+        return language_probs(mine, bids, self.selector.posterior)
+
     def detect(self, heard: Heard) -> list[WindowResult]:
         """The languages of windows, with no text: nothing is decoded, and `route` is the pipeline with the likeliest one."""
         bids, _ = self.bids(heard)
-        known, log_probs = list(self.backbone.languages) or ["en"], self._primary_log_probs(heard)
-        results = []
+        log_probs, results = self._primary_log_probs(heard), []
         for i, row in enumerate(bids):
-            mine = {} if log_probs is None else {known[k]: float(log_probs[i, k].exp()) for k in allowed(known, self.languages)}
-            probs = language_probs(mine, row, self.selector.posterior)
+            probs = self._posterior(None if log_probs is None else log_probs[i], row)
             language = next(iter(probs))
             route = next((bid.name for bid in row if language in bid.languages), PRIMARY)
             results.append(WindowResult("", language, route, probs, heard.no_speech_prob[i], 0.0, (), {}, "nothing was decoded",

@@ -221,8 +221,6 @@ def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, la
     heard = model.listen(clips)
     if options.detect_only:
         return [(result, ()) for result in model.detect(heard)]
-    if language is not None and route is None:
-        route = model.route_of(language)
     results = model.transcribe_heard(heard, route=route, language=language, options=options.decode)
     if not (options.words or options.sentences):
         return [(result, ()) for result in results]
