@@ -196,9 +196,10 @@ def test_calibrate_from_the_command_line(tiny_folder, backbone, make_secondary, 
     record = json.loads(out.read_text())
     assert record["fitted"]["after"]["stolen"] == 0 and record["packs"] == ["north"]
     assert "dualasr calibrate" in record["fitted"]["command"] and str(tmp_path) not in record["fitted"]["command"]
-    assert main(["transcribe", str(corpus / "ky.wav"), *model, "--selector", str(out)]) == 0
+    transcribe = ["transcribe", str(corpus / "ky.wav"), "-o", str(tmp_path), "--selector", str(out)]
+    assert main([*transcribe, *model]) == 0
     assert "fitted for" not in capsys.readouterr().err
-    assert main(["transcribe", str(corpus / "ky.wav"), "--base", str(tiny_folder), "--selector", str(out)]) == 0
+    assert main([*transcribe, "--base", str(tiny_folder)]) == 0
     assert "was fitted for the packs north, not for none" in capsys.readouterr().err
     assert main([*asked, "--split", "test"]) == 1
     assert "is for measuring" in capsys.readouterr().err
