@@ -12,8 +12,9 @@ import numpy as np
 from dualasr.audio import SAMPLE_RATE
 from dualasr.augment import coloured_noise, music
 from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.recording import TranscribeOptions
 from dualasr.text import normalise
-from dualasr.transcription import TranscribeOptions, transcribe
+from dualasr.transcription import transcribe
 
 
 def probes(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:

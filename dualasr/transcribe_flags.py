@@ -105,7 +105,7 @@ def options_of(args: argparse.Namespace):
     """The library's options that the flags ask for. Raises RunError for a value that is out of range."""
     from dualasr.fallback import Fallback
     from dualasr.model import DecodeOptions
-    from dualasr.transcription import TranscribeOptions
+    from dualasr.recording import TranscribeOptions
     from dualasr.vad import VadOptions
 
     step, limit = args.temperature_increment_on_fallback, 1.0 + 1e-6

@@ -15,11 +15,12 @@ from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.hallucination import probes
 from dualasr.metrics import bootstrap_interval, per_sentence_errors
 from dualasr.model import DecodeOptions
+from dualasr.recording import TranscribeOptions
 from dualasr.report import to_markdown, write_report
 from dualasr.scoring import MODES
 from dualasr.selector import SelectorOptions
 from dualasr.text import normalise
-from dualasr.transcription import TranscribeOptions, transcribe
+from dualasr.transcription import transcribe
 
 GREEDY = EvaluationOptions(beam=1, batch=3, bootstrap=50, probes=0)
 COMMAND = "dualasr evaluate --base micro --data corpus"

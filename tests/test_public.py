@@ -13,7 +13,7 @@ FLOORS = [
      "language_statistics", "alignment", "attention_alignment", "fallback"},
     {"pack", "pack_folder", "bidding", "model"},
     {"trunk_cache", "training", "training_data", "language_head", "calibration", "set_calibration",
-     "calibrating", "adding", "planning", "transcription",
+     "calibrating", "adding", "planning", "recording", "transcription",
      "evaluation", "scoring",
      "report", "report_content", "report_html", "compare", "quickstart", "corpus_check", "corpus_split", "answers",
      "hallucination", "continual", "word_times", "export"},

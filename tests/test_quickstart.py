@@ -15,7 +15,8 @@ from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.model import load_model
 from dualasr.quickstart import NEW, OLD, QuickstartOptions, quickstart
-from dualasr.transcription import TranscribeOptions, transcribe
+from dualasr.recording import TranscribeOptions
+from dualasr.transcription import transcribe
 from dualasr.vad import VadOptions
 
 

@@ -11,8 +11,9 @@ import soundfile
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, PackError
 from dualasr.model import WindowResult
+from dualasr.recording import Piece, Recording, TranscribeOptions, _join, _whole
 from dualasr.transcript import Segment
-from dualasr.transcription import Piece, TranscribeOptions, _join, _Open, _whole, transcribe, transcribe_files
+from dualasr.transcription import transcribe, transcribe_files
 
 ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
 
@@ -282,7 +283,7 @@ def make_result(route: str, log_odds: float) -> WindowResult:
 @pytest.mark.parametrize("log_odds, route", [(1.5, "primary"), (4.0, "north")])
 def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
     """Both neighbours agree on another route; what leads by more stays."""
-    file, asked = _Open("x.wav", TranscribeOptions()), []
+    file, asked = Recording("x.wav", TranscribeOptions()), []
 
     def again(samples, to):
         asked.append((len(samples), to))
@@ -296,7 +297,7 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
 
 
 def test_neighbours_that_disagree_outvote_nobody():
-    file = _Open("x.wav", TranscribeOptions())
+    file = Recording("x.wav", TranscribeOptions())
     for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
         file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, beta=-0.7)
     assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]

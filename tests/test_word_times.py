@@ -10,10 +10,11 @@ from dualasr.attention_alignment import warp_words
 from dualasr.backbone import Backbone, Span
 from dualasr.errors import BaseModelError
 from dualasr.model import DecodeOptions, load_model
+from dualasr.recording import Piece, TranscribeOptions, _segments
 from dualasr.selector import PRIMARY
 from dualasr.synth import Speaker, draw_voice
 from dualasr.transcript import Word
-from dualasr.transcription import Piece, TranscribeOptions, _segments, transcribe
+from dualasr.transcription import transcribe
 from dualasr.word_times import sentences, words_of
 
 
