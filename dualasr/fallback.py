@@ -16,6 +16,14 @@ from dualasr.search import Hypothesis
 SEED = 0
 
 
+def ladder(first: float = 0.0, step: float | None = 0.2) -> tuple[float, ...]:
+    """The temperatures from the first one up to 1 by steps; the first alone where there is no step."""
+    temperatures = [first]
+    while step and temperatures[-1] + step <= 1.0 + 1e-6:
+        temperatures.append(temperatures[-1] + step)
+    return tuple(temperatures)
+
+
 @dataclass(frozen=True)
 class Fallback:
     """When a transcript of the primary is a failure, and the temperatures that are tried then, in turn.

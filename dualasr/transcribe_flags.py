@@ -103,19 +103,16 @@ def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
 
 def options_of(args: argparse.Namespace):
     """The library's options that the flags ask for. Raises RunError for a value that is out of range."""
-    from dualasr.fallback import Fallback
+    from dualasr.fallback import Fallback, ladder
     from dualasr.model import DecodeOptions
     from dualasr.recording import TranscribeOptions
     from dualasr.vad import VadOptions
 
-    step, limit = args.temperature_increment_on_fallback, 1.0 + 1e-6
-    temperatures = [args.temperature]
-    while step and temperatures[-1] + step <= limit:
-        temperatures.append(temperatures[-1] + step)
     given = {name.removeprefix("vad_"): value for name, value in vars(args).items()
              if name.startswith("vad_") and name != "vad_filter" and value is not None}  # fmt: skip
     try:
-        fallback = Fallback(tuple(temperatures), args.compression_ratio_threshold, args.logprob_threshold,
+        temperatures = ladder(args.temperature, args.temperature_increment_on_fallback)
+        fallback = Fallback(temperatures, args.compression_ratio_threshold, args.logprob_threshold,
                             args.no_speech_threshold)  # fmt: skip
         decode = DecodeOptions(
             beam=args.beam_size or 1, prompt=args.initial_prompt or "", fallback=fallback,

@@ -1,0 +1,47 @@
+"""What a request asks of the model: pipeline, language, and how it decodes. As the command line does by default."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dualasr.fallback import Fallback, ladder
+from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.recording import TranscribeOptions
+from dualasr.selector import PRIMARY
+from dualasr.transcribe_cli import language_code
+from dualasr.transcription import check_choice
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of a sound: by which model, route and language (None: what the selector says), and how."""
+
+    model: DualWhisper
+    route: str | None = None
+    language: str | None = None
+    options: TranscribeOptions = TranscribeOptions()
+
+    def together(self, other: "Order") -> bool:
+        """Whether windows of both can be decoded as one batch."""
+        return self.model is other.model and (self.route, self.language, self.options) == (
+            other.route, other.language, other.options)  # fmt: skip
+
+
+def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
+             prompt: str = "", temperature: float = 0.0, words: bool = False, translate: bool = False, beam: int = 5,
+             batch: int = 8) -> Order:  # fmt: skip
+    """The order for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
+
+    Raises PackError for a route or language that the model lacks, and ValueError for a temperature below 0.
+    """
+    decode = DecodeOptions(
+        beam=beam, prompt=prompt, timestamps=model.backbone.tells_time, fallback=Fallback(ladder(temperature)),
+        generate={"task": "translate"} if translate else {},
+    )  # fmt: skip
+    code = language_code(language, model) if language else None
+    forced = PRIMARY if translate else None if route == AUTO else route
+    check_choice(model, forced, code)
+    if languages:
+        model = model.among([language_code(name, model) for name in languages])
+    return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True, batch=batch))
