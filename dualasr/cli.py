@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dualasr import transcribe_cli, transcribe_flags
-from dualasr.errors import CorpusError, DualasrError
+from dualasr.errors import CorpusError, DualasrError, MissingExtraError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -130,6 +130,23 @@ def build_parser() -> argparse.ArgumentParser:
     g = c.add_argument_group("model")
     model_flags(g)
 
+    c = add("serve", run_serve, "a page to try it on, and OpenAI's transcription endpoint")
+    g = c.add_argument_group("server")
+    g.add_argument("--host", default="127.0.0.1", help="0.0.0.0: whoever reaches this machine (%(default)s)")
+    g.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    g.add_argument("--key", default=os.environ.get("DUALASR_KEY") or None,
+                   help="bearer key of the endpoints and password of the page (DUALASR_KEY)")  # fmt: skip
+    g.add_argument("--no_page", action="store_true", help="the endpoints alone")
+    g = c.add_argument_group("limits")
+    g.add_argument("--queue", type=int, default=64, metavar="N", help="requests admitted at once (%(default)s)")
+    g.add_argument("--max_upload_mb", type=float, default=200.0, metavar="MB", help="a request (%(default)s)")
+    g.add_argument("--max_audio_s", type=float, default=3600.0, metavar="S", help="of sound a request (%(default)s)")
+    g.add_argument("--time_limit_s", type=float, default=600.0, metavar="S", help="from request to answer (%(default)s)")
+    g = c.add_argument_group("model")
+    model_flags(g)
+    g.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(%(default)s)")
+    g.add_argument("--batch_size", type=int, default=8, metavar="N", help="windows decoded together (%(default)s)")
+
     c = add("corpus", run_corpus, "look into a corpus, or split it into train, dev and test")
     actions = c.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (("check", "what is in a corpus, and what is wrong with it"),
@@ -166,16 +183,21 @@ def _take_both_spellings(command: argparse.ArgumentParser) -> None:
                 command._option_string_actions.setdefault(f"--{other}", action)
 
 
+def _packs(args) -> list[Path]:
+    """The folders of --pack, as they are now."""
+    from dualasr.pack_folder import find_packs, packs_dir
+
+    return find_packs(args.pack, packs_dir(args.packs_dir))
+
+
 def _load(args, **options):
     from dualasr.model import load_model
     from dualasr.pack import read_selector
-    from dualasr.pack_folder import find_packs, packs_dir
     from dualasr.selector import SelectorOptions
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
-    packs = find_packs(args.pack, packs_dir(args.packs_dir))
-    model = load_model(args.base, packs, device=args.device, selector=selector, **options)
+    model = load_model(args.base, _packs(args), device=args.device, selector=selector, **options)
     if selector.packs and set(selector.packs) != set(model.packs):
         print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
               f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
@@ -300,6 +322,25 @@ def run_transcribe(args) -> int:
     from dualasr.ray_transcription import RayTranscriber
 
     return transcribe_cli.transcribe_all(args, load, RayTranscriber)
+
+
+def run_serve(args) -> int:
+    import torch
+
+    try:
+        from dualasr_serve.app import Settings
+        from dualasr_serve.gate import UploadLimits
+        from dualasr_serve.scheduler import Limits
+        from dualasr_serve.server import run
+    except ImportError as error:
+        raise MissingExtraError(error.name or "gradio", "serve") from error
+    from dualasr.model import with_packs
+
+    model = _load(args, dtype=getattr(torch, args.dtype))
+    limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
+    settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
+    run(model, lambda: with_packs(model, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings)
+    return 0
 
 
 def run_corpus(args) -> int:

@@ -295,10 +295,14 @@ class DualWhisper:
 def load_model(base: str | Path = "micro", packs: Sequence[str | Path] = (), *, device: str = "cpu",
                dtype: torch.dtype = torch.float32, selector: SelectorOptions = SelectorOptions()) -> DualWhisper:  # fmt: skip
     """A base (built-in name, folder or hub id) with packs (folders). Raises BaseModelError or PackError."""
-    backbone = Backbone.load(base, device=device, dtype=dtype)
-    model, folders = DualWhisper(backbone, selector=selector), {}
+    return with_packs(DualWhisper(Backbone.load(base, device=device, dtype=dtype), selector=selector), packs)
+
+
+def with_packs(model: DualWhisper, packs: Sequence[str | Path]) -> DualWhisper:
+    """The model with the packs of these folders in place of its own. Raises PackError."""
+    model, folders = replace(model, packs={}), {}
     for folder in map(Path, packs):
-        pack = load_pack(folder, backbone)
+        pack = load_pack(folder, model.backbone)
         try:
             model = model.with_pack(pack)
         except PackError as error:

@@ -29,8 +29,8 @@ class Order:
 
 
 def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
-             prompt: str = "", temperature: float = 0.0, words: bool = False, translate: bool = False, beam: int = 5,
-             batch: int = 8) -> Order:  # fmt: skip
+             prompt: str = "", temperature: float = 0.0, words: bool = False, translate: bool = False,
+             beam: int = 5) -> Order:  # fmt: skip
     """The order for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
 
     Raises PackError for a route or language that the model lacks, and ValueError for a temperature below 0.
@@ -44,4 +44,4 @@ def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = No
     check_choice(model, forced, code)
     if languages:
         model = model.among([language_code(name, model) for name in languages])
-    return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True, batch=batch))
+    return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))

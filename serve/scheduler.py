@@ -49,12 +49,13 @@ class Limits:
     """What one request may take, and how many there may be.
 
     queue: requests admitted at once, waiting or under way. audio_s: seconds of sound a request. time_s: seconds from
-    admission to the answer.
+    admission to the answer. batch: windows decoded together.
     """
 
     queue: int = 64
     audio_s: float = 3600.0
     time_s: float = 600.0
+    batch: int = 8
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Scheduler:
         order = tickets[0].order
         batch: list[tuple[Ticket, Window]] = []
         ended: dict[int, tuple[Ticket, Transcription | BaseException]] = {}
-        open_, limit = deque(tickets), 1 if order.options.condition_on_previous_text else order.options.batch
+        open_, limit = deque(tickets), 1 if order.options.condition_on_previous_text else self.limits.batch
         while open_ and len(batch) < limit:
             ticket = open_.popleft()
             window = self._next(ticket)

@@ -1,0 +1,101 @@
+"""What is settled before a body is read: who may come in, whether there is room, how large and how slow an upload may be."""
+
+import asyncio
+import hmac
+import time
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .openai_errors import RETRY_AFTER, ApiError
+from .scheduler import Scheduler
+
+GUARDED = ("/v1/", "/admin/")
+QUEUED = "/v1/audio/"
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """body: bytes of a request. grace_s: seconds before an upload is held to `bytes_a_second`, on average since its start."""
+
+    body: int = 200_000_000
+    grace_s: float = 20.0
+    bytes_a_second: int = 16_000
+
+
+class Gate:
+    """ASGI middleware; `key` is the bearer key of the endpoints, None for no key."""
+
+    def __init__(self, app: ASGIApp, scheduler: Scheduler, key: str | None, limits: UploadLimits):
+        self.app, self.scheduler, self.key, self.limits = app, scheduler, key, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        refusal = self._refusal(scope["path"], Headers(scope=scope), scope["method"])
+        if refusal is not None:
+            refusal.headers["Connection"] = "close"  # the body is not read
+            return await refusal.response()(scope, receive, send)
+        upload, begun = _Upload(receive, self.limits), False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            if upload.refused is None or begun:
+                begun = True
+                await send(message)
+
+        try:
+            await self.app(scope, upload.receive, answer)
+        except ApiError as error:
+            if error is not upload.refused:
+                raise
+        if upload.refused is not None and not begun:
+            await upload.refused.response()(scope, receive, send)
+
+    def _refusal(self, path: str, headers: Headers, method: str) -> ApiError | None:
+        if self.key is not None and path.startswith(GUARDED):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
+                what = "Incorrect API key provided." if given else "No API key was given; send Authorization: Bearer KEY."
+                return ApiError(401, what, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self.limits.body:
+            return _too_large(self.limits)
+        if method == "POST" and path.startswith(QUEUED) and self.scheduler.full:
+            message = f"{len(self.scheduler)} requests are waiting already; ask again in a moment."
+            return ApiError(429, message, code="rate_limit_exceeded", headers=RETRY_AFTER)
+        return None
+
+
+class _Upload:
+    """A body as it comes in; `refused` says why it was cut off."""
+
+    def __init__(self, receive: Receive, limits: UploadLimits):
+        self._receive, self._limits = receive, limits
+        self._began, self._bytes, self._whole = time.monotonic(), 0, False
+        self.refused: ApiError | None = None
+
+    async def receive(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        limits = self._limits
+        left = self._began + limits.grace_s + self._bytes / limits.bytes_a_second - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
+        except TimeoutError:
+            slow = f"The upload is slower than {limits.bytes_a_second} bytes a second; it was given up."
+            self.refused = ApiError(408, slow, code="upload_too_slow", headers={"Connection": "close"})
+            raise self.refused from None
+        self._bytes += len(message.get("body", b""))
+        self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        if self._bytes > limits.body:
+            self.refused = _too_large(limits)
+            raise self.refused
+        return message
+
+
+def _too_large(limits: UploadLimits) -> ApiError:
+    allowed = f"{limits.body / 1e6:g} MB"
+    return ApiError(413, f"The request is larger than {allowed}, the limit here.", code="request_too_large", param="file",
+                    headers={"Connection": "close"})  # fmt: skip

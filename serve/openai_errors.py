@@ -1,0 +1,61 @@
+"""Errors in OpenAI's JSON shape, which its clients turn into exceptions of their own."""
+
+from collections.abc import Mapping
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dualasr.errors import AudioError, PackError
+
+from .scheduler import Busy, Stopping, TookTooLong, TooLong
+
+RETRY_AFTER = {"Retry-After": "2"}
+
+
+class ApiError(Exception):
+    """What a client is told instead of a transcript."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None,
+                 headers: Mapping[str, str] | None = None):  # fmt: skip
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        kind = {429: "rate_limit_error"}.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return JSONResponse({"error": error}, self.status, self.headers)
+
+
+def api_error(error: Exception) -> ApiError:
+    """The error that a client sees for one of ours. What is not ours is a bug, and no word of it gets out."""
+    message = str(error)
+    match error:
+        case ApiError():
+            return error
+        case Busy():
+            return ApiError(429, message, code="rate_limit_exceeded", headers=RETRY_AFTER)
+        case Stopping():
+            return ApiError(503, message, code="stopping", headers=RETRY_AFTER)
+        case TookTooLong():
+            return ApiError(504, message, code="timeout")
+        case TooLong():
+            return ApiError(413, message, code="audio_too_long", param="file")
+        case AudioError():
+            return ApiError(400, message, code="invalid_audio", param="file")
+        case PackError():
+            return ApiError(400, message, code="invalid_value")
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case RequestValidationError():
+            first = error.errors()[0]
+            place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+            param = place[0] if place else None
+            return ApiError(400, f"{param or 'The request'}: {first['msg']}.", code=first["type"], param=param)
+    return ApiError(500, "Something went wrong in the server; its log says what.", code="internal_error")
+
+
+async def error_response(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's exception handler for all of them."""
+    return api_error(error).response()

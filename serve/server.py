@@ -1,0 +1,53 @@
+"""The process: serves until a signal, then finishes what is under way."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from dualasr.model import DualWhisper
+
+from .app import Settings, create_app
+from .scheduler import Limits, Scheduler
+
+_LAST_BYTES_S = 0.5  # for answers that are written but not sent
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, but that a first SIGTERM or Ctrl-C waits for the endpoints alone: a page that is open would never end.
+
+    A second one ends it at once. After either the process goes on, to end with exit code 0.
+    """
+
+    def __init__(self, config: uvicorn.Config, under_way: Callable[[], int]):
+        super().__init__(config)
+        self._under_way = under_way
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self.should_exit = True
+        asyncio.get_running_loop().create_task(self._cut_when_done())
+
+    async def _cut_when_done(self) -> None:
+        while self._under_way():
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(_LAST_BYTES_S)
+        self.force_exit = True
+
+
+def run(model: DualWhisper, reload: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
+        settings: Settings = Settings()) -> None:  # fmt: skip
+    """Serve a model until SIGTERM or Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
+        scheduler = Scheduler(model, limits)
+        try:
+            app = create_app(scheduler, reload, Path(uploads), settings)
+            config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
+            Server(config, app.state.under_way).run()
+        finally:
+            scheduler.close()
