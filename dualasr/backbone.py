@@ -26,6 +26,9 @@ from dualasr.errors import BaseModelError
 from dualasr.search import Hypothesis
 
 BUILT_IN = {"micro": Path(__file__).parent / "micro"}
+SIZES = tuple(size + english for size in ("tiny", "base", "small", "medium") for english in ("", ".en")) + (
+    "large-v1", "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
+LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
 def base_path(name: str) -> Path:
@@ -75,11 +78,14 @@ class Backbone:
 
     @classmethod
     def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Backbone":
-        """Load a built-in base, a folder in transformers format, or a hub id (HF_HUB_OFFLINE is honoured).
+        """Load a built-in base, a folder in transformers format, a hub id (HF_HUB_OFFLINE is honoured), or one of OpenAI's by
+        its size, as `small`.
 
         Raises BaseModelError where nothing is found or what is found is not Whisper.
         """
         source = BUILT_IN.get(str(name), Path(name))
+        if not source.exists() and (size := LATEST.get(str(name), str(name))) in SIZES:
+            source = Path("openai", f"whisper-{size}")
         if source.is_dir():
             config = source / "config.json"
             kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
@@ -91,10 +97,10 @@ class Backbone:
             tokenizer = WhisperTokenizer.from_pretrained(source)
             extractor = WhisperFeatureExtractor.from_pretrained(source)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason, called = str(error).strip().splitlines()[0], "" if str(source) == str(name) else f" ({source})"
             raise BaseModelError(
-                f"Cannot load the base {str(name)!r}: {reason} Give a folder in transformers format, a hub id that can be "
-                f"reached or is cached, or a built-in base ({', '.join(BUILT_IN)})."
+                f"Cannot load the base {str(name)!r}{called}: {reason} Give a folder in transformers format, a hub id that can "
+                f"be reached or is cached, or a built-in base ({', '.join(BUILT_IN)})."
             ) from error
         model.eval().requires_grad_(False)
         backbone = cls(str(name), model, tokenizer, extractor)

@@ -104,4 +104,5 @@ def _asks(row: list[Bid], k: int, options: SelectorOptions) -> bool:
     if options.rule == "paper" or options.asked is None:
         return True
     heads = [bid.before_asking for bid in row]
-    return sum(head > heads[k] for head in heads) < options.asked and heads[k] > options.head_floor
+    before = sum(head > heads[k] or (head == heads[k] and i < k) for i, head in enumerate(heads))
+    return before < options.asked and heads[k] > options.head_floor

@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dualasr", description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    base_help = "built-in base, folder in transformers format, or hub id (%(default)s)"
+    base_help = "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
 
     def add(name: str, run, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -26,11 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     def model_flags(command) -> None:
-        command.add_argument("--base", default="micro", help=base_help)
+        command.add_argument("--base", "--model", default="micro", help=base_help)
         command.add_argument("--pack", type=Path, action="append", default=[], metavar="PACK",
                              help="language pack: its folder, its name, or a folder of packs; repeat for several")  # fmt: skip
         packs_dir_flag(command)
-        command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+        command.add_argument("--device", default="auto", help="auto (cuda where there is one), cpu, cuda, cuda:1 (%(default)s)")
         command.add_argument("--selector", default="calibrated",
                              help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
 
@@ -190,6 +190,12 @@ def _packs(args) -> list[Path]:
     return find_packs(args.pack, packs_dir(args.packs_dir))
 
 
+def _device(name: str) -> str:
+    import torch
+
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _load(args, **options):
     from dualasr.model import load_model
     from dualasr.pack import read_selector
@@ -197,7 +203,7 @@ def _load(args, **options):
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
-    model = load_model(args.base, _packs(args), device=args.device, selector=selector, **options)
+    model = load_model(args.base, _packs(args), device=_device(args.device), selector=selector, **options)
     if selector.packs and set(selector.packs) != set(model.packs):
         print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
               f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
@@ -317,6 +323,7 @@ def run_transcribe(args) -> int:
             torch.set_num_threads(args.threads)
         return _load(args, dtype=getattr(torch, args.dtype))
 
+    args.device = _device(args.device)
     if args.ray is None:
         return transcribe_cli.transcribe_all(args, load)
     from dualasr.ray_transcription import RayTranscriber

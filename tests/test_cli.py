@@ -44,12 +44,13 @@ def test_each_command_has_help(command, capsys):
 
 @pytest.mark.parametrize("arguments, sentence", [
     (["--base", "no/such-base"], "Cannot load the base"),
+    (["--model", "turbo"], "Cannot load the base 'turbo' (openai/whisper-large-v3-turbo)"),
     (["--pack", "nowhere"], "no pack at nowhere"),
     (["--route", "west"], "no route 'west'"),
     (["--language", "klingonish"], "knows the language 'klingonish'; nearest: "),
 ])  # fmt: skip
 def test_bad_arguments_are_sentences(tiny_folder, wav, arguments, sentence, tmp_path, capsys):
-    base = [] if "--base" in arguments else ["--base", str(tiny_folder)]
+    base = [] if {"--base", "--model"} & {*arguments} else ["--base", str(tiny_folder)]
     assert main(["transcribe", str(wav), "-o", str(tmp_path), *base, *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("dualasr: ") and sentence in error and "Traceback" not in error

@@ -184,3 +184,14 @@ def test_how_many_packs_run_their_upper_layers(make_model, clips, asked, run):
         told = {bid.name for bid in row if bid.tag is not None}
         assert told == set(sorted(heads, key=heads.get)[-run:])
         assert told == {name for name, (asked_rows, *_) in outputs.items() if i in asked_rows}
+
+
+def test_of_packs_with_equal_heads_no_more_are_asked_than_may_be(make_secondary, backbone, clips):
+    model = DualWhisper(backbone, selector=SelectorOptions(asked=2, head_floor=-1e9))
+    for name, language in (("north", "ky"), ("west", "ga"), ("south", "or")):
+        twin = make_secondary(backbone, (language,), seed=0).requires_grad_(False)
+        model = model.with_pack(Pack(PackInfo(name, {language: language}), twin))
+    rows, _ = model.bids(model.listen(clips[:2]))
+    for row in rows:
+        assert len({bid.head for bid in row}) == 1
+        assert [bid.name for bid in row if bid.tag is not None] == ["north", "west"]
