@@ -1,0 +1,193 @@
+"""Selection under stress: 1, 3 and 10 packs at once, and sound that nobody here knows.
+
+    python recipes/micro/selection.py --corpus data/generated --text TEXTS --pack packs/ky --pack packs/ga --pack packs/or \\
+        --pack packs/om --more ca cy et eu hu lv --out runs/selection
+
+Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is measured as its packs come
+and after `dualasr calibrate`, which is given the packs' dev, train clips of the base's languages, and foreign speech, music and
+noise; what is measured is of other clips, and of other foreign languages. Of packs that are named by --more, small ones are
+trained on sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs: they stand by, and are not measured.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from dualasr.adding import add_language
+from dualasr.audio import SAMPLE_RATE, Sound, load_audio
+from dualasr.augment import coloured_noise, music
+from dualasr.calibrating import calibrate_set, pipeline_of
+from dualasr.corpus import load_corpus, text_file
+from dualasr.languages import language_of
+from dualasr.metrics import character_errors, comparable
+from dualasr.model import DualWhisper, load_model
+from dualasr.report_content import markdown_table
+from dualasr.selector import PRIMARY, SelectorOptions
+from dualasr.set_calibration import Claim, SetOptions, decide, hear_set, measure
+from dualasr.synth import Speaker, draw_voice
+from dualasr.training import TrainingOptions
+from dualasr.training_data import AddLanguageOptions
+from dualasr.utterance import Utterance
+from dualasr.whole_file import whole_file, whole_folder
+
+FOREIGN = {"dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"), "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt")}
+
+
+def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int) -> None:
+    """`count` sentences of a language as FOLDER/manifest.jsonl, whole or not at all."""
+    if folder.exists():
+        return
+    rng = np.random.default_rng([seed, *code.encode()])
+    lines = text_file(text, code).read_text(encoding="utf-8").splitlines()
+    chosen = [lines[i] for i in rng.permutation(len(lines))[:count]]
+    with whole_folder(folder) as part, Speaker() as speaker:
+        rows = []
+        for i, line in enumerate(chosen):
+            samples = speaker.speak(line, code, draw_voice(rng, role))
+            if len(samples) >= SAMPLE_RATE // 4:
+                soundfile.write(part / f"{i:04d}.flac", samples, SAMPLE_RATE)
+                split = "dev" if role == "train" and i % 8 == 0 else role
+                rows.append({"audio": f"{i:04d}.flac", "text": line, "lang": code, "split": split})
+        (part / "manifest.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def make_sounds(folder: Path, kind, count: int, seed: int) -> None:
+    """`count` clips of 2 to 8 s of music or noise, at -40 to -10 dB."""
+    if folder.exists():
+        return
+    rng = np.random.default_rng(seed)
+    with whole_folder(folder) as part:
+        for i in range(count):
+            samples = kind(int(rng.uniform(2, 8) * SAMPLE_RATE), rng)
+            scale = 10 ** (rng.uniform(-40, -10) / 20) / max(float(np.abs(samples).max()), 1e-9)
+            soundfile.write(part / f"{i:04d}.flac", samples * scale, SAMPLE_RATE)
+
+
+def unknown_sounds(out: Path, text: Path, split: str, count: int) -> dict[str, list[Sound]]:
+    """Sound of each kind that nobody knows, `count` clips a language and kind."""
+    seed, found = {"dev": 11, "test": 12}[split], {}
+    for code in FOREIGN[split]:
+        speak(out / split / code, text, code, count, "test" if split == "test" else "train", seed)
+    for name, kind in (("music", music), ("noise", coloured_noise)):
+        make_sounds(out / split / name, kind, 4 * count, seed)
+    found["foreign speech"] = [Sound(path) for code in FOREIGN[split] for path in sorted((out / split / code).glob("*.flac"))]
+    return found | {name: [Sound(path) for path in sorted((out / split / name).glob("*.flac"))] for name in ("music", "noise")}
+
+
+def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
+    """A pack of some 300 clips and 120 steps, for a language that is not measured."""
+    pack = args.out / "packs" / code
+    if not pack.exists():
+        speak(args.out / "corpora" / code, args.text, code, 320, "train", 13)
+        add_language(AddLanguageOptions(
+            base=args.base, corpora=(args.out / "corpora" / code,), languages={code: language_of(code).name}, out=pack,
+            negatives=tuple(negatives), training=TrainingOptions(steps=120, variants=1),
+        ), resume=pack.with_name(f"{code}.run").exists(), say=lambda line: None)  # fmt: skip
+    return pack
+
+
+def pooled(corpus: Path, split: str, codes: Sequence[str], count: int) -> list[Utterance]:
+    """`count` clips, as many of each language as there can be, spread over each language's."""
+    shares, found = {code: count // len(codes) + (i < count % len(codes)) for i, code in enumerate(codes)}, []
+    for code in codes:
+        mine = [u for u in load_corpus(corpus / "data" / language_of(code).config, split).utterances if u.duration <= 15.0]
+        order = np.random.default_rng(14).permutation(len(mine))[: shares[code]]
+        found += [mine[i] for i in sorted(order)]
+    return found
+
+
+def gap(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Claim], routes: Sequence[str]) -> float:
+    """Mean over the packs' languages of what nothing known adds to CER, in points."""
+    added = []
+    for code in sorted({clip.language for clip, claim in zip(clips, claims, strict=True) if claim.pipeline != PRIMARY}):
+        refs, aware, agnostic = [], [], []
+        for clip, claim, route in zip(clips, claims, routes, strict=True):
+            if clip.language != code:
+                continue
+            said = {PRIMARY: claim.first.text, claim.rival: claim.second.text}
+            for name in {claim.pipeline, route} - set(said):
+                said[name] = model.transcribe_windows([load_audio(clip.sound)], route=name)[0].text
+            refs.append(clip.text)
+            aware.append(said[claim.pipeline])
+            agnostic.append(said[route])
+        rates = [character_errors(*(comparable(texts, code, "marks")[0] for texts in (refs, hyps))).rate
+                 for hyps in (aware, agnostic)]  # fmt: skip
+        added.append(100 * (rates[1] - rates[0]))
+    return float(np.mean(added))
+
+
+def measured(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Claim], unknown: dict[str, list[Claim]],
+             selector: SelectorOptions) -> dict:  # fmt: skip
+    routes = [decide(claim, selector)[0] for claim in claims]
+    right = sum(route == claim.pipeline for route, claim in zip(routes, claims, strict=True))
+    found, interval = measure(claims, [], selector, (PRIMARY, *model.packs)), binomtest(right, len(claims)).proportion_ci()
+    stolen = {kind: measure([], heard, selector, ())["stolen"] for kind, heard in unknown.items()}
+    return {"clips": len(claims), "accuracy": found["accuracy"], "interval": [interval.low, interval.high],
+            "ece": found["calibration"]["ece"], "twice": found["twice"], "gap": gap(model, clips, claims, routes),
+            "stolen": stolen, "confusion": found["confusion"]}  # fmt: skip
+
+
+def stress(args, packs: Sequence[Path], codes: Sequence[str]) -> dict:
+    """A set of packs as they come, and calibrated together."""
+    model, options = load_model(args.base, packs), SetOptions()
+    old = list(model.backbone.languages)
+    known = [code for code in codes if pipeline_of(model, code) not in (None, PRIMARY)]
+    dev = [u for code in known for u in pooled(args.corpus, "dev", [code], 40)] + pooled(args.corpus, "train", old, 300)
+    heard = [sound for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values() for sound in sounds]
+    fitted = calibrate_set(model, dev, heard, options)
+    clips = pooled(args.corpus, "test", [*old, *known], args.clips)
+    claims, _ = hear_set(model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options)
+    unknown = {kind: hear_set(model, [(sound, "und", None) for sound in sounds], options)[0]
+               for kind, sounds in unknown_sounds(args.out / "unknown", args.text, "test", 20).items()}  # fmt: skip
+    sides = {"as they come": model.selector, "calibrated": fitted.selector}
+    return {side: measured(model, clips, claims, unknown, selector) for side, selector in sides.items()}
+
+
+def to_markdown(found: dict[str, dict]) -> str:
+    rows, kinds = [], ("foreign speech", "music", "noise")
+    for count, sides in found.items():
+        for side, m in sides.items():
+            low, high = (100 * end for end in m["interval"])
+            taken = (f"{100 * m['stolen'][kind]:.1f}" for kind in kinds)
+            rows.append((count, side, f"{100 * m['accuracy']:.2f} [{low:.1f}, {high:.1f}]", f"{100 * m['ece']:.2f}",
+                         f"{100 * m['twice']:.1f}", f"{m['gap']:+.2f}", *taken))  # fmt: skip
+    head = ("packs", "selector", "routed right, %", "calibration error, %", "decoded twice, %",
+            "nothing known adds, CER points", *(f"{kind} taken, %" for kind in kinds))  # fmt: skip
+    return "\n".join(markdown_table(head, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="micro")
+    parser.add_argument("--corpus", type=Path, required=True, help="FLEURS-shaped, with the base's languages and the packs'")
+    parser.add_argument("--text", type=Path, required=True, help="sentences of languages that nobody here knows")
+    parser.add_argument("--pack", type=Path, action="append", required=True)
+    parser.add_argument("--more", nargs="*", default=[], metavar="CODE", help="languages of further packs")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 10], help="packs at once (%(default)s)")
+    parser.add_argument("--clips", type=int, default=1000, help="pooled test clips (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    model = load_model(args.base, args.pack)
+    codes = [code for pack in model.packs.values() for code in pack.info.languages]
+    negatives = [args.corpus / "data" / language_of(code).config for code in model.backbone.languages]
+    packs = [*args.pack, *(train_small(args, code, negatives) for code in tqdm(args.more, unit="pack"))]
+    found = {}
+    for count in args.counts:
+        path = args.out / f"{count}.json"
+        if not path.exists():
+            with whole_file(path) as part:
+                part.write_text(json.dumps(stress(args, packs[:count], codes), indent=1))
+        found[str(count)] = json.loads(path.read_text())
+        print(to_markdown(found), flush=True)
+    with whole_file(args.out / "selection.md") as part:
+        part.write_text(to_markdown(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
