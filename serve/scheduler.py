@@ -1,19 +1,22 @@
 """One model, many requests: a bounded queue whose windows are decoded together.
 
 A single thread owns the model. Each round it takes the request that has waited longest, adds windows of the other requests
-that ask for the same (model, route, language, options), and decodes them as one batch; requests take turns window by window,
-so that a short clip does not wait for a long one to end. A request keeps the model it was admitted with: packs can be
-exchanged while others are under way.
+that ask for the same (model, route, language, options), and decodes them as one batch; who had a window goes to the end of
+the queue, so that a short clip does not wait for a long one to end. Sound is read ahead by threads of its own, so that an
+hour of silence, of which there is nothing to decode, keeps nobody waiting. A request keeps the model it was admitted with:
+packs can be exchanged while others are under way.
 """
 
 import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import soundfile
 
 from dualasr.audio import Sound
 from dualasr.errors import AudioError, DualasrError
@@ -26,6 +29,9 @@ from dualasr.windows import Window
 from .orders import Order
 
 log = logging.getLogger(__name__)
+
+READERS = 4  # threads
+UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
 
 
 class Busy(DualasrError):
@@ -58,23 +64,29 @@ class Limits:
     batch: int = 8
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
-    """A request under way. `future` gives its Transcription or raises; `cancel` it when nobody waits any more."""
+    """A request under way. `future` gives its Transcription or raises; `cancel` it when nobody waits any more.
+
+    ready: windows that were read and not decoded; after the last one None, or why the sound ends before its end.
+    """
 
     order: Order
+    path: Path
     recording: Recording
     windows: Iterator[Window]
     deadline: float
     progress: Callable[[Transcription], None]
     future: Future = field(default_factory=Future)
+    ready: deque[Window | Exception | None] = field(default_factory=deque)
+    reading: bool = False
 
     def cancel(self) -> None:
         self.future.cancel()
 
-    def finish(self, result: Transcription | BaseException) -> None:
+    def finish(self, result: Transcription | Exception) -> None:
         try:
-            if isinstance(result, BaseException):
+            if isinstance(result, Exception):
                 self.future.set_exception(result)
             else:
                 self.future.set_result(result)
@@ -101,6 +113,7 @@ class Scheduler:
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._readers = ThreadPoolExecutor(READERS, "reader")
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -119,94 +132,164 @@ class Scheduler:
         """
         sound = Sound(path, end=self.limits.audio_s + 1.0)  # a little more than is allowed tells that it is too long
         recording = Recording(sound, order.options, order.model.backbone.spans)
-        ticket = Ticket(order, recording, recording.windows(order.model.backbone.window_s),
-                        time.monotonic() + self.limits.time_s, progress)  # fmt: skip
+        windows = recording.windows(order.model.backbone.window_s)
+        ticket = Ticket(order, path, recording, windows, time.monotonic() + self.limits.time_s, progress)
+        ticket.future.add_done_callback(lambda future: self._wake())
         with self._changed:
             if self._closing:
                 raise Stopping("The server is stopping; ask again when it is back.")
             if self.full:
                 raise Busy(f"{len(self._waiting)} requests are waiting already; ask again in a moment.")
             self._waiting.append(ticket)
-            self._changed.notify_all()
+            self._read_on(ticket)
         return ticket
 
-    def close(self) -> None:
-        """Admit no more, answer what is admitted, and end the thread."""
+    def close(self, *, drop: bool = False) -> None:
+        """Admit no more, answer what is admitted, or `drop` it, and end the thread."""
         with self._changed:
-            self._closing = True
+            self._closing, admitted = True, list(self._waiting)
             self._changed.notify_all()
+        for ticket in admitted if drop else ():
+            ticket.cancel()
         self._thread.join()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _read_on(self, ticket: Ticket) -> None:
+        """Have a request read ahead: what a batch can take of it, or a window where many wait. With the lock held."""
+        ahead = max(1, self.limits.batch // len(self._waiting)) if self._waiting else 1
+        at_end = bool(ticket.ready) and not isinstance(ticket.ready[-1], Window)
+        if not (ticket.reading or at_end or ticket.future.done()) and len(ticket.ready) < ahead:
+            ticket.reading = True
+            self._readers.submit(self._read, ticket)
+
+    def _read(self, ticket: Ticket) -> None:
+        """Read a request's next window, in a reader's thread."""
+        found: Window | Exception | None = None
+        try:
+            if not ticket.recording.samples and _promised_s(ticket.path) > self.limits.audio_s:
+                found = self._too_long()
+            elif not ticket.future.done():
+                found = next(ticket.windows, None)
+                if ticket.recording.seconds > self.limits.audio_s:
+                    found = self._too_long()
+        except Exception as error:
+            if not isinstance(error, AudioError):
+                log.exception("reading a sound failed")
+            found = error.with_traceback(None)  # which would hold the windows
+        with self._changed:
+            ticket.reading = False
+            ticket.ready.append(found)
+            if isinstance(found, Window) and not ticket.future.done():
+                self._read_on(ticket)
+            else:
+                ticket.windows.close()
+            self._changed.notify_all()
+
+    def _too_long(self) -> TooLong:
+        return TooLong(f"The audio is longer than {self.limits.audio_s:g} s, the limit here; send it in parts.")
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
-                    return
-                tickets = list(self._waiting)
-            head = tickets[0]
-            served = [ticket for ticket in tickets if ticket.order.together(head.order)]
-            done = self._round(served)
-            with self._changed:
-                ended = {id(ticket) for ticket in done}
-                turn = {id(ticket) for ticket in served}
-                others = [t for t in self._waiting if id(t) not in turn]
-                again = [t for t in self._waiting if id(t) in turn and id(t) not in ended]
-                self._waiting = deque((*others, *again))
-                self._changed.notify_all()
+                over = [ticket for ticket in self._waiting if self._is_over(ticket)]
+                self._leave(over)
+                batch = self._take_batch()
+                if not (over or batch):
+                    if self._closing and not self._waiting:
+                        return
+                    deadline = min((ticket.deadline for ticket in self._waiting), default=None)
+                    self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for ticket in over:
+                ticket.finish(self._outcome(ticket))
+                self._close_sound(ticket)
+            if batch:
+                self._decode(batch)
 
-    def _round(self, tickets: list[Ticket]) -> list[Ticket]:
-        """Decode one batch of windows of requests that go together; those that ended, answered."""
-        order = tickets[0].order
-        batch: list[tuple[Ticket, Window]] = []
-        ended: dict[int, tuple[Ticket, Transcription | BaseException]] = {}
-        open_, limit = deque(tickets), 1 if order.options.condition_on_previous_text else self.limits.batch
-        while open_ and len(batch) < limit:
-            ticket = open_.popleft()
-            window = self._next(ticket)
-            if isinstance(window, Window):
-                batch.append((ticket, window))
-                open_.append(ticket)
-            else:
-                ended[id(ticket)] = ticket, window
-        if batch:
-            try:
-                answer(order.model, [(t.recording, window) for t, window in batch], order.route, order.language, order.options)
-            except Exception as error:  # one request's trouble must not end the thread that serves all
-                log.exception("a batch of %d windows failed", len(batch))
-                ended |= {id(t): (t, error) for t, _ in batch}
-            else:
-                self._count(batch)
-                for ticket in {id(t): t for t, _ in batch if id(t) not in ended}.values():
-                    if not ticket.future.cancelled():
-                        ticket.progress(ticket.recording.settled())
-        for ticket, end in ended.values():
-            ticket.windows.close()
-            ticket.finish(ticket.recording.result() if end is None else end)
-        return [ticket for ticket, _ in ended.values()]
+    def _is_over(self, ticket: Ticket) -> bool:
+        if ticket.future.done() or time.monotonic() >= ticket.deadline:
+            return True
+        return bool(ticket.ready) and (ticket.ready[0] is None or isinstance(ticket.ready[-1], Exception))
 
-    def _next(self, ticket: Ticket) -> Window | BaseException | None:
-        """A request's next window; None where there is no more, or why it ends here."""
-        if ticket.future.cancelled():
-            return TookTooLong("Nobody waits for it.")
-        if time.monotonic() > ticket.deadline:
-            allowed = f"{self.limits.time_s:g} s"
-            return TookTooLong(f"The request was not done within {allowed}; send shorter audio, or ask again later.")
+    def _outcome(self, ticket: Ticket) -> Transcription | Exception:
+        """What came of a request that is over."""
+        if ticket.ready and isinstance(ticket.ready[-1], Exception):
+            return ticket.ready[-1]
+        if ticket.ready and ticket.ready[0] is None:
+            return ticket.recording.result()
+        allowed = f"{self.limits.time_s:g} s"
+        return TookTooLong(f"The request was not done within {allowed}; send shorter audio, or ask again later.")
+
+    def _leave(self, tickets: Sequence[Ticket]) -> None:
+        """Out of the queue. With the lock held, and before they are answered: who hears of it may ask again at once."""
+        self._waiting = deque(ticket for ticket in self._waiting if ticket not in tickets)
+
+    def _close_sound(self, ticket: Ticket) -> None:
+        with self._changed:
+            if not ticket.reading:  # else its reader does
+                ticket.windows.close()
+
+    def _take_batch(self) -> list[tuple[Ticket, Window]]:
+        """Windows that are decoded next, of requests that go together, which line up again. With the lock held."""
+        ready = [ticket for ticket in self._waiting if ticket.ready]
+        if not ready:
+            return []
+        order, batch = ready[0].order, []
+        turn = deque(ticket for ticket in ready if ticket.order.together(order))
+        limit = 1 if order.options.condition_on_previous_text else self.limits.batch
+        while turn and len(batch) < limit:
+            ticket = turn.popleft()
+            batch.append((ticket, ticket.ready.popleft()))
+            if ticket.ready and isinstance(ticket.ready[0], Window):
+                turn.append(ticket)
+        served = list(dict.fromkeys(ticket for ticket, _ in batch))
+        self._leave(served)
+        self._waiting.extend(served)
+        for ticket in served:
+            self._read_on(ticket)
+        return batch
+
+    def _decode(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
+        """Decode windows together and tell their requests; trouble is theirs, and must not end the thread that serves all."""
+        served = list(dict.fromkeys(ticket for ticket, _ in batch))
+        order = served[0].order
         try:
-            window = next(ticket.windows, None)
-        except AudioError as error:
-            return error
+            answer(order.model, [(t.recording, window) for t, window in batch], order.route, order.language, order.options)
+            self._count(batch)
         except Exception as error:
-            log.exception("reading a sound failed")
-            return error
-        if ticket.recording.seconds > self.limits.audio_s:
-            return TooLong(f"The audio is longer than {self.limits.audio_s:g} s, the limit here; send it in parts.")
-        return window
+            log.exception("a batch of %d windows failed", len(batch))
+            self._fail(served, error)
+            return
+        for ticket in served:
+            try:
+                if not ticket.future.done():
+                    ticket.progress(ticket.recording.settled())
+            except Exception as error:
+                log.exception("nobody could be told how far a request is")
+                self._fail([ticket], error)
 
-    def _count(self, batch: list[tuple[Ticket, Window]]) -> None:
+    def _fail(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        with self._changed:
+            self._leave(tickets)
+        for ticket in tickets:
+            ticket.finish(error.with_traceback(None))
+            self._close_sound(ticket)
+
+    def _count(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
         before, routes = self.tally, Counter()
-        for ticket, count in Counter(id(ticket) for ticket, _ in batch).items():
-            recording = next(t.recording for t, _ in batch if id(t) == ticket)
-            routes.update(piece.result.route for piece in recording.pieces[-count:])
+        for ticket, count in Counter(ticket for ticket, _ in batch).items():
+            routes.update(piece.result.route for piece in ticket.recording.pieces[-count:])
         seconds = sum(window.end - window.start for _, window in batch)
         self.tally = Tally(before.windows + len(batch), before.batches + 1, before.audio_s + seconds, before.routes + routes)
+
+
+def _promised_s(path: Path) -> float:
+    """Seconds of sound by the header, where it is one that knows; else 0, and the end shows."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, TypeError):  # m4a and the like, or no sound at all
+        return 0.0
+    return info.duration if info.format != "MP3" and info.frames < UNKNOWN_FRAMES else 0.0

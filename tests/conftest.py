@@ -67,7 +67,7 @@ def clips():
             for t, n, s in zip(tones, noise, (1.0, 2.3, 3.1, 4.0), strict=True)]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_secondary():
     """Secondary of a backbone with seeded random weights; LoRA's B is random too unless `zero_b`."""
 

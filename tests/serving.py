@@ -1,0 +1,62 @@
+"""What the tests of the server share: sounds, a small model that can be held up, and order."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dualasr.audio import SAMPLE_RATE
+from dualasr.backbone import Backbone
+from dualasr.bidding import Heard
+from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.pack import Pack, PackInfo
+from dualasr.recording import TranscribeOptions
+from dualasr.transcript import Transcription
+
+QUICK = TranscribeOptions(decode=DecodeOptions(beam=1), sentences=True, no_speech_threshold=1.0)
+
+
+def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
+    """Tones and noise that no two seeds share, with a pause every few seconds."""
+    rng, time = np.random.default_rng(seed), np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
+    tones = sum(np.sin(2 * np.pi * rng.uniform(100, 3000) * time + rng.uniform(0, 6)) for _ in range(3))
+    loud = np.sin(2 * np.pi * rng.uniform(0.2, 3) * time) ** 2
+    soundfile.write(path, (0.1 * tones * loud + 0.02 * rng.standard_normal(len(time)) * loud).astype(np.float32), SAMPLE_RATE)
+    return path
+
+
+@dataclass(frozen=True)
+class HeldModel(DualWhisper):
+    """A model that hears nothing while `free` is not set; `reached` tells that it was asked to."""
+
+    free: threading.Event = field(default_factory=threading.Event)
+    reached: threading.Event = field(default_factory=threading.Event)
+
+    def listen(self, clips: Sequence[np.ndarray]) -> Heard:
+        self.reached.set()
+        assert self.free.wait(60), "nobody let the model go on"
+        return super().listen(clips)
+
+
+def small_model(folder: Path, make_secondary, packs=(("north", "ky"), ("south", "ga")), kind=DualWhisper) -> DualWhisper:
+    """Packs of random weights, (name, language) each, on the Whisper in a folder."""
+    backbone = Backbone.load(folder)
+    model = kind(backbone)
+    for seed, (name, language) in enumerate(packs):
+        secondary = make_secondary(backbone, (language,), seed=seed).requires_grad_(False)
+        model = model.with_pack(Pack(PackInfo(name, {language: language}), secondary))
+    return model
+
+
+def held(model: DualWhisper) -> HeldModel:
+    return HeldModel(model.backbone, model.packs, model.selector)
+
+
+def gist(transcript: Transcription) -> tuple:
+    """What must be the same however a sound was decoded: all but the last digits of scores."""
+    lines = [(s.start, s.end, s.text, s.language, s.route, [(w.start, w.end, w.word) for w in s.words])
+             for s in transcript.segments]  # fmt: skip
+    return transcript.text, transcript.language, transcript.route, transcript.duration, transcript.scores["windows"], lines

@@ -1,0 +1,249 @@
+"""Many requests for one model: nobody gets another's answer, waits for more than a turn, or takes the others down."""
+
+import shutil
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+from serving import QUICK, gist, held, small_model, write_sound
+
+from dualasr.errors import AudioError
+from dualasr.transcription import transcribe
+
+pytest.importorskip("fastapi")
+
+from dualasr_serve.orders import Order, order_of
+from dualasr_serve.scheduler import Busy, Limits, Scheduler, Stopping, TookTooLong, TooLong
+
+WAIT = 120
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder, make_secondary):
+    return small_model(tiny_folder, make_secondary)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """By name: short ones, and two that are longer than a window."""
+    folder = tmp_path_factory.mktemp("sounds")
+    lengths = {"a": 0.7, "b": 1.9, "c": 3.3, "d": 6.1, "long": 21.0, "longer": 40.0}
+    return {name: write_sound(folder / f"{name}.wav", seconds, seed)
+            for seed, (name, seconds) in enumerate(lengths.items())}  # fmt: skip
+
+
+@pytest.fixture
+def start():
+    """Start schedulers, which end with the test."""
+    started = []
+
+    def start(model, **limits):
+        started.append(Scheduler(model, Limits(**limits)))
+        return started[-1]
+
+    yield start
+    for scheduler in started:
+        scheduler.close(drop=True)
+
+
+def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(model, sounds, start):
+    quick = {route: Order(model, route, None, QUICK) for route in (None, "primary", "north", "south")}
+    orders = [*quick.values(), Order(model, None, "en", QUICK), Order(model, None, "ga", replace(QUICK, words=True)),
+              Order(model.among(["ky", "en"]), None, None, QUICK)]  # fmt: skip
+    names = list(sounds)
+    asked = [(sounds[names[i % len(names)]], orders[i % len(orders)]) for i in range(14)]
+    asked.append((sounds["b"], order_of(model, route="primary", language="en", prompt="Good morning.", temperature=0.8)))
+    wanted = [gist(transcribe(order.model, path, route=order.route, language=order.language, options=order.options))
+              for path, order in asked]  # fmt: skip
+    assert len({text for text, *_ in wanted}) > 9, "too many of the sounds sound alike to tell a swapped answer"
+    scheduler = start(model, batch=4)
+    with ThreadPoolExecutor(8) as clients:
+        found = clients.map(lambda pair: gist(scheduler.submit(*pair).future.result(WAIT)), asked)
+        assert list(found) == wanted
+    windows = sum(sum(windows.values()) for *_, windows, _ in wanted)
+    assert len(scheduler) == 0 and scheduler.tally.windows == windows > scheduler.tally.batches
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_short_sound_does_not_wait_for_long_ones_that_came_before_it(model, sounds, start, batch):
+    slow = held(model)
+    scheduler, order, ended = start(slow, batch=batch), Order(slow, "primary", "en", QUICK), []
+    for name in ("longer", "long", "longer", "a"):
+        ticket = scheduler.submit(sounds[name], order)
+        ticket.future.add_done_callback(lambda future, name=name: ended.append((name, scheduler.tally.windows)))
+        assert slow.reached.wait(WAIT)  # the first one has the model, the others wait for it
+    slow.free.set()
+    ticket.future.result(WAIT)
+    assert ended[0][0] == "a" and ended[0][1] <= 3 + 2 * batch, "it had to wait for more than a turn of each"
+
+
+def test_a_full_queue_refuses_and_has_room_again_once_somebody_has_the_answer(model, sounds, start):
+    slow = held(model)
+    scheduler, order = start(slow, queue=2), Order(slow, "north", None, QUICK)
+    first, _ = (scheduler.submit(sounds["a"], order) for _ in range(2))
+    assert scheduler.full
+    with pytest.raises(Busy, match="2 requests are waiting already"):
+        scheduler.submit(sounds["b"], order)
+    slow.free.set()
+    first.future.result(WAIT)
+    scheduler.submit(sounds["b"], order).future.result(WAIT)
+
+
+def test_whoever_cancels_is_not_decoded_and_makes_room(model, sounds, start):
+    slow = held(model)
+    scheduler, order = start(slow, batch=1), Order(slow, "north", None, QUICK)
+    first, other, last = (scheduler.submit(sounds[name], order) for name in ("a", "longer", "b"))
+    assert slow.reached.wait(WAIT)
+    other.cancel()
+    slow.free.set()
+    assert first.future.result(WAIT).text and last.future.result(WAIT).text
+    assert scheduler.tally.windows == 2 and len(scheduler) == 0 and other.windows.gi_frame is None
+    with pytest.raises(CancelledError):
+        other.future.result(WAIT)
+
+
+def test_what_is_not_done_in_time_is_given_up_and_what_comes_after_it_is_served(model, sounds, start):
+    slow = held(model)
+    scheduler, order = start(slow, batch=1, time_s=0.3), Order(slow, "north", None, QUICK)
+    tickets = [scheduler.submit(sounds["longer"], order) for _ in range(2)]
+    assert slow.reached.wait(WAIT)
+    time.sleep(max(0.0, tickets[-1].deadline - time.monotonic()))
+    slow.free.set()
+    for ticket in tickets:
+        with pytest.raises(TookTooLong, match="not done within 0.3 s"):
+            ticket.future.result(WAIT)
+    scheduler.limits = Limits(batch=1)
+    assert scheduler.submit(sounds["a"], order).future.result(WAIT).text
+
+
+def silence(path, seconds: int, **kind):
+    rate = kind.pop("rate", 16_000)
+    with soundfile.SoundFile(path, "w", rate, 1, **kind) as file:
+        for _ in range(seconds // 10):
+            file.write(np.zeros(10 * rate, np.float32))
+    return path
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("speech.wav", None), ("silence.flac", {}), ("silence.opus", {"format": "OGG", "subtype": "OPUS", "rate": 8_000}),
+    ("silence.mp3", {"format": "MP3", "subtype": "MPEG_LAYER_III"}),
+])  # fmt: skip
+def test_sound_beyond_the_limit_is_refused_and_read_no_further(model, tmp_path, start, name, kind):
+    path = tmp_path / name
+    write_sound(path, 120) if kind is None else silence(path, 300, **kind)
+    scheduler = start(model, audio_s=40)
+    ticket = scheduler.submit(path, Order(model, "north", None, QUICK))
+    with pytest.raises(TooLong, match="longer than 40 s"):
+        ticket.future.result(WAIT)
+    assert ticket.recording.seconds < 42 and scheduler.tally.windows == 0
+
+
+def test_long_silence_keeps_nobody_waiting_and_has_no_text(model, sounds, tmp_path, start):
+    scheduler, order, ended = start(model), Order(model, "north", None, QUICK), []
+    tickets = {"silence": scheduler.submit(silence(tmp_path / "hour.flac", 3600), order)}
+    tickets["a"] = scheduler.submit(sounds["a"], order)
+    for name, ticket in tickets.items():
+        ticket.future.add_done_callback(lambda future, name=name: ended.append(name))
+    whole = tickets["silence"].future.result(WAIT)
+    assert ended == ["a", "silence"] and (whole.text, whole.duration) == ("", 3600.0)
+
+
+def test_requests_keep_their_model_while_packs_are_exchanged(model, sounds, start):
+    slow = held(model)
+    scheduler, paths = start(slow, batch=2), [sounds[name] for name in ("long", "a")]
+    old = [scheduler.submit(path, Order(slow, "north", None, QUICK)) for path in paths]
+    assert slow.reached.wait(WAIT)
+    south = model.packs["south"]
+    other = replace(model, packs={"north": replace(south, info=replace(south.info, name="north"))})
+    scheduler.model = other
+    new = [scheduler.submit(path, Order(scheduler.model, "north", None, QUICK)) for path in paths]
+    slow.free.set()
+    for tickets, through in ((old, model), (new, other)):
+        wanted = [gist(transcribe(through, path, route="north", options=QUICK)) for path in paths]
+        assert [gist(ticket.future.result(WAIT)) for ticket in tickets] == wanted
+    assert gist(old[0].future.result()) != gist(new[0].future.result())
+
+
+def test_what_breaks_in_decoding_fails_its_requests_alone(model, sounds, start):
+    north = model.packs["north"]
+    broken = model.with_pack(replace(north, info=replace(north.info, name="bad", languages={"x": "x"}), secondary=None))
+    whole = Order(model, "north", None, QUICK)
+    scheduler = start(model)
+    tickets = [scheduler.submit(sounds["a"], order) for order in (whole, Order(broken, "bad", None, QUICK), whole)]
+    with pytest.raises(AttributeError):
+        tickets[1].future.result(WAIT)
+    assert tickets[0].future.result(WAIT) == tickets[2].future.result(WAIT)
+    assert scheduler.submit(sounds["b"], whole).future.result(WAIT).text and len(scheduler) == 0
+
+
+def test_a_listener_that_breaks_fails_its_request_alone(model, sounds, start):
+    def broken(so_far):
+        raise RuntimeError("the one who listened has gone")
+
+    scheduler, order = start(model), Order(model, "north", None, QUICK)
+    tickets = [scheduler.submit(sounds["long"], order, broken), scheduler.submit(sounds["long"], order)]
+    with pytest.raises(RuntimeError, match="has gone"):
+        tickets[0].future.result(WAIT)
+    assert tickets[1].future.result(WAIT).text and len(scheduler) == 0
+
+
+def test_broken_sound_is_an_error_of_its_own(model, sounds, tmp_path, start):
+    whole = tmp_path / "whole.flac"
+    soundfile.write(whole, soundfile.read(sounds["longer"])[0], 16_000)
+    cut, noise = tmp_path / "cut.flac", tmp_path / "noise.mp3"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    noise.write_bytes(b"no sound at all" * 100)
+    scheduler, order = start(model), Order(model, "north", None, QUICK)
+    tickets = {path: scheduler.submit(path, order) for path in (cut, sounds["long"], noise, tmp_path / "none.wav")}
+    assert gist(tickets.pop(sounds["long"]).future.result(WAIT)) == gist(
+        transcribe(model, sounds["long"], route="north", options=QUICK))  # fmt: skip
+    for path, ticket in tickets.items():
+        with pytest.raises(AudioError, match=path.name):
+            ticket.future.result(WAIT)
+
+
+def test_progress_only_grows_up_to_the_transcript(model, sounds, start):
+    scheduler, told = start(model, batch=1), []
+    whole = scheduler.submit(sounds["longer"], Order(model, "north", None, QUICK), told.append).future.result(WAIT)
+    texts = [*(so_far.text for so_far in told), whole.text]
+    assert len(set(texts)) > 3 and all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    segments = [so_far.segments for so_far in told]
+    assert all(whole.segments[: len(some)] == some for some in segments)
+
+
+def test_close_answers_what_is_admitted_and_then_refuses(model, sounds, start):
+    slow = held(model)
+    scheduler, order = start(slow, batch=2), Order(slow, "north", None, QUICK)
+    tickets = [scheduler.submit(sounds[name], order) for name in ("long", "a", "b")]
+    with ThreadPoolExecutor(1) as closer:
+        closing = closer.submit(scheduler.close)
+        while not scheduler._closing:
+            time.sleep(0.01)
+        with pytest.raises(Stopping):
+            scheduler.submit(sounds["c"], order)
+        slow.free.set()
+        closing.result(WAIT)
+    assert all(ticket.future.done() and ticket.future.result().text for ticket in tickets)
+
+
+def test_close_can_drop_what_is_admitted(model, sounds, start):
+    slow = held(model)
+    scheduler, order = start(slow, batch=1), Order(slow, "north", None, QUICK)
+    tickets = [scheduler.submit(sounds["longer"], order) for _ in range(3)]
+    assert slow.reached.wait(WAIT)
+    slow.free.set()
+    scheduler.close(drop=True)
+    assert len(scheduler) == 0 and scheduler.tally.windows <= 2 and all(ticket.future.cancelled() for ticket in tickets)
+
+
+def test_the_sound_may_go_once_the_answer_is_there(model, sounds, tmp_path, start):
+    path = tmp_path / "copy.wav"
+    shutil.copy(sounds["long"], path)
+    scheduler = start(model)
+    ticket = scheduler.submit(path, Order(model, "north", None, QUICK))
+    ticket.future.result(WAIT)
+    scheduler.close()
+    assert ticket.windows.gi_frame is None and not ticket.reading
