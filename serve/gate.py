@@ -1,6 +1,7 @@
 """What is settled before a body is read: who may come in, whether there is room, how large and how slow an upload may be."""
 
 import asyncio
+import contextlib
 import hmac
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from .scheduler import Scheduler
 
 GUARDED = ("/v1/", "/admin/")
 QUEUED = "/v1/audio/"
+LINGER_S = 10.0  # that a client who was refused may go on sending
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class Gate:
 
     def __init__(self, app: ASGIApp, scheduler: Scheduler, key: str | None, limits: UploadLimits):
         self.app, self.scheduler, self.key, self.limits = app, scheduler, key, limits
+        self.inside = 0  # requests for transcripts: as many as the queue holds, and as many again that still upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         refusal = self._refusal(scope["path"], Headers(scope=scope), scope["method"])
         if refusal is not None:
-            refusal.headers["Connection"] = "close"  # the body is not read
-            return await refusal.response()(scope, receive, send)
+            return await self._refuse(refusal, receive, send)
         upload, begun = _Upload(receive, self.limits), False
 
         async def answer(message: Message) -> None:
@@ -45,25 +47,42 @@ class Gate:
                 begun = True
                 await send(message)
 
+        self.inside += scope["path"].startswith(QUEUED)
         try:
             await self.app(scope, upload.receive, answer)
         except ApiError as error:
             if error is not upload.refused:
                 raise
+        finally:
+            self.inside -= scope["path"].startswith(QUEUED)
         if upload.refused is not None and not begun:
-            await upload.refused.response()(scope, receive, send)
+            await self._refuse(upload.refused, receive, send)
+
+    async def _refuse(self, refusal: ApiError, receive: Receive, send: Send) -> None:
+        """Answer, then let a client that is still sending come to its end: a connection closed under it loses the answer."""
+        refusal.headers["Connection"] = "close"
+        response, read, more = refusal.response(), 0, True
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while more and read <= self.limits.body:
+                    message = await receive()
+                    read, more = read + len(message.get("body", b"")), message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, path: str, headers: Headers, method: str) -> ApiError | None:
         if self.key is not None and path.startswith(GUARDED):
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode()):
                 what = "Incorrect API key provided." if given else "No API key was given; send Authorization: Bearer KEY."
                 return ApiError(401, what, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         declared = headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self.limits.body:
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.limits.body):
             return _too_large(self.limits)
-        if method == "POST" and path.startswith(QUEUED) and self.scheduler.full:
-            message = f"{len(self.scheduler)} requests are waiting already; ask again in a moment."
+        waiting, room = len(self.scheduler), self.scheduler.limits.queue
+        if method == "POST" and path.startswith(QUEUED) and (waiting >= room or self.inside >= 2 * room):
+            message = f"{max(waiting, self.inside)} requests are waiting already; ask again in a moment."
             return ApiError(429, message, code="rate_limit_exceeded", headers=RETRY_AFTER)
         return None
 
@@ -85,7 +104,7 @@ class _Upload:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:
             slow = f"The upload is slower than {limits.bytes_a_second} bytes a second; it was given up."
-            self.refused = ApiError(408, slow, code="upload_too_slow", headers={"Connection": "close"})
+            self.refused = ApiError(408, slow, code="upload_too_slow")
             raise self.refused from None
         self._bytes += len(message.get("body", b""))
         self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
@@ -97,5 +116,4 @@ class _Upload:
 
 def _too_large(limits: UploadLimits) -> ApiError:
     allowed = f"{limits.body / 1e6:g} MB"
-    return ApiError(413, f"The request is larger than {allowed}, the limit here.", code="request_too_large", param="file",
-                    headers={"Connection": "close"})  # fmt: skip
+    return ApiError(413, f"The request is larger than {allowed}, the limit here.", code="request_too_large", param="file")

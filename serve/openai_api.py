@@ -4,13 +4,15 @@
 """
 
 import asyncio
+import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 
 from dualasr.audio import SUFFIXES
@@ -19,13 +21,25 @@ from dualasr.model import DualWhisper
 from dualasr.selector import PRIMARY
 from dualasr.transcript import Transcription
 
+from .descriptions import BEARER, EVENTS, Model, Models, errors, transcript
 from .openai_errors import ApiError, api_error
 from .openai_formats import Granularity, ResponseFormat, Wanted, delta, event
 from .orders import AUTO, Order, order_of
-from .scheduler import Scheduler, Ticket
+from .scheduler import Scheduler
 
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # between two looks whether a client is still there
 ALIASES = ("whisper-1",)  # what tools send that know no other name
-Text = Annotated[str, Form(max_length=4000)]
+
+Sound = Annotated[UploadFile, File(description=f"Any of {', '.join(SUFFIXES)}, and what else libsndfile reads.")]
+Name = Annotated[str, Form(max_length=4000, description="auto, the base's name or primary, or a pack's; whisper-1 is auto.")]
+Spoken = Annotated[str, Form(max_length=4000, description="The language, by code or English name; without, it is told.")]
+Languages = Annotated[list[str], Form(alias="languages[]", description="All that may be heard; instead of language.")]
+Prompt = Annotated[str, Form(max_length=4000, description="What was said before, for the base alone.")]
+Temperature = Annotated[float, Form(ge=0, le=1, description="Of the base; 0 is a beam. Failures are tried again above it.")]
+Granularities = Annotated[list[Granularity], Form(alias="timestamp_granularities[]", description="With verbose_json.")]
+Stream = Annotated[bool, Form(description="Events as the transcript grows.")]
 
 
 def models_of(model: DualWhisper) -> dict[str, str]:
@@ -41,7 +55,7 @@ def language_names(model: DualWhisper) -> dict[str, str]:
 
 def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
     """The endpoints under /v1; `uploads` is a folder for what is being transcribed."""
-    api = APIRouter(prefix="/v1")
+    api = APIRouter(prefix="/v1", dependencies=[Depends(BEARER)])
 
     def route_of(name: str) -> str:
         known = models_of(scheduler.model)
@@ -52,24 +66,24 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         message = f"The model {name!r} does not exist here; there is: {', '.join(known)}."
         raise ApiError(404, message, code="model_not_found", param="model")
 
-    @api.get("/models")
+    @api.get("/models", response_model=Models, responses=errors(401, 500))
     def list_models() -> dict:
+        """What a request may give as its model: auto, which lets the selector choose, the base, and the packs."""
         return {"object": "list", "data": [_described(name) for name in models_of(scheduler.model)]}
 
-    @api.get("/models/{name:path}")
+    @api.get("/models/{name:path}", response_model=Model, responses=errors(400, 401, 404, 500))
     def show_model(name: str) -> dict:
+        """One of them."""
         route_of(name)
         return _described(name)
 
-    @api.post("/audio/transcriptions", response_model=None)
+    @api.post("/audio/transcriptions", response_model=None, responses=transcript(streams=True))
     async def transcriptions(
-        request: Request, file: Annotated[UploadFile, File()], model: Text,
-        language: Text = "", languages: Annotated[list[str], Form(alias="languages[]")] = [],  # noqa: B006
-        prompt: Text = "", response_format: Annotated[ResponseFormat, Form()] = "json",
-        temperature: Annotated[float, Form(ge=0, le=1)] = 0.0,
-        timestamp_granularities: Annotated[list[Granularity], Form(alias="timestamp_granularities[]")] = [],  # noqa: B006
-        stream: Annotated[bool, Form()] = False,
+        request: Request, file: Sound, model: Name, language: Spoken = "", languages: Languages = [],  # noqa: B006
+        prompt: Prompt = "", response_format: Annotated[ResponseFormat, Form()] = "json", temperature: Temperature = 0.0,
+        timestamp_granularities: Granularities = [], stream: Stream = False,  # noqa: B006
     ) -> Response:  # fmt: skip
+        """What is said in a sound file, by the pipeline that knows its language."""
         granularities = frozenset(timestamp_granularities)
         if granularities and response_format != "verbose_json":
             raise ApiError(400, "timestamp_granularities[] needs response_format verbose_json.", code="invalid_value",
@@ -84,29 +98,29 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         wanted = Wanted(response_format, granularities or frozenset({"segment"}), temperature, language_names(scheduler.model))
         return await answered(request, file, order, wanted, stream)
 
-    @api.post("/audio/translations", response_model=None)
+    @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
     async def translations(
-        request: Request, file: Annotated[UploadFile, File()], model: Text, prompt: Text = "",
-        response_format: Annotated[ResponseFormat, Form()] = "json", temperature: Annotated[float, Form(ge=0, le=1)] = 0.0,
+        request: Request, file: Sound, model: Name, prompt: Prompt = "",
+        response_format: Annotated[ResponseFormat, Form()] = "json", temperature: Temperature = 0.0,
     ) -> Response:  # fmt: skip
+        """What is said in a sound file, in English, as far as the base can translate."""
         if route_of(model) not in (AUTO, PRIMARY):
             raise ApiError(400, f"Translation is the primary's; ask {AUTO} or {scheduler.model.backbone.name} for it.",
                            code="invalid_value", param="model")  # fmt: skip
         order = order_of(scheduler.model, prompt=prompt, temperature=temperature, translate=True)
-        wanted = Wanted(response_format, frozenset({"segment"}), temperature, {"en": "english"}, "translate")
+        wanted = Wanted(response_format, frozenset({"segment"}), temperature, {}, "translate")
         return await answered(request, file, order, wanted, stream=False)
 
     async def answered(request: Request, file: UploadFile, order: Order, wanted: Wanted, stream: bool) -> Response:
         path = await asyncio.to_thread(_keep, file, uploads)
+        transcripts = _growing(request, scheduler, path, order, file.filename or "audio")
         if stream:
-            return await _streamed(scheduler, path, order, wanted, file.filename or "audio")
-        try:
-            ticket = scheduler.submit(path, order)
-            return wanted.response(await _finished(request, ticket))
-        except DualasrError as error:
-            raise _named(error, path, file.filename or "audio") from error
-        finally:
-            path.unlink(missing_ok=True)
+            first = await anext(transcripts)  # what goes wrong before the first word is an error of the response itself
+            events = _events(first, transcripts, wanted)
+            return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+        async for so_far in transcripts:
+            whole = so_far
+        return wanted.response(whole)
 
     return api
 
@@ -119,24 +133,17 @@ def _keep(file: UploadFile, folder: Path) -> Path:
     """An upload as a file of its own. Of its name the suffix alone is kept, where it is one of sound files."""
     suffix = Path(file.filename or "").suffix.lower()
     with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix if suffix in SUFFIXES else "", delete=False) as kept:
-        shutil.copyfileobj(file.file, kept)
+        try:
+            shutil.copyfileobj(file.file, kept)
+        except OSError:  # the disk is full
+            Path(kept.name).unlink()
+            raise
     return Path(kept.name)
 
 
-async def _finished(request: Request, ticket: Ticket) -> Transcription:
-    """The transcript; a client that hangs up takes its request with it."""
-    future = asyncio.wrap_future(ticket.future)
-    while not future.done():
-        await asyncio.wait([future], timeout=0.5)
-        if not future.done() and await request.is_disconnected():
-            ticket.cancel()
-            raise ApiError(499, "The client hung up.", code="client_closed")
-    return await future
-
-
-async def _streamed(scheduler: Scheduler, path: Path, order: Order, wanted: Wanted, name: str) -> StreamingResponse:
-    """Events as the transcript grows. What is refused or wrong before the first word is an error of the response itself."""
-    loop, news = asyncio.get_running_loop(), asyncio.Queue()
+async def _growing(request: Request, scheduler: Scheduler, path: Path, order: Order, name: str) -> AsyncIterator[Transcription]:
+    """The transcript as it grows, the whole last. A client that hangs up takes its request with it; the file goes at last."""
+    loop, news, ticket = asyncio.get_running_loop(), asyncio.Queue(), None
 
     def tell(what: Transcription | None) -> None:
         loop.call_soon_threadsafe(news.put_nowait, what)
@@ -144,36 +151,47 @@ async def _streamed(scheduler: Scheduler, path: Path, order: Order, wanted: Want
     try:
         ticket = scheduler.submit(path, order, tell)
         ticket.future.add_done_callback(lambda future: tell(None))
-        first = await news.get()
-        if first is None:
-            ticket.future.result()
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        raise (_named(error, path, name) if isinstance(error, DualasrError) else error) from None
-
-    async def events() -> AsyncIterator[str]:
-        told, so_far = "", first
-        try:
-            while so_far is not None:
-                text = wanted.text(so_far).rstrip()
-                if len(text) > len(told):
-                    yield event(delta(text[len(told) :]))
-                    told = text
-                so_far = await news.get()
-            transcript = ticket.future.result()
-            if rest := wanted.text(transcript)[len(told) :]:
-                yield event(delta(rest))
-            yield event(wanted.done(transcript))
-        except DualasrError as error:
-            failed = api_error(_named(error, path, name))
-            yield event({"error": {"message": str(failed), "code": failed.code}})
-        finally:
+        while True:
+            try:
+                so_far = await asyncio.wait_for(news.get(), timeout=LOOK_S)
+            except TimeoutError:
+                if await request.is_disconnected():
+                    raise ApiError(499, "The client hung up.", code="client_closed") from None
+                continue
+            if so_far is None:
+                break
+            yield so_far
+        yield ticket.future.result()
+    except AudioError as error:
+        raise AudioError(str(error).replace(str(path), name)) from None  # by the name that its sender knows
+    finally:
+        if ticket is not None:
             ticket.cancel()
-            path.unlink(missing_ok=True)
-
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        path.unlink(missing_ok=True)
 
 
-def _named(error: DualasrError, path: Path, name: str) -> DualasrError:
-    """An error about an upload, by the name that its sender knows."""
-    return AudioError(str(error).replace(str(path), name)) if isinstance(error, AudioError) else error
+async def _events(first: Transcription, more: AsyncIterator[Transcription], wanted: Wanted) -> AsyncIterator[str]:
+    """Events as a transcript grows; `more` is closed with them."""
+    told, transcript = "", first
+
+    def news(text: str) -> Iterator[str]:
+        nonlocal told
+        if len(text) > len(told):
+            yield event(delta(text[len(told) :]))
+            told = text
+
+    try:
+        async with aclosing(more):
+            for new in news(wanted.text(first).rstrip()):
+                yield new
+            async for transcript in more:
+                for new in news(wanted.text(transcript).rstrip()):
+                    yield new
+        for new in news(wanted.text(transcript)):
+            yield new
+        yield event(wanted.done(transcript))
+    except Exception as error:
+        if not isinstance(error, (ApiError, DualasrError)):
+            log.exception("a stream broke")
+        failed = api_error(error)
+        yield event({"error": {"message": str(failed), "code": failed.code}})

@@ -24,7 +24,8 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         kind = {429: "rate_limit_error"}.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        message = str(self).encode(errors="replace").decode()  # what it quotes may hold surrogates
+        error = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
@@ -53,7 +54,8 @@ def api_error(error: Exception) -> ApiError:
             place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
             param = place[0] if place else None
             return ApiError(400, f"{param or 'The request'}: {first['msg']}.", code=first["type"], param=param)
-    return ApiError(500, "Something went wrong in the server; its log says what.", code="internal_error")
+    message, headers = "Something went wrong in the server; its log says what.", {"Connection": "close"}  # as uvicorn does then
+    return ApiError(500, message, code="internal_error", headers=headers)
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:

@@ -36,7 +36,8 @@ class Wanted:
         body |= {"languages": [{"code": transcript.language}] if transcript.language else [], "route": transcript.route}
         if self.format != "verbose_json":
             return body
-        language = self.names.get(transcript.language or "", transcript.language or "")
+        heard = self.names.get(transcript.language or "", transcript.language or "")
+        language = "english" if self.task == "translate" else heard  # that of the text
         body |= {"task": self.task, "language": language, "duration": transcript.duration,
                  "language_probs": transcript.language_probs}  # fmt: skip
         if "segment" in self.granularities:

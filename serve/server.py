@@ -50,4 +50,4 @@ def run(model: DualWhisper, reload: Callable[[], DualWhisper], *, host: str, por
             config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
             Server(config, app.state.under_way).run()
         finally:
-            scheduler.close()
+            scheduler.close(drop=True)  # whom it could still answer has gone

@@ -1,11 +1,15 @@
 """What the tests of the server share: sounds, a small model that can be held up, and order."""
 
+import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from dualasr.audio import SAMPLE_RATE
@@ -16,15 +20,17 @@ from dualasr.pack import Pack, PackInfo
 from dualasr.recording import TranscribeOptions
 from dualasr.transcript import Transcription
 
+uvicorn = pytest.importorskip("uvicorn")
+
 QUICK = TranscribeOptions(decode=DecodeOptions(beam=1), sentences=True, no_speech_threshold=1.0)
 
 
 def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
     """Tones and noise that no two seeds share, with a pause every few seconds."""
-    rng, time = np.random.default_rng(seed), np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
-    tones = sum(np.sin(2 * np.pi * rng.uniform(100, 3000) * time + rng.uniform(0, 6)) for _ in range(3))
-    loud = np.sin(2 * np.pi * rng.uniform(0.2, 3) * time) ** 2
-    soundfile.write(path, (0.1 * tones * loud + 0.02 * rng.standard_normal(len(time)) * loud).astype(np.float32), SAMPLE_RATE)
+    rng, at = np.random.default_rng(seed), np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
+    tones = sum(np.sin(2 * np.pi * rng.uniform(100, 3000) * at + rng.uniform(0, 6)) for _ in range(3))
+    loud = np.sin(2 * np.pi * rng.uniform(0.2, 3) * at) ** 2
+    soundfile.write(path, (0.1 * tones * loud + 0.02 * rng.standard_normal(len(at)) * loud).astype(np.float32), SAMPLE_RATE)
     return path
 
 
@@ -60,3 +66,21 @@ def gist(transcript: Transcription) -> tuple:
     lines = [(s.start, s.end, s.text, s.language, s.route, [(w.start, w.end, w.word) for w in s.words])
              for s in transcript.segments]  # fmt: skip
     return transcript.text, transcript.language, transcript.route, transcript.duration, transcript.scores["windows"], lines
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """The URL of an application that is served meanwhile, by a thread."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
