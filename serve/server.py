@@ -19,7 +19,7 @@ _LAST_BYTES_S = 0.5  # for answers that are written but not sent
 class Server(uvicorn.Server):
     """Uvicorn, but that a first SIGTERM or Ctrl-C waits for the endpoints alone: a page that is open would never end.
 
-    A second one ends it at once. After either the process goes on, to end with exit code 0.
+    A second one cuts them off, too. After either the process goes on, to end with exit code 0.
     """
 
     def __init__(self, config: uvicorn.Config, under_way: Callable[[], int]):
@@ -37,7 +37,10 @@ class Server(uvicorn.Server):
         while self._under_way():
             await asyncio.sleep(0.05)
         await asyncio.sleep(_LAST_BYTES_S)
-        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(_LAST_BYTES_S)
+        self.force_exit = True  # whatever is still at it
 
 
 def run(model: DualWhisper, reload: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
