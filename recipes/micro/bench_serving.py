@@ -1,0 +1,257 @@
+"""A server under many clients: whether the answers are right, what it keeps, and what batches bring. Prints a Markdown table.
+
+    python recipes/micro/bench_serving.py --corpus quickstart/corpus --pack quickstart/packs/ky --pack quickstart/packs/ga
+
+answers     clips of mixed length and all languages from many clients at once; in the middle the first pack is taken away and
+            the last one comes in its place. Each text is held against that of `dualasr transcribe` with the packs loaded then.
+            The queue is shorter than the clients are many, so that some are told to come again (429)
+memory      resident set of the server process, from after a warm-up to the end of many requests more
+throughput  two servers, with and without batches, that take turns round by round
+
+Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+
+import httpx
+import numpy as np
+import soundfile
+from side_by_side import PAUSE
+
+from dualasr.audio import SAMPLE_RATE, load_audio
+from dualasr.corpus import load_corpus
+from dualasr.utterance import Utterance
+
+KEY = "benchmark"
+WAIT = 600.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a file; times on one clock. `refused`: how often the queue was full."""
+
+    file: Path
+    text: str | None
+    error: str
+    route: str
+    began: float
+    ended: float
+    refused: int
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    process: subprocess.Popen
+
+    def rss_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+    def metric(self, name: str) -> float:
+        lines = httpx.get(f"{self.url}/metrics", timeout=WAIT).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def write_files(folder: Path, utterances: Sequence[Utterance], count: int) -> list[Path]:
+    """Sound files of one to six clips of a language each, the languages in turn."""
+    rng = Random(1)
+    pools = {code: [u for u in utterances if u.language == code] for code in sorted({u.language for u in utterances})}
+    files = []
+    for number, code in enumerate(islice(cycle(pools), count)):
+        clips = [load_audio(rng.choice(pools[code]).sound) for _ in range(rng.choice((1, 1, 1, 2, 6)))]
+        files.append(folder / f"{number:03}-{code}.flac")
+        soundfile.write(files[-1], np.concatenate([part for clip in clips for part in (clip, PAUSE)]), SAMPLE_RATE)
+    return files
+
+
+def texts_of(base: str, packs: Sequence[Path], files: Sequence[Path]) -> dict[Path, str]:
+    """What the command line writes."""
+    with tempfile.TemporaryDirectory() as out:
+        flags = [word for pack in packs for word in ("--pack", pack)]
+        command = [sys.executable, "-m", "dualasr", "transcribe", *files, "--base", base, *flags, "-f", "json", "-o", out]
+        subprocess.run([str(word) for word in command], check=True, capture_output=True)
+        return {file: json.loads((Path(out) / f"{file.stem}.json").read_text())["text"].strip() for file in files}
+
+
+@contextmanager
+def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
+    """A server process, ended by SIGTERM; it must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dualasr", "serve", "--base", base, "--pack", packs, "--port", port, "--key", KEY,
+               "--no_page", *flags]  # fmt: skip
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+    try:
+        server = Served(f"http://127.0.0.1:{port}", process)
+        while True:
+            try:
+                httpx.get(f"{server.url}/health", timeout=WAIT)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, "the server did not start"
+                time.sleep(0.1)
+        yield server
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT) == 0, f"the server ended with {process.returncode}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(client: httpx.Client, url: str, file: Path) -> Answer:
+    began, refused = time.monotonic(), 0
+    while True:
+        answer = client.post(f"{url}/v1/audio/transcriptions", data={"model": "auto"}, files={"file": file.open("rb")})
+        if answer.status_code != 429:
+            break
+        refused += 1
+        time.sleep(float(answer.headers["Retry-After"]))
+    body = answer.json() if answer.status_code == 200 else {}
+    error = "" if answer.status_code == 200 else f"{answer.status_code}: {answer.text}"
+    return Answer(file, body.get("text"), error, body.get("route", ""), began, time.monotonic(), refused)
+
+
+def crowd(url: str, files: Sequence[Path], requests: int, clients: int,
+          half: Callable[[], None] = lambda: None) -> list[Answer]:  # fmt: skip
+    """So many requests from so many clients at once, files in a random order; `half` is called in the middle, as a client."""
+    chosen = Random(2).choices(files, k=requests)
+    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=WAIT,
+                      limits=httpx.Limits(max_connections=clients)) as client, ThreadPoolExecutor(clients) as pool:  # fmt: skip
+        first = [pool.submit(ask, client, url, file) for file in chosen[: requests // 2]]
+        middle = pool.submit(half)
+        second = [pool.submit(ask, client, url, file) for file in chosen[requests // 2 :]]
+        middle.result()
+        return [future.result() for future in (*first, *second)]
+
+
+def wrong(answers: Sequence[Answer], before: Mapping[Path, str], after: Mapping[Path, str],
+          exchange: Sequence[float]) -> int:  # fmt: skip
+    """Texts that are not what the packs loaded then write; either may be right of who asked while they were exchanged."""
+    count = 0
+    for answer in answers:
+        old, new = before[answer.file], after[answer.file]
+        right = {old} if answer.ended < exchange[0] else {new} if answer.began > exchange[1] else {old, new}
+        count += answer.text not in right
+    return count
+
+
+def correctness(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, str]]:
+    first, *_, last = args.pack
+    packs = work / "packs"
+    for pack in args.pack[:-1]:
+        shutil.copytree(pack, packs / pack.name)
+    before = texts_of(args.base, args.pack[:-1], files)
+    after = texts_of(args.base, args.pack[1:], files)
+    exchange = [0.0, 0.0]
+
+    def reload() -> None:
+        shutil.copytree(last, work / "last")
+        (work / "last").rename(packs / last.name)
+        shutil.rmtree(packs / first.name)
+        exchange[0] = time.monotonic()
+        answer = httpx.post(f"{server.url}/admin/packs/reload", headers={"Authorization": f"Bearer {KEY}"}, timeout=WAIT)
+        exchange[1] = time.monotonic()
+        assert answer.json()["added"] and answer.json()["removed"], answer.text
+
+    with served(args.base, packs, "--queue", max(1, args.clients * 3 // 4)) as server:
+        answers = crowd(server.url, files, args.requests, args.clients, reload)
+        batches, windows = server.metric("dualasr_batches_total"), server.metric("dualasr_windows_total")
+    seconds = [soundfile.info(file).duration for file in files]
+    times = [answer.ended - answer.began for answer in answers]
+    changed, routes = sum(before[f] != after[f] for f in files), sorted({answer.route for answer in answers})
+    lengths = f"{len(files)} of {min(seconds):.1f} to {max(seconds):.1f} s"
+    yield "requests, clients, files", f"{len(answers)}, {args.clients}, {lengths}", ""
+    yield "errors but 429", str(sum(bool(answer.error) for answer in answers)), "0"
+    yield "texts that are not the command line's", str(wrong(answers, before, after, exchange)), "0"
+    yield ("files whose text the exchange changes; routes", f"{changed}; {', '.join(routes)}", "")
+    yield "times that the queue was full (429)", str(sum(answer.refused for answer in answers)), ""
+    yield "windows a batch", f"{windows / batches:.1f}", ""
+    yield "seconds from request to answer, median and most", f"{statistics.median(times):.1f}, {max(times):.1f}", ""
+    for answer in answers:
+        if answer.error:
+            print(answer.error, file=sys.stderr)
+
+
+def memory(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, str]]:
+    for pack in args.pack:
+        shutil.copytree(pack, work / "all" / pack.name)
+    with served(args.base, work / "all", "--queue", args.clients) as server:
+        crowd(server.url, files, args.warm_up, args.clients)
+        seen = [server.rss_mib()]
+        for _ in range(10):
+            answers = crowd(server.url, files, args.more // 10, args.clients)
+            assert not any(answer.error for answer in answers)
+            seen.append(server.rss_mib())
+    yield f"MiB after {args.warm_up} requests, and every {args.more // 10} after", ", ".join(f"{mib:.0f}" for mib in seen), ""
+    yield f"growth over {args.more} requests", f"{100 * (seen[-1] / seen[0] - 1):+.1f} %", "<= 10 %"
+
+
+def throughput(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, str]]:
+    packs, times = args.pack[0], {8: [], 1: []}
+    with served(args.base, packs, "--batch_size", 8) as many, served(args.base, packs, "--batch_size", 1) as single:
+        for number in range(-1, args.rounds):  # the first one warms up
+            for size in (8, 1) if number % 2 else (1, 8):
+                began = time.monotonic()
+                crowd((many if size == 8 else single).url, files, args.a_round, args.clients)
+                if number >= 0:
+                    times[size].append(time.monotonic() - began)
+        batches, windows = many.metric("dualasr_batches_total"), many.metric("dualasr_windows_total")
+    speed = {size: args.a_round * args.rounds / sum(took) for size, took in times.items()}
+    note = f"{windows / batches:.1f} windows a batch"
+    yield "requests a second, batches of 8 and of 1", f"{speed[8]:.2f}, {speed[1]:.2f}; {note}", ""
+    yield "throughput, batches against none", f"{speed[8] / speed[1]:.2f}", ""
+
+
+PARTS = {"answers": correctness, "memory": memory, "throughput": throughput}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="micro")
+    parser.add_argument("--pack", type=Path, action="append", required=True, help="two at least")
+    parser.add_argument("--corpus", type=Path, required=True, help="its test split is heard")
+    parser.add_argument("--language", action="append", default=None, help="only these")
+    parser.add_argument("--only", choices=PARTS, action="append", default=None)
+    parser.add_argument("--files", type=int, default=40, help="sound files (%(default)s)")
+    parser.add_argument("--clients", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--requests", type=int, default=200, help="whose answers are held against the CLI's (%(default)s)")
+    parser.add_argument("--warm-up", type=int, default=100, help="requests before memory is looked at (%(default)s)")
+    parser.add_argument("--more", type=int, default=1000, help="requests after that (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, help="of throughput (%(default)s)")
+    parser.add_argument("--a-round", type=int, default=32, help="requests of a round (%(default)s)")
+    args = parser.parse_args()
+    if len(args.pack) < 2:
+        parser.error("two packs at least: one goes, one comes")
+    utterances = load_corpus(args.corpus, "test", languages=args.language).utterances
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    print(f"{threads} threads a server, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    print("| | | wanted |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as work:
+        (sounds := Path(work, "sounds")).mkdir()
+        files = write_files(sounds, utterances, args.files)
+        for name in args.only or PARTS:
+            for row in PARTS[name](args, files, Path(work)):
+                print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
