@@ -8,6 +8,7 @@ packs can be exchanged while others are under way.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -31,6 +32,7 @@ from .orders import Order
 log = logging.getLogger(__name__)
 
 READERS = 4  # threads
+LOOK_S = 60.0  # the longest sleep; a deadline may be infinitely far
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
 
 
@@ -130,7 +132,8 @@ class Scheduler:
 
         Raises Busy where the queue is full, and Stopping after `close`.
         """
-        sound = Sound(path, end=self.limits.audio_s + 1.0)  # a little more than is allowed tells that it is too long
+        end = self.limits.audio_s + 1.0  # a little more than is allowed tells that it is too long
+        sound = Sound(path, end=end if math.isfinite(end) else None)
         recording = Recording(sound, order.options, order.model.backbone.spans)
         windows = recording.windows(order.model.backbone.window_s)
         ticket = Ticket(order, path, recording, windows, time.monotonic() + self.limits.time_s, progress)
@@ -201,10 +204,14 @@ class Scheduler:
                 if not (over or batch):
                     if self._closing and not self._waiting:
                         return
-                    deadline = min((ticket.deadline for ticket in self._waiting), default=None)
-                    self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    left = min((ticket.deadline - time.monotonic() for ticket in self._waiting), default=LOOK_S)
+                    self._changed.wait(max(0.0, min(left, LOOK_S)))
             for ticket in over:
-                ticket.finish(self._outcome(ticket))
+                try:
+                    ticket.finish(self._outcome(ticket))
+                except Exception as error:
+                    log.exception("a transcript could not be put together")
+                    ticket.finish(error.with_traceback(None))
                 self._close_sound(ticket)
             if batch:
                 self._decode(batch)

@@ -239,6 +239,11 @@ def test_close_can_drop_what_is_admitted(model, sounds, start):
     assert len(scheduler) == 0 and scheduler.tally.windows <= 2 and all(ticket.future.cancelled() for ticket in tickets)
 
 
+def test_limits_may_be_infinite(model, sounds, start):
+    scheduler = start(model, audio_s=float("inf"), time_s=float("inf"))
+    assert scheduler.submit(sounds["a"], Order(model, "north", None, QUICK)).future.result(WAIT).text
+
+
 def test_the_sound_may_go_once_the_answer_is_there(model, sounds, tmp_path, start):
     path = tmp_path / "copy.wav"
     shutil.copy(sounds["long"], path)
