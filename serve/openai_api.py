@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -145,8 +145,9 @@ async def _growing(request: Request, scheduler: Scheduler, path: Path, order: Or
     """The transcript as it grows, the whole last. A client that hangs up takes its request with it; the file goes at last."""
     loop, news, ticket = asyncio.get_running_loop(), asyncio.Queue(), None
 
-    def tell(what: Transcription | None) -> None:
-        loop.call_soon_threadsafe(news.put_nowait, what)
+    def tell(what: Transcription | None) -> None:  # in the scheduler's thread
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            loop.call_soon_threadsafe(news.put_nowait, what)
 
     try:
         ticket = scheduler.submit(path, order, tell)

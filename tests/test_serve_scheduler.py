@@ -54,11 +54,11 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
     orders = [*quick.values(), Order(model, None, "en", QUICK), Order(model, None, "ga", replace(QUICK, words=True)),
               Order(model.among(["ky", "en"]), None, None, QUICK)]  # fmt: skip
     names = list(sounds)
-    asked = [(sounds[names[i % len(names)]], orders[i % len(orders)]) for i in range(14)]
+    asked = [(sounds[names[i % len(names)]], orders[i % len(orders)]) for i in range(11)]
     asked.append((sounds["b"], order_of(model, route="primary", language="en", prompt="Good morning.", temperature=0.8)))
     wanted = [gist(transcribe(order.model, path, route=order.route, language=order.language, options=order.options))
               for path, order in asked]  # fmt: skip
-    assert len({text for text, *_ in wanted}) > 9, "too many of the sounds sound alike to tell a swapped answer"
+    assert len({text for text, *_ in wanted}) > 7, "too many of the sounds sound alike to tell a swapped answer"
     scheduler = start(model, batch=4)
     with ThreadPoolExecutor(8) as clients:
         found = clients.map(lambda pair: gist(scheduler.submit(*pair).future.result(WAIT)), asked)
