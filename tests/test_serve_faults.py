@@ -242,9 +242,9 @@ def is_refused(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_signal_lets_what_is_under_way_be_answered(start, sounds):
-    running = start()
-    asked = [("middle", False), ("short", False), ("middle", True)]
+def test_a_signal_lets_what_is_under_way_be_answered(server, sounds):
+    """The last one of this server."""
+    running, asked = server, [("middle", False), ("short", False), ("middle", True)]
     wanted = {name: spoken(running, sounds[name]) for name, stream in asked if not stream}
     with ThreadPoolExecutor(len(asked)) as clients:
         waiting = [clients.submit(spoken, running, sounds[name], stream) for name, stream in asked]
