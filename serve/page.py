@@ -31,7 +31,7 @@ from .scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE / "examples"  # generated speech of sentences in dualasr/sentences, named by language
+EXAMPLES = [HERE / "examples" / f"{codes}.opus" for codes in ("en", "de", "ky", "ga", "om", "or", "en_ky")]  # by languages
 FORMATS = ("srt", "vtt", "txt", "json")
 FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")  # none is fetched
 MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -60,10 +60,14 @@ def look() -> dict:
     """What `gr.mount_gradio_app` is to be given besides the page."""
     theme = gr.themes.Default(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=list(FONTS), font_mono=list(MONO)
-    )
+    ).set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+    )  # fmt: skip
     return {
         "theme": theme, "css_paths": [HERE / "page.css"], "js": (HERE / "page.js").read_text(encoding="utf-8"),
-        "allowed_paths": [str(EXAMPLES)], "footer_links": [], "run_history": False, "show_error": False, "ssr_mode": False,
+        "allowed_paths": [str(HERE / "examples")], "footer_links": [], "run_history": False, "show_error": False,
+        "ssr_mode": False,
     }  # fmt: skip
 
 
@@ -97,14 +101,14 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
             with gr.Row():
                 go = gr.Button("Transcribe", variant="primary", elem_id="transcribe")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-            with gr.Group(elem_id="examples"):
-                gr.HTML("<p>Or hear an example, spoken by a machine:</p>")
+            with gr.Column(elem_id="examples"):
+                gr.HTML("<h2>Or try an example, read by a machine</h2>", apply_default_css=False)
                 with gr.Row():
-                    examples = [gr.Button(file.stem, size="sm", visible=False, min_width=90) for file in example_files()]
+                    examples = [gr.Button(file.stem, size="sm", visible=False, min_width=84) for file in EXAMPLES]
         with gr.Column(scale=3, min_width=300):
             answer = gr.HTML(note_html("The transcript will be here."), elem_id="answer", apply_default_css=False)
             with gr.Row(visible=False, elem_id="downloads") as downloads:
-                files = [gr.DownloadButton(name.upper(), size="sm", min_width=70) for name in FORMATS]
+                files = [gr.DownloadButton(f"Download .{name}", size="sm", min_width=130) for name in FORMATS]
             compare = gr.Button("What would each pipeline have said?", visible=False, elem_id="compare")
             comparison = gr.HTML(elem_id="comparison", apply_default_css=False)
     kept = gr.State(None, time_to_live=KEPT_S)
@@ -113,7 +117,7 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
     ask = {"fn": partial(transcribe, scheduler), "inputs": [sound, route, languages], "outputs": outputs, **hidden}
     events = [go.click(**ask)]
-    for file, button in zip(example_files(), examples, strict=True):
+    for file, button in zip(EXAMPLES, examples, strict=True):
         play = button.click(partial(str, file), None, sound, **hidden)
         events += [play, play.success(**ask)]
     events.append(compare.click(partial(compared, scheduler), kept, comparison, **hidden))
@@ -121,16 +125,16 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
     return [route, languages, *examples]
 
 
-def example_files() -> list[Path]:
-    return sorted(EXAMPLES.glob("*.opus"))
-
-
 def choices(model: DualWhisper) -> list[gr.Component]:
     """Routes, languages and examples as the model now has them."""
     decoders = decoders_of(model)
     routes = [("Automatic", AUTO), *((decoder.label, decoder.name) for decoder in decoders)]
     known = {code for decoder in decoders for code in decoder.languages}
-    buttons = [gr.Button(language_name(file.stem, decoders), visible=file.stem in known) for file in example_files()]
+    buttons = []
+    for file in EXAMPLES:
+        codes = file.stem.split("_")
+        name = ", then ".join(language_name(code, decoders) for code in codes)
+        buttons.append(gr.Button(name, visible=known.issuperset(codes)))
     return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=[]), *buttons]
 
 

@@ -191,7 +191,6 @@ def _line(segment: Segment) -> str:
 
 def _group(decoder: Decoder, probs: Mapping[str, float], shown: Shown) -> str:
     rows = "".join(bar_html(decoder.languages[code], prob, percent(prob)) for code, prob in [*probs.items()][:MOST_LANGUAGES])
-    more = len(decoder.languages) - MOST_LANGUAGES
-    rest = f", {more} more" if more > 0 else ""
-    return (f'<div class="group {shown.colour(decoder.name)}"><h5>{chip_html(decoder.heading)}'
-            f'<span class="quiet">{percent(sum(probs.values()))} in all{rest}</span></h5><ul>{rows}</ul></div>')  # fmt: skip
+    count = len(decoder.languages)
+    total = f'<span class="quiet">{count} languages: {percent(sum(probs.values()))}</span>' if count > 1 else ""
+    return (f'<div class="group {shown.colour(decoder.name)}"><h5>{chip_html(decoder.heading)}{total}</h5><ul>{rows}</ul></div>')  # fmt: skip
