@@ -135,7 +135,7 @@ def choices(model: DualWhisper) -> list[gr.Component]:
         codes = file.stem.split("_")
         name = ", then ".join(language_name(code, decoders) for code in codes)
         buttons.append(gr.Button(name, visible=known.issuperset(codes)))
-    return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=[]), *buttons]
+    return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=None), *buttons]
 
 
 def order(model: DualWhisper, route: str, languages: Sequence[str]) -> Order:
@@ -154,7 +154,7 @@ def order(model: DualWhisper, route: str, languages: Sequence[str]) -> Order:
 async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str]) -> AsyncIterator[tuple]:
     """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises gr.Error."""
     if not path:
-        raise _sorry(NOTHING_YET)
+        raise sorry(NOTHING_YET)
     decoders = decoders_of(scheduler.model)
     shown = Shown(decoders, address(path))
     try:
@@ -172,13 +172,13 @@ async def transcribe(scheduler: Scheduler, path: str | None, route: str, languag
     except Exception as error:
         text = sentence(error, path)
         yield note_html(text, "error"), None, gr.Button(visible=False), gr.skip(), *[gr.skip()] * len(FORMATS), gr.skip(), ""
-        raise _sorry(text) from error
+        raise sorry(text) from error
 
 
 async def compared(scheduler: Scheduler, answer: Answer | None) -> AsyncIterator[str]:
     """What every pipeline says of the sound that was answered last, each as it is done. Raises gr.Error."""
     if answer is None:
-        raise _sorry(NOTHING_YET)
+        raise sorry(NOTHING_YET)
     model = scheduler.model
     decoders = decoders_of(model)
     found: dict[str, Transcription | None] = {decoder.name: None for decoder in decoders}
@@ -191,7 +191,7 @@ async def compared(scheduler: Scheduler, answer: Answer | None) -> AsyncIterator
     except Exception as error:
         text = sentence(error, answer.path)
         yield note_html(text, "error")
-        raise _sorry(text) from error
+        raise sorry(text) from error
 
 
 async def heard(scheduler: Scheduler, path: Path, asked: Order) -> AsyncIterator[tuple[Transcription, bool]]:
@@ -242,7 +242,7 @@ def sentence(error: BaseException, path: str) -> str:
     return UNEXPECTED
 
 
-def _sorry(text: str) -> gr.Error:
+def sorry(text: str) -> gr.Error:
     return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)  # gradio shows it as HTML
 
 

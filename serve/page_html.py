@@ -193,4 +193,5 @@ def _group(decoder: Decoder, probs: Mapping[str, float], shown: Shown) -> str:
     rows = "".join(bar_html(decoder.languages[code], prob, percent(prob)) for code, prob in [*probs.items()][:MOST_LANGUAGES])
     count = len(decoder.languages)
     total = f'<span class="quiet">{count} languages: {percent(sum(probs.values()))}</span>' if count > 1 else ""
-    return (f'<div class="group {shown.colour(decoder.name)}"><h5>{chip_html(decoder.heading)}{total}</h5><ul>{rows}</ul></div>')  # fmt: skip
+    head = f"<h5>{chip_html(decoder.heading)}{total}</h5>"
+    return f'<div class="group {shown.colour(decoder.name)}">{head}<ul>{rows}</ul></div>'
