@@ -144,7 +144,8 @@ def _tally(parts: Sequence[Sequence[Segment]], decoders: Sequence[Decoder]) -> s
         told.append(f"{len(segments)} to {title_of(route)} ({names})")
     if len(told) == 1:
         return f"All {len(parts)} parts of the sound went {told[0].partition(' ')[2]}."
-    return f"Of {len(parts)} parts of the sound {', '.join(told[:-1])} and {told[-1]}."
+    first, rest = told[0].replace(" to ", " went to ", 1), "".join(f", {other}" for other in told[1:-1])
+    return f"Of {len(parts)} parts of the sound, {first}{rest} and {told[-1]}."
 
 
 def _nothing(result: Transcription) -> str:
@@ -184,7 +185,10 @@ def _line(segment: Segment) -> str:
 
     at, text = clock(segment.start), escape(segment.text)
     if segment.words:
-        text = "".join(f'<span class="word" {times(word)}>{escape(word.word)}</span>' for word in segment.words)
+        text = "".join(
+            f'{" " * word.word.startswith(" ")}<span class="word" {times(word)}>{escape(word.word.strip())}</span>'
+            for word in segment.words
+        )
     return (f'<li class="line" {times(segment)}><button type="button" class="at" data-at="{segment.start:.2f}" '
             f'aria-label="Play from {at}">{at}</button><p{_lang(segment.language)} dir="auto">{text}</p></li>')  # fmt: skip
 

@@ -127,7 +127,7 @@ def test_an_answer_names_language_route_times_and_reason():
     words = (Word(0.0, 1.0, "Ат", 0.9, False), Word(1.0, 2.0, " суу", 0.9, False))
     html = answer_html(transcription(segment(words=words)), SHOWN)
     for wanted in ("Kyrgyz", "Pack ky", "route-1", "No language pack is loaded", 'lang="ky"', 'data-at="0.00"',
-                   "<audio controls", 'data-end="2.00"> суу<', "90&nbsp;%", "2 languages: 9&nbsp;%"):  # fmt: skip
+                   "<audio controls", 'data-end="2.00">суу<', "90&nbsp;%", "2 languages: 9&nbsp;%"):  # fmt: skip
         assert wanted in html, wanted
     assert "<details" not in html, "one part: its evidence is open"
 
@@ -136,7 +136,7 @@ def test_parts_of_a_long_answer_have_their_own_evidence():
     parts = [segment(), segment(2.0, 4.0), segment(4.0, 6.0, "Hello", "en", PRIMARY, "ky: log-odds -7.00, beyond tau 3.0")]
     html = answer_html(transcription(*parts), SHOWN)
     assert html.count("<details") == 2, "two windows, the first of two sentences"
-    assert "Of 2 parts of the sound 1 to pack ky (Kyrgyz) and 1 to Whisper (English)." in html
+    assert "Of 2 parts of the sound, 1 went to pack ky (Kyrgyz) and 1 to Whisper (English)." in html
     assert "Mostly Kyrgyz" in html and "Why Whisper?" in html and html.count('class="line"') == 3
     assert 'class="caption"' not in html and 'class="caption"' in answer_html(transcription(*parts, *parts), SHOWN)
 
