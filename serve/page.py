@@ -3,13 +3,11 @@
 Every visitor's handlers wait on the one scheduler, which decodes what they ask together.
 """
 
-import asyncio
 import contextlib
 import hmac
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -27,6 +25,7 @@ from .orders import AUTO, Order, order_of
 from .page_html import Shown, address, answer_html, clock, comparison_html, note_html
 from .page_packs import packs_html
 from .scheduler import Scheduler
+from .visit import Stopped, Visit
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +38,6 @@ KEPT_S = 3600  # seconds that what a visitor uploaded, and its transcript, are k
 UNEXPECTED = "Something went wrong here; it is in the server's log."
 LOGIN = "Any name will do; the password is the server's key."
 NOTHING_YET = "There is no sound yet: record some, choose a file, or try an example."
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a visitor was last answered, for the comparison."""
-
-    path: str
-    result: Transcription
 
 
 def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None,
@@ -99,8 +90,8 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
             route = gr.Radio([("Automatic", AUTO)], value=AUTO, label="Who transcribes", elem_id="route")
             languages = gr.Dropdown([], multiselect=True, label="Languages it can be (none chosen: any)", elem_id="languages")
             with gr.Row():
-                go = gr.Button("Transcribe", variant="primary", elem_id="transcribe")
-                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+                go = gr.Button("Transcribe", variant="primary", scale=3, min_width=160, elem_id="transcribe")
+                stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
             with gr.Column(elem_id="examples"):
                 gr.HTML("<h2>Or try an example, read by a machine</h2>", apply_default_css=False)
                 with gr.Row():
@@ -111,17 +102,16 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
                 files = [gr.DownloadButton(f"Download .{name}", size="sm", min_width=130) for name in FORMATS]
             compare = gr.Button("What would each pipeline have said?", visible=False, elem_id="compare")
             comparison = gr.HTML(elem_id="comparison", apply_default_css=False)
-    kept = gr.State(None, time_to_live=KEPT_S)
+    visit = gr.State(Visit())
 
-    outputs = [answer, kept, stop, downloads, *files, compare, comparison]
+    outputs = [answer, stop, downloads, *files, compare, comparison]
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
-    ask = {"fn": partial(transcribe, scheduler), "inputs": [sound, route, languages], "outputs": outputs, **hidden}
-    events = [go.click(**ask)]
+    ask = {"fn": partial(transcribe, scheduler), "inputs": [sound, route, languages, visit], "outputs": outputs, **hidden}
+    go.click(**ask)
     for file, button in zip(EXAMPLES, examples, strict=True):
-        play = button.click(partial(str, file), None, sound, **hidden)
-        events += [play, play.success(**ask)]
-    events.append(compare.click(partial(compared, scheduler), kept, comparison, **hidden))
-    stop.click(lambda: (gr.Button(visible=False), note_html("Stopped.")), None, [stop, answer], cancels=events, **hidden)
+        button.click(partial(str, file), None, sound, **hidden).success(**ask)
+    compare.click(partial(compared, scheduler), visit, [comparison, stop], **hidden)
+    stop.click(Visit.stop, visit, None, **hidden)
     return [route, languages, *examples]
 
 
@@ -151,74 +141,51 @@ def order(model: DualWhisper, route: str, languages: Sequence[str]) -> Order:
     return order_of(model, route=route, languages=languages, words=True)
 
 
-async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str]) -> AsyncIterator[tuple]:
+async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str],
+                     visit: Visit) -> AsyncIterator[tuple]:  # fmt: skip
     """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises gr.Error."""
     if not path:
         raise sorry(NOTHING_YET)
-    decoders = decoders_of(scheduler.model)
-    shown = Shown(decoders, address(path))
+    shown = Shown(decoders_of(scheduler.model), address(path))
+    visit.result = None
     try:
-        yield _while_busy(note_html(_queued(scheduler), "busy"))
-        async for result, done in heard(scheduler, Path(path), order(scheduler.model, route, languages)):
+        yield _outputs(note_html(_queued(scheduler), "busy"), busy=True)
+        async for result, done in visit.heard(scheduler, Path(path), order(scheduler.model, route, languages)):
             if not done:
-                yield _while_busy(answer_html(result, shown, f"Listening: {clock(result.duration)} so far"))
+                yield _outputs(answer_html(result, shown, f"Listening: {clock(result.duration)} so far"), busy=True)
                 continue
+            visit.path, visit.result = path, result
             with written(result, Path(path).stem) as files:
-                visible = bool(result.text.strip())
-                yield (
-                    answer_html(result, shown), Answer(path, result), gr.Button(visible=False), gr.Row(visible=visible),
-                    *files, gr.Button(visible=True), "",
-                )  # fmt: skip
+                yield _outputs(answer_html(result, shown), files if result.text.strip() else (), compare=True)
+    except Stopped as stopped:
+        yield _outputs(note_html(str(stopped)))
     except Exception as error:
         text = sentence(error, path)
-        yield note_html(text, "error"), None, gr.Button(visible=False), gr.skip(), *[gr.skip()] * len(FORMATS), gr.skip(), ""
+        yield _outputs(note_html(text, "error"))
         raise sorry(text) from error
 
 
-async def compared(scheduler: Scheduler, answer: Answer | None) -> AsyncIterator[str]:
-    """What every pipeline says of the sound that was answered last, each as it is done. Raises gr.Error."""
-    if answer is None:
+async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
+    """What every pipeline says of the sound that was answered last, each as it is done; and Stop. Raises gr.Error."""
+    if (known := visit.result) is None:
         raise sorry(NOTHING_YET)
     model = scheduler.model
     decoders = decoders_of(model)
     found: dict[str, Transcription | None] = {decoder.name: None for decoder in decoders}
     try:
         for decoder in decoders:
-            yield comparison_html(list(found.items()), answer.result.route, Shown(decoders))
-            async for result, _ in heard(scheduler, Path(answer.path), order(model, decoder.name, ())):
-                found[decoder.name] = result
-        yield comparison_html(list(found.items()), answer.result.route, Shown(decoders))
+            yield comparison_html(list(found.items()), known.route, Shown(decoders)), gr.Button(interactive=True)
+            async for result, done in visit.heard(scheduler, Path(visit.path), order(model, decoder.name, ())):
+                found[decoder.name] = result if done else None
+            if visit.result is not known:  # another sound is heard meanwhile
+                return
+        yield comparison_html(list(found.items()), known.route, Shown(decoders)), gr.Button(interactive=False)
+    except Stopped as stopped:
+        yield note_html(str(stopped)), gr.Button(interactive=False)
     except Exception as error:
-        text = sentence(error, answer.path)
-        yield note_html(text, "error")
+        text = sentence(error, visit.path)
+        yield note_html(text, "error"), gr.Button(interactive=False)
         raise sorry(text) from error
-
-
-async def heard(scheduler: Scheduler, path: Path, asked: Order) -> AsyncIterator[tuple[Transcription, bool]]:
-    """The transcript so far as it grows, then (True) the whole. Who stops listening cancels the request.
-
-    Raises what the scheduler raises.
-    """
-    loop, grown = asyncio.get_running_loop(), asyncio.Event()
-    latest: list[Transcription] = []
-
-    def tell(so_far: Transcription | None = None) -> None:  # in the scheduler's thread
-        if so_far is not None:
-            latest[:] = [so_far]
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-            loop.call_soon_threadsafe(grown.set)
-
-    ticket = scheduler.submit(path, asked, tell)
-    ticket.future.add_done_callback(lambda _: tell())
-    try:
-        while not ticket.future.done():
-            await grown.wait()
-            grown.clear()
-            if latest and not ticket.future.done():
-                yield latest.pop(), False
-        yield ticket.future.result(), True
-    finally:
-        ticket.cancel()
 
 
 @contextlib.contextmanager
@@ -251,6 +218,7 @@ def _queued(scheduler: Scheduler) -> str:
     return "Listening" if not ahead else f"Waiting for {ahead} other request{'s' * (ahead != 1)}"
 
 
-def _while_busy(html: str) -> tuple:
-    """The outputs while the answer grows: no downloads and no comparison, but a way to stop."""
-    return html, None, gr.Button(visible=True), gr.Row(visible=False), *[gr.skip()] * len(FORMATS), gr.Button(visible=False), ""
+def _outputs(html: str, files: Sequence[str] = (), *, busy: bool = False, compare: bool = False) -> tuple:
+    """The answer, whether Stop can be pressed, the downloads if there are any, and whether there is something to compare."""
+    downloads = files or [gr.skip()] * len(FORMATS)
+    return html, gr.Button(interactive=busy), gr.Row(visible=bool(files)), *downloads, gr.Button(visible=compare), ""

@@ -14,6 +14,7 @@ from dualasr_serve.markdown import markdown_html
 from dualasr_serve.page_html import Shown, answer_html, bars_html, clock, comparison_html, note_html, percent
 from dualasr_serve.page_packs import packs_html, scores_html
 from dualasr_serve.scheduler import Limits, Scheduler
+from dualasr_serve.visit import Visit
 
 from dualasr.errors import AudioError, DualasrError
 from dualasr.selector import PRIMARY, Bid, Calibration, SelectorOptions, select, settle
@@ -247,20 +248,20 @@ def collected(generator):
 
 def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
     scheduler = serve(("north", "ky"))
-    seen = {}
+    visit, seen = Visit(), {}
 
     async def use():
-        async for outputs in page.transcribe(scheduler, str(clip), "north", []):
-            seen["html"], seen["kept"] = outputs[:2]
-            seen["files"] = [Path(file) for file in outputs[4:8] if isinstance(file, str)]
+        async for html, _, downloads, *rest in page.transcribe(scheduler, str(clip), "north", [], visit):
+            seen["html"], seen["shown"] = html, downloads.visible
+            seen["files"] = [Path(file) for file in rest[:4] if isinstance(file, str)]
             seen["contents"] = [file.read_text() for file in seen["files"]]
 
     asyncio.run(use())
-    assert seen["kept"].result.route == "north" and "You chose pack north" in seen["html"]
+    assert visit.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
     assert [file.name for file in seen["files"]] == ["clip.srt", "clip.vtt", "clip.txt", "clip.json"]
     assert "-->" in seen["contents"][0] and seen["contents"][1].startswith("WEBVTT") and '"route"' in seen["contents"][3]
     assert not seen["files"][0].exists(), "gone once gradio has its copies"
-    last = collected(page.compared(scheduler, seen["kept"]))[-1]
+    last, _ = collected(page.compared(scheduler, visit))[-1]
     assert "Whisper" in last and "Pack north" in last and "busy" not in last and "the transcript above" in last
 
 
@@ -278,7 +279,7 @@ def test_errors_are_sentences_without_places(serve, tmp_path, name, content, rou
     if path:
         path.write_bytes(content)
     with pytest.raises(gradio.Error) as caught:
-        collected(page.transcribe(serve(("north", "ky")), path and str(path), route, languages))
+        collected(page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Visit()))
     assert wanted in caught.value.message and str(tmp_path) not in caught.value.message
 
 
@@ -288,7 +289,7 @@ def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, 
 
     monkeypatch.setattr(page, "order", broken)
     with pytest.raises(gradio.Error) as caught:
-        collected(page.transcribe(serve(), str(clip), "auto", []))
+        collected(page.transcribe(serve(), str(clip), "auto", [], Visit()))
     assert caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED and "/secret/place" in caplog.text
 
 
@@ -302,7 +303,7 @@ def test_who_leaves_is_not_waited_for(serve, clip):
     scheduler = serve()
 
     async def leave():
-        listening = page.heard(scheduler, clip, page.order(scheduler.model, "auto", []))
+        listening = Visit().heard(scheduler, clip, page.order(scheduler.model, "auto", []))
         task = asyncio.ensure_future(anext(listening))
         await asyncio.sleep(0)
         task.cancel()
@@ -314,6 +315,29 @@ def test_who_leaves_is_not_waited_for(serve, clip):
             await asyncio.sleep(0.05)
 
     assert asyncio.run(leave())
+
+
+def test_stop_ends_with_a_word_and_the_next_sound_without_one(serve, clip):
+    scheduler = serve()
+
+    async def last(visit, act):
+        """The last that is shown of a request after `act`, in the midst of it."""
+        shown = []
+        async for html, *_ in page.transcribe(scheduler, str(clip), "auto", [], visit):
+            shown.append(html)
+            asyncio.get_running_loop().call_soon(act)
+        return shown[-1]
+
+    async def replaced(visit):
+        first = asyncio.ensure_future(last(visit, lambda: None))
+        await asyncio.sleep(0.01)
+        second = await last(visit, lambda: None)
+        return await first, second
+
+    visit = Visit()
+    assert "Stopped." in asyncio.run(last(visit, visit.stop)) and visit.result is None
+    first, second = asyncio.run(replaced(Visit()))
+    assert "busy" in first and "busy" not in second
 
 
 def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
