@@ -1,0 +1,107 @@
+"""The installed language packs as HTML: what each knows and is made of, what it scored, its card and its plots."""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from pathlib import Path
+
+from dualasr.backbone import Backbone
+from dualasr.model import DualWhisper
+from dualasr.pack import Pack, model_card
+from dualasr.pack_folder import pack_size
+
+from .markdown import markdown_html
+from .page_html import COLOURS, bar_html, chip_html
+
+DECODERS = {"whisper": "the base's own, with LoRA", "las": "LSTM with attention", "ctc": "none beside the CTC head"}
+MOST_PLOT_BYTES = 2_000_000
+MOST_PLOTS = 6
+_RATES = ("CER", "WER", "MER", "accuracy", "error")  # scores that are shares, drawn as bars
+
+
+def packs_html(model: DualWhisper, folders: Mapping[str, Path]) -> str:
+    """The base, then a card for each pack; `folders` has those of the packs that are on disk."""
+    backbone, count = model.backbone, len(model.packs)
+    known = f"{len(backbone.languages) or 1} languages"
+    loaded = f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
+    head = (f'<p class="lead">Base: <strong>{escape(Path(backbone.name).name)}</strong>, {known}, never changed by a pack; '
+            f"{loaded}.</p>")  # fmt: skip
+    if not count:
+        head += ('<p class="box note">A pack teaches the base a new language: <code>dualasr add-language</code> trains one, '
+                 "and the server loads it with <code>--pack</code>.</p>")  # fmt: skip
+    cards = "".join(_card(pack, backbone, folders.get(name), number) for number, (name, pack) in enumerate(model.packs.items()))
+    return f'<div class="packs">{head}{cards}</div>'
+
+
+def _card(pack: Pack, backbone: Backbone, folder: Path | None, number: int) -> str:
+    info, options = pack.info, pack.secondary.options
+    names = "".join(
+        f'<li>{escape(name)} <span class="quiet">{escape(code)}</span></li>' for code, name in info.languages.items()
+    )
+    parameters = sum(tensor.numel() for _, tensor in pack.secondary.own_tensors())
+    facts = {"Decoder": DECODERS.get(options.decoder, options.decoder), "Own parameters": f"{parameters:,}"}
+    if folder is not None and folder.is_dir():
+        facts["Size"] = f"{pack_size(folder):.1f} MB"
+    facts["Encoder"] = f"shared up to layer {options.fork}, then LoRA of rank {options.rank}" if options.rank else "no LoRA"
+    facts |= {key.capitalize(): _said(info.training[key]) for key in ("hours", "corpus", "licence") if key in info.training}
+    if not info.calibration.negatives:
+        facts["Beware"] = "trained without audio in other languages: it cannot be trusted to leave those alone"
+    rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+    plots = "".join(_plots(folder)) if folder is not None else ""
+    text = markdown_html(_card_text(pack, backbone, folder))
+    return (f'<article class="card pack route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
+            f'<ul class="languages" aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
+            f"<details><summary>Model card</summary><div class=\"model-card\">{text}</div></details></article>")  # fmt: skip
+
+
+def scores_html(scores: Mapping) -> str:
+    """Bars for the rates among the scores, nested ones by their path, and the others as text."""
+    bars, others = [], []
+    for path, value in _flat(scores):
+        title = " · ".join(path)
+        if _is_rate(path, value):
+            bars.append(bar_html(title, value, f"{100 * value:.1f}&nbsp;%"))
+        else:
+            others.append(f"<div><dt>{escape(title)}</dt><dd>{escape(_said(value))}</dd></div>")
+    drawn = f'<div class="group"><h4 class="quiet">Scores</h4><ul>{"".join(bars)}</ul></div>' if bars else ""
+    return drawn + (f"<dl>{''.join(others)}</dl>" if others else "")
+
+
+def _flat(scores: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _is_rate(path: Iterable[str], value: object) -> bool:
+    named = any(rate.lower() in " ".join(path).lower() for rate in _RATES)
+    return named and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2
+
+
+def _said(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _card_text(pack: Pack, backbone: Backbone, folder: Path | None) -> str:
+    """README.md of the pack's folder, or what it was when the pack was made."""
+    try:
+        if folder is not None:
+            return (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        pass  # a pack without a card is a pack
+    return model_card(pack.info, backbone, pack.secondary)
+
+
+def _plots(folder: Path) -> Iterator[str]:
+    """The PNG files in a pack's folder, inside the page: nothing else of the folder is served."""
+    for path in sorted(folder.glob("*.png"))[:MOST_PLOTS]:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            continue
+        if len(data) <= MOST_PLOT_BYTES and data.startswith(b"\x89PNG"):
+            encoded = base64.b64encode(data).decode()
+            title = escape(path.stem.replace("-", " ").replace("_", " "))
+            yield f'<figure><img src="data:image/png;base64,{encoded}" alt="{title}"><figcaption>{title}</figcaption></figure>'

@@ -1,0 +1,369 @@
+"""The page without a browser: its sentences, its HTML, and its handlers on a tiny model."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import gradio
+import pytest
+import soundfile
+from dualasr_serve import page
+from dualasr_serve.decoders import Decoder, by_decoder, decoders_of, language_choices, language_name
+from dualasr_serve.explanation import explain, odds
+from dualasr_serve.markdown import markdown_html
+from dualasr_serve.page_html import Shown, answer_html, bars_html, clock, comparison_html, note_html, percent
+from dualasr_serve.page_packs import packs_html, scores_html
+from dualasr_serve.scheduler import Limits, Scheduler
+from dualasr_serve.visit import Visit
+
+from dualasr.errors import AudioError, DualasrError
+from dualasr.selector import PRIMARY, Bid, Calibration, SelectorOptions, select, settle
+from dualasr.transcript import Segment, Transcription, Word
+
+DECODERS = (
+    Decoder(PRIMARY, {"en": "English", "de": "German"}),
+    Decoder("ky", {"ky": "Kyrgyz"}),
+    Decoder("ga", {"ga": "Irish"}),
+)
+SHOWN = Shown(DECODERS, "gradio_api/file=/tmp/clip.wav")
+EVIL = "<script>alert(1)</script>\"'&<img src=https://evil.example/x.png>"
+
+
+def segment(start=0.0, end=2.0, text="Ат суу ичти.", language="ky", route="ky", reason="no pack is loaded", **more):
+    probs = more.pop("language_probs", {"ky": 0.9, "en": 0.07, "de": 0.02, "ga": 0.01})
+    return Segment(start, end, text, language, route, -0.2, 0.1, probs, {}, reason, **more)
+
+
+def transcription(*segments, duration=9.0):
+    first = segments[0] if segments else None
+    text = " ".join(segment.text for segment in segments)
+    probs = first.language_probs if first else {}
+    return Transcription(text, first and first.language, first.route if first else PRIMARY, probs, segments, duration,
+                         {"windows": {"text": len(segments), "empty": 0, "no_speech": 0, "silent": 0}})  # fmt: skip
+
+
+# sentences
+
+
+class Transcript:
+    def __init__(self, logprob, tokens=10):
+        self.logprob, self.avg_logprob = logprob, logprob / tokens
+
+
+def bid(log_odds):
+    return Bid("ky", ("ky",), log_odds, Calibration(), (1.0,), tag=0.0, best_tag=log_odds)
+
+
+def decided(log_odds, ours=None, theirs=None, options=SelectorOptions()):
+    """What the selector itself says of a pack with these log-odds, after a duel of two log-probabilities where given."""
+    decision = select(-0.5, [bid(log_odds)], options)
+    if ours is not None:
+        decision, _ = settle(decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options)
+    return explain(decision.reason, decision.route)
+
+
+PAPER = SelectorOptions.paper()
+
+
+@pytest.mark.parametrize(
+    "said, wanted",
+    [
+        (explain(select(-0.5, [], SelectorOptions()).reason, PRIMARY), "No language pack is loaded"),
+        (explain("the caller chose the route", "ky"), "You chose pack ky"),
+        (explain(select(0, [bid(1.0)], SelectorOptions(), primary=False).reason, "ky"), "Whisper knows none of the languages"),
+        (decided(9.0), "Pack ky recognised its language: more than 1,000 to 1"),
+        (decided(-5.0), "so Whisper kept it"),
+        (decided(0.2, options=SelectorOptions(floor=0.5)), "may be a language that no pack here was taught"),
+        (decided(1.0), "It was close between Whisper and pack ky (about even); pack ky was ahead"),
+        (decided(1.0, ours=-5.0, theirs=-30.0), "Pack ky's text fits the sound better"),
+        (decided(0.3, ours=-30.0, theirs=-5.0), "Whisper's text fits the sound better"),
+        (decided(3.5, ours=-6.0, theirs=-5.0), "Although Whisper's text fits the sound a little better, all evidence"),
+        (decided(1.0, ours=-5.0, theirs=-5.0), "Both texts fit the sound alike"),
+        (decided(0.5, options=PAPER), "Pack ky was surer of its best language"),
+        (decided(-2.0, options=PAPER), "Whisper was surer of its best language"),
+        (decided(-0.4, ours=-1.0, theirs=-30.0, options=PAPER), "and pack ky's text is the more probable one"),
+        (explain("ky: log-odds +1.00, within tau 3.0; both neighbours go to primary", PRIMARY), "would have gone to pack ky"),
+        (explain("ky: log-odds -1.00, within tau 3.0; both neighbours go to ky", "ky"), "would have gone to Whisper"),
+        (explain("something new", PRIMARY), "The selector says: something new."),
+    ],
+)
+def test_the_reason_is_a_sentence(said, wanted):
+    assert wanted in said and said.endswith(".") and said[0].isupper() and "log-odds" not in said
+
+
+@pytest.mark.parametrize(
+    "lead, wanted",
+    [(0.1, "about even"), (0.7, "about 2 to 1"), (-3.0, "about 20 to 1"), (5.7, "about 300 to 1"),
+     (40.0, "more than 1,000 to 1"), (float("inf"), "more than 1,000 to 1"), (float("nan"), "about even")],
+)  # fmt: skip
+def test_odds(lead, wanted):
+    assert odds(lead) == wanted
+
+
+# decoders
+
+
+def test_probabilities_are_grouped_by_the_decoder_that_knows_the_language():
+    found = by_decoder({"en": 0.2, "ky": 0.7, "de": 0.06, "ga": 0.04, "xx": 0.0}, DECODERS)
+    assert [(decoder.name, list(probs)) for decoder, probs in found] == [
+        ("ky", ["ky"]),
+        (PRIMARY, ["en", "de"]),
+        ("ga", ["ga"]),
+    ]
+
+
+def test_decoders_of_a_model_and_their_languages(make_model):
+    primary, north = decoders_of(make_model(("north", "ky")))
+    assert primary.languages["en"] == "English" and primary.label == "Whisper (5 languages)"
+    assert (north.label, north.title) == ("Pack north (ky)", "pack north")
+    names = [name for name, _ in language_choices((Decoder("a", {"x": "Same"}), Decoder("b", {"y": "Same", "z": "Other"})))]
+    assert names == ["Other", "Same (x)", "Same (y)"]
+    assert language_name("ga", ()) == "Irish" and language_name("qq", ()) == "qq" and language_name(None, ())
+
+
+# HTML
+
+
+def test_an_answer_names_language_route_times_and_reason():
+    words = (Word(0.0, 1.0, "Ат", 0.9, False), Word(1.0, 2.0, " суу", 0.9, False))
+    html = answer_html(transcription(segment(words=words)), SHOWN)
+    for wanted in ("Kyrgyz", "Pack ky", "route-1", "No language pack is loaded", 'lang="ky"', 'data-at="0.00"',
+                   "<audio controls", 'data-end="2.00">суу<', "90&nbsp;%", "2 languages: 9&nbsp;%"):  # fmt: skip
+        assert wanted in html, wanted
+    assert "<details" not in html, "one part: its evidence is open"
+
+
+def test_parts_of_a_long_answer_have_their_own_evidence():
+    parts = [segment(), segment(2.0, 4.0), segment(4.0, 6.0, "Hello", "en", PRIMARY, "ky: log-odds -7.00, beyond tau 3.0")]
+    html = answer_html(transcription(*parts), SHOWN)
+    assert html.count("<details") == 2, "two windows, the first of two sentences"
+    assert "Of 2 parts of the sound, 1 went to pack ky (Kyrgyz) and 1 to Whisper (English)." in html
+    assert "Mostly Kyrgyz" in html and "Why Whisper?" in html and html.count('class="line"') == 3
+    assert 'class="caption"' not in html and 'class="caption"' in answer_html(transcription(*parts, *parts), SHOWN)
+
+
+def test_an_answer_under_way_has_no_verdict_and_no_player():
+    html = answer_html(transcription(segment()), SHOWN, "Listening: 0:09 so far")
+    assert "Listening" in html and "verdict" not in html and "<audio" not in html and "Ат суу" in html
+
+
+@pytest.mark.parametrize(
+    "duration, windows, wanted",
+    [(0.0, {}, "no sound"), (3.0, {"silent": 1}, "only silence"), (3.0, {"no_speech": 1}, "No speech")],
+)
+def test_an_empty_answer_says_why(duration, windows, wanted):
+    empty = replace(transcription(duration=duration), scores={"windows": windows})
+    assert wanted in answer_html(empty, SHOWN)
+
+
+def test_whatever_a_text_holds_is_text():
+    decoders = (Decoder(PRIMARY, {"en": EVIL}), Decoder(EVIL, {EVIL: EVIL}))
+    shown = Shown(decoders, f"gradio_api/file={EVIL}")
+    words = (Word(0.0, 1.0, EVIL, 0.9, False),)
+    probs = {"en": 0.5, EVIL: 0.5}
+    one = transcription(segment(0, 1, EVIL, EVIL, EVIL, EVIL, words=words, language_probs=probs))
+    two = transcription(*one.segments, segment(1, 2, EVIL, "en", PRIMARY, EVIL, language_probs=probs))
+    made = [
+        answer_html(one, shown), answer_html(two, shown), answer_html(two, shown, EVIL), note_html(EVIL, "error"),
+        comparison_html([(EVIL, one), (PRIMARY, None)], EVIL, shown), bars_html(probs, shown), markdown_html(EVIL),
+        markdown_html(f"# {EVIL}\n- {EVIL}\n\n| {EVIL} | a |\n|---|---|\n| `{EVIL}` | **{EVIL}** |\n"),
+        markdown_html(f"```\n{EVIL}\n```\n    {EVIL}"),
+        markdown_html(f"![x](https://evil.example/x.png) [{EVIL}](javascript:alert) [a](https://b\"onclick=1)"),
+        scores_html({EVIL: {EVIL: 0.5, "CER": 0.1, "x": EVIL}}),
+    ]  # fmt: skip
+    for html in made:
+        assert "<script" not in html and "<img" not in html and "onclick=" not in html.replace("&quot;onclick=", "")
+
+
+def test_clock_and_percent():
+    assert [clock(s) for s in (-1, 7.9, 61, 3723)] == ["0:00", "0:07", "1:01", "1:02:03"]
+    assert [percent(p) for p in (0, 0.004, 0.5, 0.997, 1)] == [
+        "0&nbsp;%",
+        "&lt;1&nbsp;%",
+        "50&nbsp;%",
+        "&gt;99&nbsp;%",
+        "100&nbsp;%",
+    ]
+
+
+def test_markdown_of_a_card():
+    text = "# Title\n\nA `b` and **c**,\nsee [d](https://e.example/f).\n\n| | x |\n|---|---|\n| 1 | 2 |\n"
+    html = markdown_html(f"{text}\n    code <\n\n- one\n- two")
+    assert '<h4>Title</h4><p>A <code>b</code> and <strong>c</strong>, see <a href="https://e.example/f"' in html
+    assert "<th>x</th>" in html and "<td>1</td><td>2</td>" in html and "<code>code &lt;</code>" in html
+    assert "<li>one</li><li>two</li>" in html
+
+
+# packs
+
+
+def test_packs_with_their_languages_scores_card_and_plots(make_model, tmp_path):
+    model = make_model(("north", "ky"))
+    pack = model.packs["north"]
+    info = replace(
+        pack.info, languages={"ky": "Kyrgyz"}, scores={"dev CER": 0.083, "note": "x", "after": {"CER": {"en": 0.13}}}
+    )
+    model = replace(model, packs={"north": replace(pack, info=info)})
+    (tmp_path / "README.md").write_text("# The card\n")
+    (tmp_path / "regression.png").write_bytes(b"\x89PNG....")
+    (tmp_path / "no.png").write_bytes(b"<svg onload=alert(1)>")
+    html = packs_html(model, {"north": tmp_path})
+    for wanted in ("Kyrgyz", "8.3&nbsp;%", "after · CER · en", "The card", "data:image/png;base64,", "LSTM with attention",
+                   "MB", "trained without audio in other languages"):  # fmt: skip
+        assert wanted in html, wanted
+    assert html.count("<img") == 1, "a PNG by its first bytes"
+    assert "a dualasr language pack" in packs_html(model, {}), "a card of a pack whose folder is not known"
+    assert "no language pack loaded" in packs_html(make_model(), {})
+
+
+# handlers
+
+
+@pytest.fixture
+def serve(make_model):
+    schedulers = []
+
+    def serve(*packs, **limits):
+        schedulers.append(Scheduler(make_model(*packs), Limits(**limits)))
+        return schedulers[-1]
+
+    yield serve
+    for scheduler in schedulers:
+        scheduler.close()
+
+
+@pytest.fixture
+def clip(tmp_path, clips):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, clips[2], 16_000)
+    return path
+
+
+def collected(generator):
+    async def collect():
+        return [item async for item in generator]
+
+    return asyncio.run(collect())
+
+
+def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
+    scheduler = serve(("north", "ky"))
+    visit, seen = Visit(), {}
+
+    async def use():
+        async for html, _, downloads, *rest in page.transcribe(scheduler, str(clip), "north", [], visit):
+            seen["html"], seen["shown"] = html, downloads.visible
+            seen["files"] = [Path(file) for file in rest[:4] if isinstance(file, str)]
+            seen["contents"] = [file.read_text() for file in seen["files"]]
+
+    asyncio.run(use())
+    assert visit.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
+    assert [file.name for file in seen["files"]] == ["clip.srt", "clip.vtt", "clip.txt", "clip.json"]
+    assert "-->" in seen["contents"][0] and seen["contents"][1].startswith("WEBVTT") and '"route"' in seen["contents"][3]
+    assert not seen["files"][0].exists(), "gone once gradio has its copies"
+    last, _ = collected(page.compared(scheduler, visit))[-1]
+    assert "Whisper" in last and "Pack north" in last and "busy" not in last and "the transcript above" in last
+
+
+@pytest.mark.parametrize(
+    "name, content, route, languages, wanted",
+    [
+        (None, b"", "auto", [], page.NOTHING_YET),
+        ("my.wav", b"nonsense", "auto", [], "my.wav"),
+        ("my.wav", b"nonsense", "gone", [], "There is no route"),
+        ("my.wav", b"nonsense", "north", ["en", "de"], "does not know English, German"),
+    ],
+)
+def test_errors_are_sentences_without_places(serve, tmp_path, name, content, route, languages, wanted):
+    path = name and tmp_path / name
+    if path:
+        path.write_bytes(content)
+    with pytest.raises(gradio.Error) as caught:
+        collected(page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Visit()))
+    assert wanted in caught.value.message and str(tmp_path) not in caught.value.message
+
+
+def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise KeyError("/secret/place")
+
+    monkeypatch.setattr(page, "order", broken)
+    with pytest.raises(gradio.Error) as caught:
+        collected(page.transcribe(serve(), str(clip), "auto", [], Visit()))
+    assert caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED and "/secret/place" in caplog.text
+
+
+def test_messages_of_errors_are_escaped():
+    assert page.sentence(AudioError("/a/b/x.wav: bad"), "/a/b/x.wav") == "x.wav: bad"
+    assert "<" not in page.sorry(EVIL).message
+    assert page.sentence(DualasrError("plain"), "x.wav") == "plain"
+
+
+def test_who_leaves_is_not_waited_for(serve, clip):
+    scheduler = serve()
+
+    async def leave():
+        listening = Visit().heard(scheduler, clip, page.order(scheduler.model, "auto", []))
+        task = asyncio.ensure_future(anext(listening))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(100):
+            if not len(scheduler):
+                return True
+            await asyncio.sleep(0.05)
+
+    assert asyncio.run(leave())
+
+
+def test_stop_ends_with_a_word_and_the_next_sound_without_one(serve, clip):
+    scheduler = serve()
+
+    async def last(visit, act):
+        """The last that is shown of a request after `act`, in the midst of it."""
+        shown = []
+        async for html, *_ in page.transcribe(scheduler, str(clip), "auto", [], visit):
+            shown.append(html)
+            asyncio.get_running_loop().call_soon(act)
+        return shown[-1]
+
+    async def replaced(visit):
+        first = asyncio.ensure_future(last(visit, lambda: None))
+        await asyncio.sleep(0.01)
+        second = await last(visit, lambda: None)
+        return await first, second
+
+    visit = Visit()
+    assert "Stopped." in asyncio.run(last(visit, visit.stop)) and visit.result is None
+    first, second = asyncio.run(replaced(Visit()))
+    assert "busy" in first and "busy" not in second
+
+
+def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
+    scheduler = serve()
+    built = page.build_page(scheduler)
+    visit = next(fn.fn for fn in built.fns.values() if any(target[1] == "load" for target in fn.targets))
+
+    def seen():
+        route, languages, *rest = visit()
+        return [name for _, name in route.choices], dict(map(reversed, languages.choices)), rest
+
+    routes, languages, rest = seen()
+    assert routes == ["auto", PRIMARY] and "ky" not in languages
+    examples = {file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)}
+    assert examples["en"] and not examples["ky"] and not examples["en_ky"]
+    scheduler.model = make_model(("north", "ky"))
+    routes, languages, rest = seen()
+    assert routes == ["auto", PRIMARY, "north"] and "ky" in languages and "north" in rest[-1]
+    examples = {file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)}
+    assert examples["ky"] and examples["en_ky"] and not examples["ga"]
+
+
+def test_the_page_names_no_other_host():
+    look = page.look()
+    assert not look["theme"]._stylesheets, "fonts of the system alone"
+    for file in (*look["css_paths"], page.HERE / "page.js"):
+        assert "http" not in Path(file).read_text(), file
+    assert all(file.is_file() for file in page.EXAMPLES)
+    assert sum(file.stat().st_size for file in page.EXAMPLES) < 120_000
