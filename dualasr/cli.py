@@ -342,11 +342,13 @@ def run_serve(args) -> int:
     except ImportError as error:
         raise MissingExtraError(error.name or "gradio", "serve") from error
     from dualasr.model import with_packs
+    from dualasr.pack import read_pack
 
     model = _load(args, dtype=getattr(torch, args.dtype))
     limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
     settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
-    run(model, lambda: with_packs(model, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings)
+    run(model, lambda: with_packs(model, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings,
+        folders=lambda: {read_pack(path)["name"]: path for path in _packs(args)})  # fmt: skip
     return 0
 
 

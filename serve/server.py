@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -44,12 +44,12 @@ class Server(uvicorn.Server):
 
 
 def run(model: DualWhisper, reload: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
-        settings: Settings = Settings()) -> None:  # fmt: skip
-    """Serve a model until SIGTERM or Ctrl-C."""
+        settings: Settings = Settings(), folders: Callable[[], Mapping[str, Path]] = dict) -> None:  # fmt: skip
+    """Serve a model until SIGTERM or Ctrl-C; `reload` and `folders` as `create_app` takes them."""
     with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
         scheduler = Scheduler(model, limits)
         try:
-            app = create_app(scheduler, reload, Path(uploads), settings)
+            app = create_app(scheduler, reload, Path(uploads), settings, folders)
             config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
             Server(config, app.state.under_way).run()
         finally:

@@ -58,5 +58,6 @@ def test_only_the_backbone_knows_transformers_whisper():
 def test_the_readme_lists_every_file():
     readme = Path(__file__).parents[1] / "README.md"
     listed = readme.read_text()
-    for path in Path(dualasr.__file__).parent.glob("*.py"):
+    house = Path(dualasr.__file__).parents[1]
+    for path in [*house.glob("dualasr/*.py"), *house.glob("serve/*.py")]:
         assert path.stem.startswith("__") or f"  {path.name} " in listed, path.name
