@@ -41,7 +41,7 @@ def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = No
     )  # fmt: skip
     code = language_code(language, model) if language else None
     forced = PRIMARY if translate else None if route == AUTO else route
-    check_choice(model, forced, code)
     if languages:
         model = model.among([language_code(name, model) for name in languages])
+    check_choice(model, forced, code)
     return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))

@@ -128,6 +128,8 @@ def test_languages_say_where_to_look(client, model, sounds):
         ask("ga", "ky", language="ga")
     with pytest.raises(openai.BadRequestError, match="knows the language 'klingon'"):
         ask("ga", "klingon")
+    with pytest.raises(openai.BadRequestError, match="no route 'north'"):
+        client.audio.transcriptions.create(file=sounds["short"], model="north", extra_body={"languages": ["ga"]})
 
 
 def test_models_are_listed_and_described(client, model):
