@@ -32,8 +32,10 @@ class Monitoring:
     def begin(self, path: str) -> None:
         self._under_way += path != PAGE
 
-    def end(self, path: str, status: int, seconds: float) -> None:
+    def end(self, path: str) -> None:
         self._under_way -= path != PAGE
+
+    def count(self, path: str, status: int, seconds: float) -> None:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
@@ -68,17 +70,26 @@ class Measured:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began, status = time.monotonic(), 500
+        began, status, counted = time.monotonic(), 500, False
         path = next((known for known in PATHS if scope["path"].startswith(known)), PAGE)
+
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                counted = True
+                self.monitoring.count(path, status, time.monotonic() - began)
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body", False):
+                count()  # before the client has it all: its next request may ask for the metrics
             await send(message)
 
         self.monitoring.begin(path)
         try:
             await self.app(scope, receive, noted)
         finally:
-            self.monitoring.end(path, status, time.monotonic() - began)
+            count()
+            self.monitoring.end(path)

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dualasr.transcription import transcribe
 
 KEY = "clé-de-test"[3:]
+WEB = httpx.Client(timeout=60)  # of a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -170,31 +171,31 @@ def test_a_wrong_key_is_refused_however_much_is_uploaded(url, key, sounds):
         client.audio.transcriptions.create(file=("talk.wav", bytes(30_000_000)), model="auto")
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
-    assert httpx.post(f"{url}/admin/packs/reload").status_code == 401
+    assert WEB.post(f"{url}/admin/packs/reload").status_code == 401
 
 
 def test_without_a_key_it_is_open_and_has_no_administration(serve, sounds):
     with serve() as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="whatever")
         assert client.audio.transcriptions.create(file=sounds["short"], model="north").text
-        answer = httpx.post(f"{url}/admin/packs/reload")
+        answer = WEB.post(f"{url}/admin/packs/reload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_a_key_may_hold_any_letters(serve):
     with serve(key="ачкыч") as url:
         bearer = [(b"Authorization", "Bearer ачкыч".encode())]
-        assert httpx.get(f"{url}/v1/models", headers=bearer).status_code == 200
+        assert WEB.get(f"{url}/v1/models", headers=bearer).status_code == 200
 
 
 def test_health_and_metrics_count_what_was_done(serve, sounds, client):
     with serve() as url:
         for status in (200, 404):
             data = {"model": "north" if status == 200 else "none"}
-            answer = httpx.post(f"{url}/v1/audio/transcriptions", data=data, files={"file": sounds["short"].open("rb")})
+            answer = WEB.post(f"{url}/v1/audio/transcriptions", data=data, files={"file": sounds["short"].open("rb")})
             assert answer.status_code == status
-        assert httpx.get(f"{url}/health").json() == {"status": "ok", "queue": 0, "models": [m.id for m in client.models.list()]}
-        metrics = httpx.get(f"{url}/metrics")
+        assert WEB.get(f"{url}/health").json() == {"status": "ok", "queue": 0, "models": [m.id for m in client.models.list()]}
+        metrics = WEB.get(f"{url}/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     samples = {(s.name, *sorted(s.labels.items())): s.value for family in text_string_to_metric_families(metrics.text)
                for s in family.samples}  # fmt: skip
@@ -212,7 +213,7 @@ def test_health_and_metrics_count_what_was_done(serve, sounds, client):
     ("DELETE", "/v1/models/north", 405),
 ])  # fmt: skip
 def test_what_is_not_there_is_an_error_in_the_same_shape(url, method, path, status):
-    answer = httpx.request(method, url + path, headers={"Authorization": f"Bearer {KEY}"})
+    answer = WEB.request(method, url + path, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == status and ("allow" in answer.headers) == (status == 405)
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
 
@@ -235,7 +236,7 @@ def test_hostile_fields_are_read_or_refused_and_the_answer_is_json(url, sounds, 
     parts = [b'--B\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % pair for pair in fields.items()]
     parts.append(b'--B\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n\r\n--B--\r\n' % name)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": f"multipart/form-data; boundary=B; charset={charset}"}
-    answer = httpx.post(f"{url}/v1/audio/transcriptions", content=b"".join(parts), headers=headers)
+    answer = WEB.post(f"{url}/v1/audio/transcriptions", content=b"".join(parts), headers=headers)
     assert answer.status_code in (400, 404)  # at the latest because the file is empty
     assert json.loads(answer.content)["error"]["message"]
 
@@ -244,7 +245,7 @@ def test_what_is_sent_need_not_be_a_form(url, sounds):
     bearer = {"Authorization": f"Bearer {KEY}"}
     for asked in ({"json": {"file": "x", "model": "auto"}}, {"content": b"\xff" * 99}, {},
                   {"data": {"file": "no file", "model": "auto"}}, {"files": {"file": b"", "model": b"auto"}}):  # fmt: skip
-        answer = httpx.post(f"{url}/v1/audio/transcriptions", headers=bearer, **asked)
+        answer = WEB.post(f"{url}/v1/audio/transcriptions", headers=bearer, **asked)
         assert answer.status_code == 400 and answer.json()["error"]["param"] in ("file", "model")
 
 
