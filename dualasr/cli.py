@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from dualasr import transcribe_cli, transcribe_flags
@@ -344,10 +345,10 @@ def run_serve(args) -> int:
     from dualasr.model import with_packs
     from dualasr.pack import read_pack
 
-    model = _load(args, dtype=getattr(torch, args.dtype))
+    bare = replace(_load(args, dtype=getattr(torch, args.dtype)), packs={})  # packs that are exchanged are not held on to
     limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
     settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
-    run(model, lambda: with_packs(model, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings,
+    run(lambda: with_packs(bare, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings,
         folders=lambda: {read_pack(path)["name"]: path for path in _packs(args)})  # fmt: skip
     return 0
 

@@ -43,13 +43,14 @@ class Server(uvicorn.Server):
         self.force_exit = True  # whatever is still at it
 
 
-def run(model: DualWhisper, reload: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
+def run(load: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
         settings: Settings = Settings(), folders: Callable[[], Mapping[str, Path]] = dict) -> None:  # fmt: skip
-    """Serve a model until SIGTERM or Ctrl-C; `reload` and `folders` as `create_app` takes them."""
+    """Serve until SIGTERM or Ctrl-C the model that `load` gives, with the packs that are there whenever it is called;
+    `folders` as `create_app` takes it."""
     with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
-        scheduler = Scheduler(model, limits)
+        scheduler = Scheduler(load(), limits)
         try:
-            app = create_app(scheduler, reload, Path(uploads), settings, folders)
+            app = create_app(scheduler, load, Path(uploads), settings, folders)
             config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
             Server(config, app.state.under_way).run()
         finally:
