@@ -29,7 +29,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # between two looks whether a client is still there
+LOOK_S = 0.1  # between two looks whether a client is still there
 ALIASES = ("whisper-1",)  # what tools send that know no other name
 
 Sound = Annotated[UploadFile, File(description=f"Any of {', '.join(SUFFIXES)}, and what else libsndfile reads.")]
