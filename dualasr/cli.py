@@ -324,9 +324,9 @@ def run_transcribe(args) -> int:
             torch.set_num_threads(args.threads)
         return _load(args, dtype=getattr(torch, args.dtype))
 
-    args.device = _device(args.device)
     if args.ray is None:
         return transcribe_cli.transcribe_all(args, load)
+    args.device = _device(args.device)
     from dualasr.ray_transcription import RayTranscriber
 
     return transcribe_cli.transcribe_all(args, load, RayTranscriber)

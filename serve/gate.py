@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .openai_errors import RETRY_AFTER, ApiError
-from .scheduler import Scheduler
+from .openai_errors import ApiError, api_error
+from .scheduler import Busy, Scheduler
 
 GUARDED = ("/v1/", "/admin/")
 QUEUED = "/v1/audio/"
@@ -82,8 +82,7 @@ class Gate:
             return _too_large(self.limits)
         waiting, room = len(self.scheduler), self.scheduler.limits.queue
         if method == "POST" and path.startswith(QUEUED) and (waiting >= room or self.inside >= 2 * room):
-            message = f"{max(waiting, self.inside)} requests are waiting already; ask again in a moment."
-            return ApiError(429, message, code="rate_limit_exceeded", headers=RETRY_AFTER)
+            return api_error(Busy(max(waiting, self.inside)))
         return None
 
 

@@ -37,7 +37,10 @@ UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does n
 
 
 class Busy(DualasrError):
-    """The queue is full."""
+    """The queue is full: so many requests wait."""
+
+    def __init__(self, waiting: int):
+        super().__init__(f"{waiting} requests are waiting already; ask again in a moment.")
 
 
 class TooLong(DualasrError):
@@ -142,7 +145,7 @@ class Scheduler:
             if self._closing:
                 raise Stopping("The server is stopping; ask again when it is back.")
             if self.full:
-                raise Busy(f"{len(self._waiting)} requests are waiting already; ask again in a moment.")
+                raise Busy(len(self._waiting))
             self._waiting.append(ticket)
             self._read_on(ticket)
         return ticket
