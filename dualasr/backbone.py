@@ -29,6 +29,7 @@ BUILT_IN = {"micro": Path(__file__).parent / "micro"}
 SIZES = tuple(size + english for size in ("tiny", "base", "small", "medium") for english in ("", ".en")) + (
     "large-v1", "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
 LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
+MOST_BEAMS = 20  # that `generate` follows at once: each has keys and values of the whole window to itself
 
 
 def base_path(name: str) -> Path:
@@ -229,9 +230,10 @@ class Backbone:
                **options) -> list[Hypothesis]:  # fmt: skip
         """Primary decoding by transformers' `generate`: (batch, positions, width) and a language each -> hypotheses.
 
-        With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit. `prompt` is what was
-        said before all of them; its end counts, if it is long. With `timestamps` the tokens hold timestamps, too (`spans`).
-        Raises BaseModelError for a language or a prompt that it cannot take.
+        With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit, if it is of at most
+        MOST_BEAMS windows; more are decoded part by part. `prompt` is what was said before all of them; its end counts, if it
+        is long. With `timestamps` the tokens hold timestamps, too (`spans`). Raises BaseModelError for a language or a prompt
+        that it cannot take.
         """
         if prompt.strip():
             options["prompt_ids"] = self._prompt_ids(prompt)
@@ -239,10 +241,18 @@ class Backbone:
             unknown = sorted(set(languages) - set(self.languages))
             if unknown:
                 raise BaseModelError(f"{self.name} has no language {unknown[0]!r}; it has {', '.join(self.languages)}.")
-            options |= {"language": [f"<|{code}|>" for code in languages], "task": options.get("task", "transcribe")}
+            options["task"] = options.get("task", "transcribe")
+        size, hypotheses = max(1, MOST_BEAMS // beam), []
+        for i in range(0, len(encoded), size):
+            if self.languages:
+                options["language"] = [f"<|{code}|>" for code in languages[i : i + size]]
+            hypotheses += self._generate(encoded[i : i + size], num_beams=beam, return_timestamps=timestamps, **options)
+        return hypotheses
+
+    def _generate(self, encoded: torch.Tensor, **options) -> list[Hypothesis]:
         output = self.model.generate(
-            encoder_outputs=BaseModelOutput(encoded), num_beams=beam, return_timestamps=timestamps,
-            return_dict_in_generate=True, output_scores=True, force_unique_generate_call=True, **options,
+            encoder_outputs=BaseModelOutput(encoded), return_dict_in_generate=True, output_scores=True,
+            force_unique_generate_call=True, **options,
         )  # fmt: skip
         # with beams too: Whisper's generate has gathered the scores along the winning beam already
         sums = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)

@@ -61,6 +61,23 @@ def test_batch_of_n_equals_n_of_one(make_model, clips):
         assert [r.tokens for r in batch] == [r.tokens for r in single]
 
 
+def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(make_model, clips, monkeypatch):
+    heard, options = make_model(("north", "ky")).listen(clips), DecodeOptions(beam=2)
+    model, rows = make_model(("north", "ky")), []
+    whole, languages = model.decode(heard, "primary", options=options)
+    generate = model.backbone.model.generate
+
+    def count(**asked):
+        rows.append(len(asked["encoder_outputs"].last_hidden_state) * asked["num_beams"])
+        return generate(**asked)
+
+    monkeypatch.setattr(model.backbone.model, "generate", count)
+    monkeypatch.setattr("dualasr.backbone.MOST_BEAMS", 5)
+    parts, same = model.decode(heard, "primary", options=options)
+    assert max(rows) <= 5 and sum(rows) == 2 * len(clips)
+    assert [h.tokens for h in parts] == [h.tokens for h in whole] and same == languages
+
+
 def test_candidates_scored_once_serve_every_ctc_weight(make_model, clips):
     model = make_model(("north", "ky"))
     heard = model.listen(clips)
