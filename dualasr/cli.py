@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from dualasr import transcribe_cli, transcribe_flags
@@ -198,13 +197,25 @@ def _device(name: str) -> str:
 
 
 def _load(args, **options):
+    return _with_packs(_base(args, **options), args)
+
+
+def _base(args, **options):
+    """The base with the selector, as yet without a pack."""
     from dualasr.model import load_model
     from dualasr.pack import read_selector
     from dualasr.selector import SelectorOptions
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
-    model = load_model(args.base, _packs(args), device=_device(args.device), selector=selector, **options)
+    return load_model(args.base, device=_device(args.device), selector=selector, **options)
+
+
+def _with_packs(base, args):
+    """The base with the packs that are there now."""
+    from dualasr.model import with_packs
+
+    model, selector = with_packs(base, _packs(args)), base.selector
     if selector.packs and set(selector.packs) != set(model.packs):
         print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
               f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
@@ -342,14 +353,11 @@ def run_serve(args) -> int:
         from dualasr_serve.server import run
     except ImportError as error:
         raise MissingExtraError(error.name or "gradio", "serve") from error
-    from dualasr.model import with_packs
-    from dualasr.pack import read_pack
 
-    bare = replace(_load(args, dtype=getattr(torch, args.dtype)), packs={})  # packs that are exchanged are not held on to
+    base = _base(args, dtype=getattr(torch, args.dtype))
     limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
     settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
-    run(lambda: with_packs(bare, _packs(args)), host=args.host, port=args.port, limits=limits, settings=settings,
-        folders=lambda: {read_pack(path)["name"]: path for path in _packs(args)})  # fmt: skip
+    run(lambda: _with_packs(base, args), host=args.host, port=args.port, limits=limits, settings=settings)
     return 0
 
 

@@ -300,14 +300,13 @@ def load_model(base: str | Path = "micro", packs: Sequence[str | Path] = (), *, 
 
 def with_packs(model: DualWhisper, packs: Sequence[str | Path]) -> DualWhisper:
     """The model with the packs of these folders in place of its own. Raises PackError."""
-    model, folders = replace(model, packs={}), {}
+    model = replace(model, packs={})
     for folder in map(Path, packs):
         pack = load_pack(folder, model.backbone)
         try:
             model = model.with_pack(pack)
         except PackError as error:
             mine = {pack.name, *pack.info.languages}
-            clashing = [path for path, known in folders.items() if mine & {known.name, *known.info.languages}]
+            clashing = [known.folder for known in model.packs.values() if mine & {known.name, *known.info.languages}]
             raise PackError(f"{error} The folders: {', '.join(map(str, [*clashing, folder]))}.") from error
-        folders[folder] = pack
     return model

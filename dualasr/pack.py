@@ -56,6 +56,7 @@ class Pack:
     secondary: Secondary
     fingerprints: Fingerprints | None = None  # of what it was trained on
     statistics: LanguageStatistics | None = None  # of its languages, to be told apart from other packs'
+    folder: Path | None = None  # that it was loaded from
 
     @property
     def name(self) -> str:
@@ -246,7 +247,8 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         parameter.data.copy_(stored)
     secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
     heard = folder / "fingerprints.safetensors"
-    return Pack(info, secondary, Fingerprints.load(heard) if heard.name in record["files"] else None, statistics)
+    fingerprints = Fingerprints.load(heard) if heard.name in record["files"] else None
+    return Pack(info, secondary, fingerprints, statistics, folder)
 
 
 def read_selector(path: Path) -> SelectorOptions:

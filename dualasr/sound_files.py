@@ -23,7 +23,7 @@ _AV_SUFFIXES = {".3gp", ".aac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp4", 
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
 _INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
 _BLOCK = 1 << 17  # samples of all channels together
-_UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
+UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
 _UNKNOWN_BYTES = 0x7FFFF000  # sox pipes write this data size, ffmpeg and RF64 0xFFFFFFFF
 
 
@@ -87,7 +87,7 @@ class LibsndfileReader:
     def __init__(self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None):
         _check_rate(path, file.samplerate)
         self.path, self.rate, self._file, self._ffmpeg = path, file.samplerate, file, ffmpeg
-        self._frames = file.frames if file.frames < _UNKNOWN_FRAMES else None
+        self._frames = file.frames if file.frames < UNKNOWN_FRAMES else None
 
     def duration(self) -> float:
         frames = sum(map(len, self.blocks())) if self._frames is None else self._frames

@@ -1,7 +1,7 @@
 """The server: endpoints, page, and what stands before them, in one FastAPI application."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +36,9 @@ class Settings:
     page: bool = True
 
 
-def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads: Path, settings: Settings = Settings(),
-               folders: Callable[[], Mapping[str, Path]] = dict) -> FastAPI:  # fmt: skip
-    """The application. `reload` gives the model with the packs that are there now, `folders` where they lie, by name;
-    uploads lie in a folder meanwhile."""
+def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads: Path, settings: Settings = Settings()
+               ) -> FastAPI:  # fmt: skip
+    """The application. `reload` gives the model with the packs that are there now; uploads lie in a folder meanwhile."""
     monitoring = Monitoring(scheduler)
     app = FastAPI(title="dualasr", version=version("dualasr"), docs_url=None, redoc_url=None, redirect_slashes=False)
     for kind in (ApiError, DualasrError, RequestValidationError, HTTPException, Exception):
@@ -85,7 +84,7 @@ def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads:
     if settings.page:
         from .page import mount_page
 
-        mount_page(app, scheduler, settings.key, folders)
+        mount_page(app, scheduler, settings.key)
     return app
 
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from dualasr.selector import PRIMARY
 from dualasr.transcript import Transcription
 
 from .descriptions import BEARER, EVENTS, Model, Models, errors, transcript
+from .growing import grow
 from .openai_errors import ApiError, api_error
 from .openai_formats import Granularity, ResponseFormat, Wanted, delta, event
 from .orders import AUTO, Order, order_of
@@ -143,31 +144,17 @@ def _keep(file: UploadFile, folder: Path) -> Path:
 
 async def _growing(request: Request, scheduler: Scheduler, path: Path, order: Order, name: str) -> AsyncIterator[Transcription]:
     """The transcript as it grows, the whole last. A client that hangs up takes its request with it; the file goes at last."""
-    loop, news, ticket = asyncio.get_running_loop(), asyncio.Queue(), None
-
-    def tell(what: Transcription | None) -> None:  # in the scheduler's thread
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
-            loop.call_soon_threadsafe(news.put_nowait, what)
-
     try:
-        ticket = scheduler.submit(path, order, tell)
-        ticket.future.add_done_callback(lambda future: tell(None))
-        while True:
-            try:
-                so_far = await asyncio.wait_for(news.get(), timeout=LOOK_S)
-            except TimeoutError:
-                if await request.is_disconnected():
-                    raise ApiError(499, "The client hung up.", code="client_closed") from None
-                continue
-            if so_far is None:
-                break
-            yield so_far
-        yield ticket.future.result()
+        _, transcripts = grow(scheduler, path, order, LOOK_S)
+        async with aclosing(transcripts):
+            async for so_far, _ in transcripts:
+                if so_far is not None:
+                    yield so_far
+                elif await request.is_disconnected():
+                    raise ApiError(499, "The client hung up.", code="client_closed")
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), name)) from None  # by the name that its sender knows
     finally:
-        if ticket is not None:
-            ticket.cancel()
         path.unlink(missing_ok=True)
 
 

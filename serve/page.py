@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -40,11 +40,10 @@ LOGIN = "Any name will do; the password is the server's key."
 NOTHING_YET = "There is no sound yet: record some, choose a file, or try an example."
 
 
-def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None,
-               folders: Callable[[], Mapping[str, Path]] = dict) -> None:  # fmt: skip
+def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> None:
     """Put the page at the root of an application. With a key it asks for a password, which is the key; any name will do."""
     auth = None if key is None else lambda name, password: hmac.compare_digest(password.encode(), key.encode())
-    gr.mount_gradio_app(app, build_page(scheduler, folders), "/", auth=auth, auth_message=key and LOGIN, **look())
+    gr.mount_gradio_app(app, build_page(scheduler), "/", auth=auth, auth_message=key and LOGIN, **look())
 
 
 def look() -> dict:
@@ -62,8 +61,8 @@ def look() -> dict:
     }  # fmt: skip
 
 
-def build_page(scheduler: Scheduler, folders: Callable[[], Mapping[str, Path]] = dict) -> gr.Blocks:
-    """The page over a scheduler. `folders` tells, at each visit, where the packs lie, by name."""
+def build_page(scheduler: Scheduler) -> gr.Blocks:
+    """The page over a scheduler."""
     with gr.Blocks(title="dualasr", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
         gr.HTML("<h1>dualasr</h1><p>Whisper, and languages it was never taught. Speak, and see who understands you.</p>",
                 elem_id="title")  # fmt: skip
@@ -75,7 +74,7 @@ def build_page(scheduler: Scheduler, folders: Callable[[], Mapping[str, Path]] =
 
         def visit():
             model = scheduler.model
-            return *choices(model), packs_html(model, folders())
+            return *choices(model), packs_html(model)
 
         page.load(visit, None, [*fresh, packs], show_progress="hidden", api_visibility="private")
     page.queue(default_concurrency_limit=None, api_open=False)  # the scheduler is what waits in line

@@ -19,8 +19,8 @@ MOST_PLOTS = 6
 _RATES = ("CER", "WER", "MER", "accuracy", "error")  # scores that are shares, drawn as bars
 
 
-def packs_html(model: DualWhisper, folders: Mapping[str, Path]) -> str:
-    """The base, then a card for each pack; `folders` has those of the packs that are on disk."""
+def packs_html(model: DualWhisper) -> str:
+    """The base, then a card for each pack."""
     backbone, count = model.backbone, len(model.packs)
     known = f"{len(backbone.languages) or 1} languages"
     loaded = f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
@@ -29,12 +29,12 @@ def packs_html(model: DualWhisper, folders: Mapping[str, Path]) -> str:
     if not count:
         head += ('<p class="box note">A pack teaches the base a new language: <code>dualasr add-language</code> trains one, '
                  "and the server loads it with <code>--pack</code>.</p>")  # fmt: skip
-    cards = "".join(_card(pack, backbone, folders.get(name), number) for number, (name, pack) in enumerate(model.packs.items()))
+    cards = "".join(_card(pack, backbone, number) for number, pack in enumerate(model.packs.values()))
     return f'<div class="packs">{head}{cards}</div>'
 
 
-def _card(pack: Pack, backbone: Backbone, folder: Path | None, number: int) -> str:
-    info, options = pack.info, pack.secondary.options
+def _card(pack: Pack, backbone: Backbone, number: int) -> str:
+    info, options, folder = pack.info, pack.secondary.options, pack.folder
     names = "".join(
         f'<li>{escape(name)} <span class="quiet">{escape(code)}</span></li>' for code, name in info.languages.items()
     )
@@ -48,7 +48,7 @@ def _card(pack: Pack, backbone: Backbone, folder: Path | None, number: int) -> s
         facts["Beware"] = "trained without audio in other languages: it cannot be trusted to leave those alone"
     rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
     plots = "".join(_plots(folder)) if folder is not None else ""
-    text = markdown_html(_card_text(pack, backbone, folder))
+    text = markdown_html(_card_text(pack, backbone))
     return (f'<article class="card pack route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
             f'<ul class="languages" aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
             f"<details><summary>Model card</summary><div class=\"model-card\">{text}</div></details></article>")  # fmt: skip
@@ -84,11 +84,11 @@ def _said(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _card_text(pack: Pack, backbone: Backbone, folder: Path | None) -> str:
+def _card_text(pack: Pack, backbone: Backbone) -> str:
     """README.md of the pack's folder, or what it was when the pack was made."""
     try:
-        if folder is not None:
-            return (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        if pack.folder is not None:
+            return (pack.folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         pass  # a pack without a card is a pack
     return model_card(pack.info, backbone, pack.secondary)

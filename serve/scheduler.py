@@ -23,6 +23,7 @@ from dualasr.audio import Sound
 from dualasr.errors import AudioError, DualasrError
 from dualasr.model import DualWhisper
 from dualasr.recording import Recording
+from dualasr.sound_files import UNKNOWN_FRAMES
 from dualasr.transcript import Transcription
 from dualasr.transcription import answer
 from dualasr.windows import Window
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 READERS = 4  # threads
 LOOK_S = 60.0  # the longest sleep; a deadline may be infinitely far
-UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
 
 
 class Busy(DualasrError):

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -44,13 +44,12 @@ class Server(uvicorn.Server):
 
 
 def run(load: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
-        settings: Settings = Settings(), folders: Callable[[], Mapping[str, Path]] = dict) -> None:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C the model that `load` gives, with the packs that are there whenever it is called;
-    `folders` as `create_app` takes it."""
+        settings: Settings = Settings()) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C the model that `load` gives, with the packs that are there whenever it is called."""
     with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
         scheduler = Scheduler(load(), limits)
         try:
-            app = create_app(scheduler, load, Path(uploads), settings, folders)
+            app = create_app(scheduler, load, Path(uploads), settings)
             config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
             Server(config, app.state.under_way).run()
         finally:

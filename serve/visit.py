@@ -1,15 +1,15 @@
 """One visitor of the page: what is heard for them now, and what they were answered last. One request at a time."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 from dualasr.errors import DualasrError
 from dualasr.transcript import Transcription
 
+from .growing import grow
 from .orders import Order
 from .scheduler import Scheduler, Ticket
 
@@ -37,27 +37,14 @@ class Visit:
         It takes the place of what is under way for this visitor, which ends without another word. Raises Stopped, and what
         the scheduler raises.
         """
-        loop, grown = asyncio.get_running_loop(), asyncio.Event()
-        latest: list[Transcription] = []
-
-        def tell(so_far: Transcription | None = None) -> None:  # in the scheduler's thread
-            if so_far is not None:
-                latest[:] = [so_far]
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(grown.set)
-
         self.stop()
-        self.ticket = ticket = scheduler.submit(path, asked, tell)
-        ticket.future.add_done_callback(lambda _: tell())
+        ticket, transcripts = grow(scheduler, path, asked)
+        self.ticket = ticket
         try:
-            while not ticket.future.done():
-                await grown.wait()
-                grown.clear()
-                if latest and not ticket.future.done():
-                    yield latest.pop(), False
-            if self.ticket is ticket:
-                yield ticket.future.result(), True
+            async with aclosing(transcripts):
+                async for so_far, whole in transcripts:
+                    if self.ticket is ticket:
+                        yield so_far, whole
         except CancelledError:
-            raise Stopped("Stopped.") from None
-        finally:
-            ticket.cancel()
+            if self.ticket is ticket:
+                raise Stopped("Stopped.") from None

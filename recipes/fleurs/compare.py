@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code, in their order")
     arguments_of(parser)
-    parser.set_defaults(steps=200, rank=36, beam=1)
+    parser.set_defaults(steps=200, rank=36)
     g = parser.add_argument_group("comparison")
     g.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3, 4e-3], help="learning rates (%(default)s)")
     g.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(%(default)s)")
