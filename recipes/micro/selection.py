@@ -1,7 +1,7 @@
 """Selection under stress: 1, 3 and 10 packs at once, and sound that nobody here knows.
 
     python recipes/micro/selection.py --corpus data/generated --text TEXTS --pack packs/ky --pack packs/ga --pack packs/or \\
-        --pack packs/om --more ca cy et eu hu lv --out runs/selection
+        --pack packs/om --more ca cy et hu lv ta --out runs/selection
 
 Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is measured as its packs come
 and after `dualasr calibrate`, which is given the packs' dev, train clips of the base's languages, and foreign speech, music and
