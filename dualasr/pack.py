@@ -8,13 +8,16 @@
     statistics.safetensors       how its languages sound to the primary (language_statistics.py); may be missing
     tokenizer.json               byte-level BPE; characters.json: the CTC head's units
     README.md                    model card
+    regression.md, .png          what adding it cost other languages, where that was measured
 """
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -32,6 +35,7 @@ from dualasr.tokenizer import PackTokenizer
 from dualasr.whole_file import whole_file
 
 FORMAT_VERSION = 4
+REGRESSION = "regression.md"
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 
@@ -97,45 +101,15 @@ def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
     return adapter, rest
 
 
-def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
-    """Write a pack beside its place, then rename it there; an existing pack is replaced only once the new one is whole.
-
-    Raises RunError where the disk is full or unwritable; what stood before still stands.
-    """
-    folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    old = folder.with_name(f".{folder.name}.old")
-    info, secondary, options = pack.info, pack.secondary, pack.secondary.options
-    adapter, rest = _split_tensors(secondary)
-    places = [rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"]
-    places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
-    config = {
-        "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
-        "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})",
-    }  # fmt: skip
+@contextmanager
+def _in_place_of(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where the disk is full or unwritable;
+    what stood before still stands."""
+    part, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "old"))
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        if adapter:
-            (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
-            save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
-        save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
-        if pack.fingerprints is not None:
-            pack.fingerprints.save(part / "fingerprints.safetensors")
-        if pack.statistics is not None:
-            pack.statistics.save(part / "statistics.safetensors")
-        (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
-        (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
-        (part / "README.md").write_text(model_card(info, backbone, secondary))
-        record = {
-            "format_version": FORMAT_VERSION,
-            "base": {"name": backbone.name, "checksum": backbone.checksum},
-            "secondary": secondary.settings(), **asdict(info),
-            "files": {path.name: _sha256(path) for path in sorted(part.iterdir())},
-        }  # fmt: skip
-        record["seal"] = _seal(record)
-        (part / "pack.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        yield part
         for path in part.iterdir():
             path.chmod(0o644)  # safetensors makes files that their owner alone may read
         shutil.rmtree(old, ignore_errors=True)
@@ -150,6 +124,57 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"Cannot save the pack {folder}: {reason}. Free some space or choose another --out; what was saved "
                        "before is untouched.") from error  # fmt: skip
+
+
+def _write_record(folder: Path, record: dict) -> None:
+    """pack.json over the files of a folder that has none yet."""
+    record |= {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
+    (folder / "pack.json").write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False))
+
+
+def save_pack(folder: Path, pack: Pack, backbone: Backbone) -> None:
+    """Write a pack beside its place, then rename it there; an existing pack is replaced only once the new one is whole.
+
+    Raises RunError where the disk is full or unwritable; what stood before still stands.
+    """
+    info, secondary, options = pack.info, pack.secondary, pack.secondary.options
+    adapter, rest = _split_tensors(secondary)
+    places = [rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"]
+    places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
+        "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})",
+    }  # fmt: skip
+    with _in_place_of(Path(folder)) as part:
+        if adapter:
+            (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
+            save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
+        if pack.fingerprints is not None:
+            pack.fingerprints.save(part / "fingerprints.safetensors")
+        if pack.statistics is not None:
+            pack.statistics.save(part / "statistics.safetensors")
+        (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
+        (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
+        (part / "README.md").write_text(model_card(info, backbone, secondary))
+        base = {"name": backbone.name, "checksum": backbone.checksum}
+        _write_record(part, {"format_version": FORMAT_VERSION, "base": base, "secondary": secondary.settings(), **asdict(info)})
+
+
+def attach_regression(folder: Path, table: Path, plot: Path) -> None:
+    """Put into a saved pack what adding it cost: a Markdown table and a PNG, sealed with the rest, in place of earlier ones.
+
+    Raises PackError for a damaged pack, RunError where it cannot be written; the pack is then as before.
+    """
+    folder, brought = Path(folder), {REGRESSION: table, "regression.png": plot}
+    record = read_pack(folder)
+    if all(record["files"].get(name) == _sha256(path) for name, path in brought.items()):
+        return
+    with _in_place_of(folder) as part:
+        for name, path in ({name: folder / name for name in record["files"]} | brought).items():
+            shutil.copyfile(path, part / name)
+        _write_record(part, {key: value for key, value in record.items() if key != "seal"})
 
 
 def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:
@@ -271,13 +296,3 @@ def write_selector(path: Path, selector: SelectorOptions, fitted: dict) -> None:
             part.write_text(json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-def rewrite_info(folder: Path, **changes) -> None:
-    """Change fields of a pack's PackInfo on disk (calibration, scores), sealing it again; atomic."""
-    folder = Path(folder)
-    record = read_pack(folder)
-    record |= asdict(replace(pack_info(record), **changes))
-    record["seal"] = _seal(record)
-    with whole_file(folder / "pack.json") as part:
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False))

@@ -19,6 +19,7 @@ from dualasr.errors import RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.generate import GenerateOptions, generate_corpus
 from dualasr.model import load_model
+from dualasr.pack import attach_regression
 from dualasr.report import write_report
 from dualasr.training import TrainingOptions
 from dualasr.training_data import AddLanguageOptions
@@ -140,6 +141,8 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False,
                f"Made by `{command}`.\n")  # fmt: skip
     (out / "regression.md").write_text(summary, encoding="utf-8")
     draw_regression(steps, out / "regression.png")
+    for pack in packs:
+        attach_regression(pack, out / "regression.md", out / "regression.png")
 
     say(f"[{time.time() - began:4.0f} s] transcribing, no language given")
     model = load_model(options.base, packs)

@@ -21,8 +21,9 @@ def markdown_html(text: str, level: int = 4) -> str:
 
 @cache
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.validateLink = lambda url: url.lower().startswith(("http://", "https://"))
+    parser.add_render_rule("image", lambda self, *_: "")
     parser.add_render_rule("table_open", lambda self, *_: f"{WIDE}<table>\n")
     parser.add_render_rule("table_close", lambda self, *_: "</table></div>\n")
     return parser

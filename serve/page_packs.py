@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualasr.backbone import Backbone
 from dualasr.model import DualWhisper
-from dualasr.pack import Pack, model_card
+from dualasr.pack import REGRESSION, Pack, model_card
 from dualasr.pack_folder import pack_size
 
 from .markdown import markdown_html
@@ -48,10 +48,13 @@ def _card(pack: Pack, backbone: Backbone, number: int) -> str:
         facts["Beware"] = "trained without audio in other languages: it cannot be trusted to leave those alone"
     rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
     plots = "".join(_plots(folder)) if folder is not None else ""
-    text = markdown_html(_card_text(pack, backbone))
+    told = {"What adding it cost": _text(folder, REGRESSION),
+            "Model card": _text(folder, "README.md") or model_card(info, backbone, pack.secondary)}  # fmt: skip
+    texts = "".join(f'<details><summary>{title}</summary><div class="markdown">{markdown_html(text)}</div></details>'
+                    for title, text in told.items() if text)  # fmt: skip
     return (f'<article class="card pack route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
             f'<ul class="languages" aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
-            f"<details><summary>Model card</summary><div class=\"model-card\">{text}</div></details></article>")  # fmt: skip
+            f"{texts}</article>")  # fmt: skip
 
 
 def scores_html(scores: Mapping) -> str:
@@ -84,14 +87,12 @@ def _said(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _card_text(pack: Pack, backbone: Backbone) -> str:
-    """README.md of the pack's folder, or what it was when the pack was made."""
+def _text(folder: Path | None, name: str) -> str:
+    """A text in a pack's folder; "" where there is none: a pack without a card is a pack."""
     try:
-        if pack.folder is not None:
-            return (pack.folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        return "" if folder is None else (folder / name).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        pass  # a pack without a card is a pack
-    return model_card(pack.info, backbone, pack.secondary)
+        return ""
 
 
 def _plots(folder: Path) -> Iterator[str]:

@@ -135,6 +135,8 @@ def test_a_pack_for_each_language(sequence, tmp_path, capsys):
     assert [row["primary"] for row in matrix.decoded[1:]] == [0, 0, 0]  # what the base says was heard at step 0
     assert sorted(path.name for path in (tmp_path / "kept" / "packs").glob("[!.]*") if path.suffix != ".run") == \
         ["ga", "ky", "om"]  # fmt: skip
+    card = (tmp_path / "kept" / "packs" / "ky" / "regression.md").read_text()
+    assert card == (tmp_path / "kept" / "matrix.md").read_text() and "| + om |" in card
     negatives = json.loads((tmp_path / "kept" / "packs" / "om.run" / "arguments.json").read_text())["negatives"]
     assert [Path(folder).name for folder in negatives] == ["en_us", "ky_kg", "ga_ie"]
     assert sequence(tmp_path / "fresh", *GENEROUS, "--fresh") == 0  # nothing kept: the old rates are decoded anew

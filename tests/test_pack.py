@@ -12,7 +12,8 @@ from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
 from dualasr.language_statistics import fit_statistics
 from dualasr.model import load_model
-from dualasr.pack import FORMAT_VERSION, Pack, PackInfo, load_pack, read_pack, rewrite_info, save_pack
+from dualasr.pack import FORMAT_VERSION, REGRESSION, Pack, PackInfo, attach_regression, load_pack, read_pack, save_pack
+from dualasr.pack_folder import add_pack
 from dualasr.selector import Calibration, Logistic
 
 CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
@@ -149,10 +150,31 @@ def test_two_packs_of_one_language_are_refused(tiny_folder, backbone, make_secon
     assert str(pack) in str(refused.value) and str(tmp_path / "twin") in str(refused.value)
 
 
-def test_rewriting_info_keeps_the_pack_valid(backbone, pack):
-    rewrite_info(pack, ctc_weight=0.85, scores={"dev CER": 0.1})
-    info = load_pack(pack, backbone).info
-    assert info.ctc_weight == 0.85 and info.scores == {"dev CER": 0.1} and info.calibration == INFO.calibration
+def test_what_adding_it_cost_goes_with_a_pack(backbone, pack, tmp_path, monkeypatch):
+    (tmp_path / "t.md").write_text("| after | en |\n")
+    (tmp_path / "p.png").write_bytes(b"\x89PNG")
+    before = load_pack(pack, backbone)
+    attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
+    after = load_pack(pack, backbone)
+    assert after.info == before.info and after.secondary.checksum == before.secondary.checksum
+    assert (add_pack(pack, tmp_path / "packs") / REGRESSION).read_text() == "| after | en |\n"
+    stands = (pack / "pack.json").stat().st_ino
+    attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
+    assert (pack / "pack.json").stat().st_ino == stands, "the same again changes nothing"
+    (tmp_path / "t.md").write_text("| after | en | ky |\n")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(RunError, match="No space left"):
+        patched.setattr("shutil.copyfile", full)
+        attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
+    assert load_pack(pack, backbone).info == before.info and (pack / REGRESSION).read_text() == "| after | en |\n"
+    attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
+    assert (pack / REGRESSION).read_text() == "| after | en | ky |\n"
+    (pack / REGRESSION).write_text("| after |\n")
+    with pytest.raises(PackError, match=REGRESSION):
+        read_pack(pack)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere; the full-disk test covers it")

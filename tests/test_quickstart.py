@@ -14,6 +14,7 @@ from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.model import load_model
+from dualasr.pack import read_pack
 from dualasr.quickstart import NEW, OLD, QuickstartOptions, quickstart
 from dualasr.recording import TranscribeOptions
 from dualasr.transcription import transcribe
@@ -47,6 +48,9 @@ def test_what_lies_in_the_folder(small):
     assert (options.out / "regression.png").read_bytes().startswith(b"\x89PNG")
     table = (options.out / "regression.md").read_text()
     assert "| + ga |" in table and "dualasr quickstart" in table
+    for code in NEW:
+        assert {"regression.md", "regression.png"} < set(read_pack(options.out / "packs" / code)["files"])
+        assert (options.out / "packs" / code / "regression.md").read_text() == table
     rows = (options.out / "corpus" / "data" / "ky_kg" / "test.tsv").read_text().splitlines()
     assert len(rows) == 10 and all(len(row.split("\t")) == 7 for row in rows)
     assert not [path for path in options.out.rglob("*") if ".part" in path.name]

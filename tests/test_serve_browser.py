@@ -266,7 +266,8 @@ def test_the_packs_are_shown(page):
         cards = [page.see("#packs .pack", language).text for language in ("Kyrgyz", "Irish")]
         assert all("dev CER" in card and "Model card" in card for card in cards)
         page.see("#packs summary").click()
-        page.see("#packs .model-card", "a dualasr language pack")
+        page.see("#packs .markdown", "routed right")
+        assert page.see("#packs img").is_displayed()
         page.shoot(name)
 
 

@@ -206,11 +206,12 @@ def test_packs_with_their_languages_scores_card_and_plots(make_model, tmp_path):
     )
     model = replace(model, packs={"north": replace(pack, info=info, folder=tmp_path)})
     (tmp_path / "README.md").write_text("# The card\n")
+    (tmp_path / "regression.md").write_text("| after | en |\n|---|---|\n| + ky | 9.4 |\n\n![](regression.png)\n")
     (tmp_path / "regression.png").write_bytes(b"\x89PNG....")
     (tmp_path / "no.png").write_bytes(b"<svg onload=alert(1)>")
     html = packs_html(model)
-    for wanted in ("Kyrgyz", "8.3&nbsp;%", "after · CER · en", "The card", "data:image/png;base64,", "LSTM with attention",
-                   "MB", "trained without audio in other languages"):  # fmt: skip
+    for wanted in ("Kyrgyz", "8.3&nbsp;%", "after · CER · en", "The card", "<td>9.4</td>", "data:image/png;base64,",
+                   "LSTM with attention", "MB", "trained without audio in other languages"):  # fmt: skip
         assert wanted in html, wanted
     assert html.count("<img") == 1, "a PNG by its first bytes"
     assert "a dualasr language pack" in packs_html(make_model(("north", "ky"))), "a card of a pack that is on no disk"

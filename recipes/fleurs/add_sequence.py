@@ -25,6 +25,7 @@ from add_language import arguments_of, languages_of, measure, open_out, run, say
 
 from dualasr.continual import Matrix, matrix_of, read_matrix, regressions, to_markdown, write_matrix
 from dualasr.languages import language_of
+from dualasr.pack import attach_regression
 
 
 def add_many(args: argparse.Namespace) -> int:
@@ -51,6 +52,8 @@ def add_many(args: argparse.Namespace) -> int:
         say("  decoded: " + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items()) + " windows")
         matrix = matrix_of(reports, steps[: k + 1], learnt)
         write_matrix(args.out, matrix, args.command, packs=args.grow == "pack", **beside)
+        for pack in packs:
+            attach_regression(pack, args.out / "matrix.md", args.out / "matrix.png")
         lost = regressions(matrix, args.max_regression)
         for line in rates_of(matrix):
             say(f"  {line}")
