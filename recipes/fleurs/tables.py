@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code")
     arguments_of(parser)
-    parser.set_defaults(steps=400, beam=1)
+    parser.set_defaults(steps=400)
     g = parser.add_argument_group("tables")
     g.add_argument("--ranks", type=int, nargs="+", default=[4, 16, 64], help="beside 0 (%(default)s)")
     g.add_argument("--forks", type=int, nargs="+", default=None, help="(every layer)")
