@@ -22,7 +22,7 @@ def markdown_html(text: str, level: int = 4) -> str:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.validateLink = lambda url: url.lower().startswith(("http://", "https://"))
+    parser.validateLink = lambda url: True  # else what is no link stays Markdown; `_changed` looks at them
     parser.add_render_rule("image", lambda self, *_: "")
     parser.add_render_rule("table_open", lambda self, *_: f"{WIDE}<table>\n")
     parser.add_render_rule("table_close", lambda self, *_: "</table></div>\n")
@@ -30,10 +30,12 @@ def _parser() -> MarkdownIt:
 
 
 def _changed(token: Token, level: int) -> Token:
-    """A heading further down, and what is behind links in a window of its own."""
+    """A heading further down; a link that leads to a window of its own, or nowhere."""
     if token.type.startswith("heading_"):
         token.tag = f"h{min(6, level + int(token.tag[1]) - 1)}"
     for child in token.children or ():
         if child.type == "link_open":
-            child.attrs |= {"rel": "noopener noreferrer", "target": "_blank"}
+            led = str(child.attrs.pop("href", ""))
+            if led.lower().startswith(("http://", "https://")):
+                child.attrs |= {"href": led, "rel": "noopener noreferrer", "target": "_blank"}
     return token

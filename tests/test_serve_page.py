@@ -193,6 +193,7 @@ def test_markdown_of_a_card():
     assert '<h4>Title</h4><p>A <code>b</code> and <strong>c</strong>,see <a href="https://e.example/f" rel="noopener' in html
     assert "<th>x</th>" in html and "<td>1</td><td>2</td>" in html and "<code>code &lt;</code>" in html
     assert "<li>one</li><li>two</li>" in html
+    assert markdown_html("![plot](plot.png) [a](javascript:alert(1)) [b](card.md)") == "<p> <a>a</a> <a>b</a></p>\n"
 
 
 # packs
