@@ -11,12 +11,12 @@ import numpy as np
 import soxr
 
 from dualasr.errors import AudioError
-from dualasr.sound_files import open_sound_file
+from dualasr.sound_files import AV_SUFFIXES, open_sound_file
 
 SAMPLE_RATE = 16_000
 SHORTEST = 400  # samples, 25 ms: one frame of Whisper's spectrogram; what is shorter has no transcript
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm")  # looked for where no file is named
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", *AV_SUFFIXES)  # looked for where no file is named
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class Backbone:
         that it cannot take.
         """
         if prompt.strip():
-            options["prompt_ids"] = self._prompt_ids(prompt)
+            options["prompt_ids"] = self.prompt_ids(prompt)
         if self.languages:
             unknown = sorted(set(languages) - set(self.languages))
             if unknown:
@@ -266,8 +266,11 @@ class Backbone:
             hypotheses.append(Hypothesis(tuple(sequence[:count]), text.strip(), logprob, count < len(sequence)))
         return hypotheses
 
-    def _prompt_ids(self, text: str) -> torch.Tensor:
-        """A prompt's token ids, `<|startofprev|>` first; of a long one its end, half of what the decoder can hold."""
+    def prompt_ids(self, text: str) -> torch.Tensor:
+        """A prompt's token ids, `<|startofprev|>` first; of a long one its end, half of what the decoder can hold.
+
+        Raises BaseModelError for one that holds a special token.
+        """
         try:
             ids = self.tokenizer.get_prompt_ids(text, return_tensors="pt")
         except ValueError as error:

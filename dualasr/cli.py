@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dualasr import transcribe_cli, transcribe_flags
-from dualasr.errors import CorpusError, DualasrError, MissingExtraError
+from dualasr.errors import CorpusError, DualasrError, MissingExtraError, RunError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     g = c.add_argument_group("server")
     g.add_argument("--host", default="127.0.0.1", help="0.0.0.0: whoever reaches this machine (%(default)s)")
     g.add_argument("--port", type=int, default=7860, help="(%(default)s)")
-    g.add_argument("--key", default=os.environ.get("DUALASR_KEY") or None,
+    g.add_argument("--key", type=_key, default=os.environ.get("DUALASR_KEY") or None,
                    help="bearer key of the endpoints and password of the page (DUALASR_KEY)")  # fmt: skip
     g.add_argument("--no_page", action="store_true", help="the endpoints alone")
     g = c.add_argument_group("limits")
@@ -183,11 +183,17 @@ def _take_both_spellings(command: argparse.ArgumentParser) -> None:
                 command._option_string_actions.setdefault(f"--{other}", action)
 
 
+def _key(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; leave it out, or give the key")
+    return text
+
+
 def _packs(args) -> list[Path]:
     """The folders of --pack, as they are now."""
     from dualasr.pack_folder import find_packs, packs_dir
 
-    return find_packs(args.pack, packs_dir(args.packs_dir))
+    return find_packs(args.pack, packs_dir(args.packs_dir), empty=args.command == "serve")
 
 
 def _device(name: str) -> str:
@@ -355,6 +361,8 @@ def run_serve(args) -> int:
         raise MissingExtraError(error.name or "gradio", "serve") from error
 
     base = _base(args, dtype=getattr(torch, args.dtype))
+    if min(args.queue, args.batch_size) < 1:
+        raise RunError(f"--queue {args.queue}, --batch_size {args.batch_size}: both must be 1 at least.")
     limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
     settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
     run(lambda: _with_packs(base, args), host=args.host, port=args.port, limits=limits, settings=settings)

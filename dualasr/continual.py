@@ -76,6 +76,19 @@ def matrix_of(reports: Sequence[Mapping], steps: Sequence[str], learnt: Mapping[
     )  # fmt: skip
 
 
+def steps_of(reports: Sequence[Mapping]) -> tuple[list[str], dict[str, int]]:
+    """What `matrix_of` is to be given besides, of evaluations with more and more packs: the steps, named by the packs that
+    came, and the step at which each language was first known."""
+    steps, before = [], set()
+    for report in reports:
+        names = {pack["name"]: None for pack in report["packs"]}
+        steps.append("+ " + ", ".join(new) if (new := [name for name in names if name not in before]) else "base")
+        before |= set(names)
+    knows = {code: [report["languages"].get(code, {}).get("known", False) for report in reports]
+             for code in reports[-1]["languages"]}  # fmt: skip
+    return steps, {code: known.index(True) if any(known) else len(reports) for code, known in knows.items()}
+
+
 def awer(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:
     """Average rate over the tasks learnt so far, by step."""
     tasks = matrix.tasks(mode, measure)

@@ -43,11 +43,12 @@ def packs_in(folder: Path) -> list[Path]:
     return found
 
 
-def find_packs(wanted: Sequence[str | Path], folder: Path) -> list[Path]:
+def find_packs(wanted: Sequence[str | Path], folder: Path, *, empty: bool = False) -> list[Path]:
     """The pack folders that each of `wanted` stands for, in order, each once.
 
-    It is the path of a pack, the path of a folder of packs (all of them, sorted), or the name of a pack in `folder`. Packs
-    are found here, not verified. Raises PackError where it is none of these, with the nearest names.
+    It is the path of a pack, the path of a folder of packs (all of them, sorted; none yet, if it may be `empty`), or the name
+    of a pack in `folder`. Packs are found here, not verified. Raises PackError where it is none of these, with the nearest
+    names.
     """
     found: dict[Path, Path] = {}
     for name in wanted:
@@ -55,7 +56,7 @@ def find_packs(wanted: Sequence[str | Path], folder: Path) -> list[Path]:
         here = [path] if is_pack(path) else packs_in(path)
         if not here and _is_name(name) and is_pack(folder / name):
             here = [folder / name]
-        if not here:
+        if not here and not (empty and path.is_dir()):
             raise PackError(_missing(path, folder))
         for pack in here:
             found.setdefault(pack.resolve(), pack)

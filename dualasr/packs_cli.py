@@ -1,17 +1,20 @@
 """`dualasr packs`: what is in the packs folder, and in packs elsewhere."""
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from dualasr.errors import DualasrError
+from dualasr.errors import DualasrError, RunError
 
 ACTIONS = {
     "list": "what is in the packs folder, one a line",
     "show": "what packs hold and how they were trained",
     "verify": "whether packs are as they were written",
     "add": "copy packs into the packs folder",
+    "measured": "keep in a pack what adding it cost: reports of `evaluate`, the one without it first",
     "remove": "delete packs, without asking",
 }
 
@@ -27,7 +30,10 @@ def packs_flags(parser: argparse.ArgumentParser) -> None:
     for action, text in ACTIONS.items():
         command = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
         packs_dir_flag(command)
-        if action != "list":
+        if action == "measured":
+            command.add_argument("packs", nargs=1, metavar="PACK", help="name or path")
+            command.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
+        elif action != "list":
             command.add_argument("packs", nargs="+", metavar="PATH" if action == "add" else "PACK",
                                  help=wanted.get(action, "name, path, or folder of packs"))  # fmt: skip
 
@@ -43,7 +49,7 @@ def run_packs(args: argparse.Namespace) -> int:
         return _each(args.packs, lambda path: print(f"added {add_pack(path, folder)}"))
     if args.action == "remove":
         return _each(args.packs, lambda wanted: print(f"removed {remove_pack(wanted, folder)}"))
-    act = _verify if args.action == "verify" else _show
+    act = {"verify": _verify, "show": _show, "measured": lambda path: _measured(path, args.reports)}[args.action]
     failed: list[int] = []
     code = _each(args.packs, lambda wanted: failed.append(_each(find_packs([wanted], folder), act)))
     return max([code, *failed])
@@ -100,3 +106,18 @@ def _show(path: Path) -> None:
     about = {**shape, "calibrated against negatives": record["calibration"]["negatives"], **record["training"],
              **record["scores"]}  # fmt: skip
     print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
+
+
+def _measured(path: Path, reports: Sequence[Path]) -> None:
+    from dualasr.continual import matrix_of, steps_of, write_matrix
+    from dualasr.pack import attach_regression
+
+    try:
+        found = [json.loads(report.read_text(encoding="utf-8")) for report in reports]
+        matrix = matrix_of(found, *steps_of(found))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{', '.join(map(str, reports))}: not reports of dualasr evaluate ({error}).") from error
+    with TemporaryDirectory() as folder:
+        write_matrix(Path(folder), matrix, f"dualasr packs measured {path.name} {' '.join(report.name for report in reports)}")
+        attach_regression(path, Path(folder, "matrix.md"), Path(folder, "matrix.png"))
+    print(f"{path}: {', '.join(matrix.steps)}")

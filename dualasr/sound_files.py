@@ -19,7 +19,7 @@ import soundfile
 
 from dualasr.errors import AudioError
 
-_AV_SUFFIXES = {".3gp", ".aac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"}
+AV_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".mka", ".aac", ".m4v", ".3gp", ".wma")
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
 _INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
 _BLOCK = 1 << 17  # samples of all channels together
@@ -57,7 +57,7 @@ def _check_file(path: Path) -> None:
 
 
 def _opener(path: Path):
-    if path.suffix.lower() not in _AV_SUFFIXES:
+    if path.suffix.lower() not in AV_SUFFIXES:
         return _open_libsndfile
     try:
         import av  # noqa: F401

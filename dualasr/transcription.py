@@ -111,11 +111,13 @@ def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, la
 
 
 def check_choice(model: DualWhisper, route: str | None, language: str | None) -> None:
-    """Raise PackError for a route or language that is unknown, or a language that the route does not know."""
+    """Raise PackError for a route or language that is unknown, or where the route knows no language that may be heard."""
     if route is None:
         if language is not None:
             model.route_of(language)
         return
     known = list(model.backbone.languages) or ["en"] if route == PRIMARY else list(model.pack(route).info.languages)
+    if model.languages is not None and not model.languages & set(known):
+        raise PackError(f"Route {route!r} knows none of {', '.join(sorted(model.languages))}; it knows: {', '.join(known)}.")
     if language is not None and not (tag_among(language, known) if route == PRIMARY else language in known):
         raise PackError(f"Route {route!r} does not know {language!r}; it knows: {', '.join(known)}.")

@@ -72,10 +72,11 @@ def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads:
                     "removed": sorted(set(before.packs) - set(after))}  # fmt: skip
 
     known = list(app.routes)
-    for prefix in ("/v1", "/admin"):  # else the page would take what nobody serves
+    for prefix in ("/v1", "/admin", "/health", "/metrics", "/audio"):  # else the page would take what nobody serves
 
+        @app.api_route(prefix, methods=METHODS, include_in_schema=False)
         @app.api_route(prefix + "/{rest:path}", methods=METHODS, include_in_schema=False)
-        def nothing(request: Request, rest: str) -> Response:
+        def nothing(request: Request) -> Response:
             if allowed := _methods(known, request.scope):
                 raise ApiError(405, f"Not by {request.method}; by {', '.join(allowed)}.", code="method_not_allowed",
                                headers={"Allow": ", ".join(allowed)})  # fmt: skip

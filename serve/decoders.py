@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from dualasr.backbone import Backbone
 from dualasr.languages import LANGUAGES
 from dualasr.model import DualWhisper
 from dualasr.selector import PRIMARY
@@ -40,6 +42,11 @@ def decoders_of(model: DualWhisper) -> tuple[Decoder, ...]:
     codes = list(model.backbone.languages) or ["en"]
     primary = Decoder(PRIMARY, {code: names.get(code) or _NAMES.get(code, code) for code in codes})
     return primary, *(Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items())
+
+
+def base_name(backbone: Backbone) -> str:
+    """The base as clients call it: of a folder its name, for where it lies here is nobody's business."""
+    return Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
 
 
 def title_of(route: str) -> str:

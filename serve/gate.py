@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .openai_errors import ApiError, api_error
@@ -38,7 +39,7 @@ class Gate:
             return await self.app(scope, receive, send)
         refusal = self._refusal(scope["path"], Headers(scope=scope), scope["method"])
         if refusal is not None:
-            return await self._refuse(refusal, receive, send)
+            return await self._refuse(refusal, scope["path"], receive, send)
         upload, begun = _Upload(receive, self.limits), False
 
         async def answer(message: Message) -> None:
@@ -56,12 +57,17 @@ class Gate:
         finally:
             self.inside -= scope["path"].startswith(QUEUED)
         if upload.refused is not None and not begun:
-            await self._refuse(upload.refused, receive, send)
+            await self._refuse(upload.refused, scope["path"], receive, send)
 
-    async def _refuse(self, refusal: ApiError, receive: Receive, send: Send) -> None:
-        """Answer, then let a client that is still sending come to its end: a connection closed under it loses the answer."""
+    async def _refuse(self, refusal: ApiError, path: str, receive: Receive, send: Send) -> None:
+        """Answer, then let a client that is still sending come to its end: a connection closed under it loses the answer.
+
+        The page shows what it is answered as it is: a sentence.
+        """
         refusal.headers["Connection"] = "close"
         response, read, more = refusal.response(), 0, True
+        if not path.startswith(GUARDED):
+            response = PlainTextResponse(str(refusal), refusal.status, refusal.headers)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
         with contextlib.suppress(TimeoutError):

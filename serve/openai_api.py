@@ -21,6 +21,7 @@ from dualasr.model import DualWhisper
 from dualasr.selector import PRIMARY
 from dualasr.transcript import Transcription
 
+from .decoders import base_name
 from .descriptions import BEARER, EVENTS, Model, Models, errors, transcript
 from .growing import grow
 from .openai_errors import ApiError, api_error
@@ -45,7 +46,7 @@ Stream = Annotated[bool, Form(description="Events as the transcript grows.")]
 
 def models_of(model: DualWhisper) -> dict[str, str]:
     """The names that a request may give as its model, and the route of each."""
-    return {AUTO: AUTO, model.backbone.name: PRIMARY} | {name: name for name in model.packs}
+    return {AUTO: AUTO, base_name(model.backbone): PRIMARY} | {name: name for name in model.packs}
 
 
 def language_names(model: DualWhisper) -> dict[str, str]:
@@ -62,7 +63,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         known = models_of(scheduler.model)
         if name in ALIASES:
             return AUTO
-        if name == PRIMARY or name in known:
+        if name in (PRIMARY, scheduler.model.backbone.name) or name in known:
             return known.get(name, PRIMARY)
         message = f"The model {name!r} does not exist here; there is: {', '.join(known)}."
         raise ApiError(404, message, code="model_not_found", param="model")
@@ -106,7 +107,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
     ) -> Response:  # fmt: skip
         """What is said in a sound file, in English, as far as the base can translate."""
         if route_of(model) not in (AUTO, PRIMARY):
-            raise ApiError(400, f"Translation is the primary's; ask {AUTO} or {scheduler.model.backbone.name} for it.",
+            raise ApiError(400, f"Translation is the primary's; ask {AUTO} or {base_name(scheduler.model.backbone)} for it.",
                            code="invalid_value", param="model")  # fmt: skip
         order = order_of(scheduler.model, prompt=prompt, temperature=temperature, translate=True)
         wanted = Wanted(response_format, frozenset({"segment"}), temperature, {}, "translate")

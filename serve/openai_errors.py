@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dualasr.errors import AudioError, PackError
+from dualasr.errors import AudioError, BaseModelError, PackError
 
 from .scheduler import Busy, Stopping, TookTooLong, TooLong
 
@@ -45,7 +45,7 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(413, message, code="audio_too_long", param="file")
         case AudioError():
             return ApiError(400, message, code="invalid_audio", param="file")
-        case PackError():
+        case PackError() | BaseModelError():
             return ApiError(400, message, code="invalid_value")
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dualasr.errors import BaseModelError
 from dualasr.fallback import Fallback, ladder
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.recording import TranscribeOptions
@@ -24,8 +25,14 @@ class Order:
 
     def together(self, other: "Order") -> bool:
         """Whether windows of both can be decoded as one batch."""
-        return self.model is other.model and (self.route, self.language, self.options) == (
+        return _same(self.model, other.model) and (self.route, self.language, self.options) == (
             other.route, other.language, other.options)  # fmt: skip
+
+
+def _same(a: DualWhisper, b: DualWhisper) -> bool:
+    """Whether two models answer alike; every request that names candidate languages has one of its own."""
+    return (a.backbone is b.backbone and (a.selector, a.languages, list(a.packs)) == (b.selector, b.languages, list(b.packs))
+            and all(pack is b.packs[name] for name, pack in a.packs.items()))  # fmt: skip
 
 
 def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
@@ -33,8 +40,13 @@ def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = No
              beam: int = 5) -> Order:  # fmt: skip
     """The order for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
 
-    Raises PackError for a route or language that the model lacks, and ValueError for a temperature below 0.
+    Raises PackError for a route or language that the model lacks, BaseModelError for what the base cannot do or a prompt that
+    it cannot take, and ValueError for a temperature below 0.
     """
+    if translate and not model.backbone.languages:
+        raise BaseModelError("The base knows English alone; there is nothing to translate.")
+    if prompt.strip():
+        model.backbone.prompt_ids(prompt)
     decode = DecodeOptions(
         beam=beam, prompt=prompt, timestamps=model.backbone.tells_time, fallback=Fallback(ladder(temperature)),
         generate={"task": "translate"} if translate else {},

@@ -151,9 +151,9 @@ async def transcribe(scheduler: Scheduler, path: str | None, route: str, languag
         yield _outputs(note_html(_queued(scheduler), "busy"), busy=True)
         async for result, done in visit.heard(scheduler, Path(path), order(scheduler.model, route, languages)):
             if not done:
-                yield _outputs(answer_html(result, shown, f"Listening: {clock(result.duration)} so far"), busy=True)
+                yield _outputs(answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"), busy=True)
                 continue
-            visit.path, visit.result = path, result
+            visit.path, visit.result, visit.languages = path, result, tuple(languages)
             with written(result, Path(path).stem) as files:
                 yield _outputs(answer_html(result, shown), files if result.text.strip() else (), compare=True)
     except Stopped as stopped:
@@ -173,12 +173,13 @@ async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
     found: dict[str, Transcription | None] = {decoder.name: None for decoder in decoders}
     try:
         for decoder in decoders:
-            yield comparison_html(list(found.items()), known.route, Shown(decoders)), gr.Button(interactive=True)
-            async for result, done in visit.heard(scheduler, Path(visit.path), order(model, decoder.name, ())):
+            yield comparison_html(list(found.items()), known.text, Shown(decoders)), gr.Button(interactive=True)
+            mine = [code for code in visit.languages if code in decoder.languages]
+            async for result, done in visit.heard(scheduler, Path(visit.path), order(model, decoder.name, mine)):
                 found[decoder.name] = result if done else None
             if visit.result is not known:  # another sound is heard meanwhile
                 return
-        yield comparison_html(list(found.items()), known.route, Shown(decoders)), gr.Button(interactive=False)
+        yield comparison_html(list(found.items()), known.text, Shown(decoders)), gr.Button(interactive=False)
     except Stopped as stopped:
         yield note_html(str(stopped)), gr.Button(interactive=False)
     except Exception as error:
@@ -210,6 +211,11 @@ def sentence(error: BaseException, path: str) -> str:
 
 def sorry(text: str) -> gr.Error:
     return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)  # gradio shows it as HTML
+
+
+def _settled_s(result: Transcription) -> float:
+    """The second up to which there is text."""
+    return result.segments[-1].end if result.segments else 0.0
 
 
 def _queued(scheduler: Scheduler) -> str:

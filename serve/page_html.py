@@ -91,11 +91,12 @@ def bars_html(probs: Mapping[str, float], shown: Shown) -> str:
     return f'<div class="bars">{groups}</div>' if groups else ""
 
 
-def comparison_html(answers: Sequence[tuple[str, Transcription | None]], chosen: str, shown: Shown) -> str:
-    """What each pipeline makes of the sound, side by side; None for one that is still at it."""
+def comparison_html(answers: Sequence[tuple[str, Transcription | None]], above: str, shown: Shown) -> str:
+    """What each pipeline makes of the sound, side by side; None for one that is still at it. `above` is the text it got."""
     cards = []
     for route, result in answers:
-        mark = '<span class="mark">the transcript above</span>' if route == chosen else ""
+        same = result is not None and above and result.text == above
+        mark = '<span class="mark">the transcript above</span>' if same else ""
         if result is None:
             body = note_html("listening", "busy")
         else:

@@ -10,6 +10,7 @@ from dualasr.model import DualWhisper
 from dualasr.pack import REGRESSION, Pack, model_card
 from dualasr.pack_folder import pack_size
 
+from .decoders import base_name
 from .markdown import markdown_html
 from .page_html import COLOURS, bar_html, chip_html
 
@@ -24,7 +25,7 @@ def packs_html(model: DualWhisper) -> str:
     backbone, count = model.backbone, len(model.packs)
     known = f"{len(backbone.languages) or 1} languages"
     loaded = f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
-    head = (f'<p class="lead">Base: <strong>{escape(Path(backbone.name).name)}</strong>, {known}, never changed by a pack; '
+    head = (f'<p class="lead">Base: <strong>{escape(base_name(backbone))}</strong>, {known}, never changed by a pack; '
             f"{loaded}.</p>")  # fmt: skip
     if not count:
         head += ('<p class="box note">A pack teaches the base a new language: <code>dualasr add-language</code> trains one, '

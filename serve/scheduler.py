@@ -68,6 +68,11 @@ class Limits:
     time_s: float = 600.0
     batch: int = 8
 
+    def __post_init__(self):
+        for name in ("queue", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
 
 @dataclass(eq=False)
 class Ticket:
@@ -209,15 +214,18 @@ class Scheduler:
                         return
                     left = min((ticket.deadline - time.monotonic() for ticket in self._waiting), default=LOOK_S)
                     self._changed.wait(max(0.0, min(left, LOOK_S)))
-            for ticket in over:
-                try:
-                    ticket.finish(self._outcome(ticket))
-                except Exception as error:
-                    log.exception("a transcript could not be put together")
-                    ticket.finish(error.with_traceback(None))
-                self._close_sound(ticket)
+            self._finish(over)
             if batch:
                 self._decode(batch)
+
+    def _finish(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            try:
+                ticket.finish(self._outcome(ticket))
+            except Exception as error:
+                log.exception("a transcript could not be put together")
+                ticket.finish(error.with_traceback(None))
+            self._close_sound(ticket)
 
     def _is_over(self, ticket: Ticket) -> bool:
         if ticket.future.done() or time.monotonic() >= ticket.deadline:

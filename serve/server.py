@@ -17,7 +17,7 @@ _LAST_BYTES_S = 0.5  # for answers that are written but not sent
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, but that a first SIGTERM or Ctrl-C waits for the endpoints alone: a page that is open would never end.
+    """Uvicorn, but that a first SIGTERM or Ctrl-C waits for what is under way alone: a page that is open would never end.
 
     A second one cuts them off, too. After either the process goes on, to end with exit code 0.
     """
@@ -51,6 +51,6 @@ def run(load: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits
         try:
             app = create_app(scheduler, load, Path(uploads), settings)
             config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
-            Server(config, app.state.under_way).run()
+            Server(config, lambda: app.state.under_way() or len(scheduler)).run()
         finally:
             scheduler.close(drop=True)  # whom it could still answer has gone

@@ -20,10 +20,12 @@ class Stopped(DualasrError):
 
 @dataclass
 class Visit:
-    """Kept by gradio for each visitor. `path` and `result` are the sound that was answered last and its transcript."""
+    """Kept by gradio for each visitor. `path`, `languages` and `result` are the sound that was answered last, the languages
+    that it could be, and its transcript."""
 
     ticket: Ticket | None = None
     path: str = ""
+    languages: tuple[str, ...] = ()
     result: Transcription | None = None
 
     def stop(self) -> None:
@@ -48,3 +50,6 @@ class Visit:
         except CancelledError:
             if self.ticket is ticket:
                 raise Stopped("Stopped.") from None
+        finally:
+            if self.ticket is ticket:
+                self.ticket = None  # which holds the packs of then

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dualasr.continual import awer, bwt, fwt, im, matrix_of, read_matrix, regressions, to_markdown, write_matrix
+from dualasr.continual import awer, bwt, fwt, im, matrix_of, read_matrix, regressions, steps_of, to_markdown, write_matrix
 from dualasr.errors import RunError
 
 STEPS = ("base", "+ ky", "+ ga")
@@ -102,3 +102,13 @@ def test_other_languages(matrix):
     other = matrix_of([report(WER[0])] * 3, STEPS, {"en": 0, "ky": 1})
     with pytest.raises(RunError, match="has no de, ga"):
         fwt(matrix, other)
+
+
+def test_steps_of_evaluations_with_more_and_more_packs(matrix):
+    reports, packs = [report(row) for row in WER], ([], ["ky"], ["ky", "ga"])
+    for k, (one, names) in enumerate(zip(reports, packs, strict=True)):
+        one["packs"] = [{"name": name} for name in names]
+        for code, row in one["languages"].items():
+            row["known"] = LEARNT[code] <= k
+    assert steps_of(reports) == (list(STEPS), LEARNT) and matrix_of(reports, *steps_of(reports)) == matrix
+    assert steps_of(reports[:2])[1] == {"en": 0, "de": 0, "ky": 1, "ga": 2}, "what is never known is never learnt"

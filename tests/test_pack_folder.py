@@ -1,5 +1,6 @@
 """Packs by path, folder and name; adding and removing them leaves whole packs or none."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from dualasr.cli import main
 from dualasr.errors import PackError, RunError
 from dualasr.pack import Pack, PackInfo, read_pack, save_pack
 from dualasr.pack_folder import add_pack, find_packs, packs_dir, remove_pack
+from dualasr.scoring import MODES
 
 LANGUAGES = {"north": ("ky", "Kyrgyz"), "west": ("ga", "Irish"), "twin": ("ky", "Kyrgyz")}
 
@@ -208,3 +210,18 @@ def test_of_a_link_only_the_link_is_removed(installed, save, tmp_path):
     remove_pack("linked", installed)
     assert sorted(path.name for path in installed.iterdir()) == ["north", "west"]
     assert read_pack(target)["name"] == "twin"
+
+
+def test_what_was_measured_stays_with_a_pack(tmp_path, installed, capsys):
+    row = {mode: {"cer": 0.1, "wer": 0.3, "cer_interval": [0, 1], "wer_interval": [0, 1]} for mode in MODES}
+    for name, packs in (("before", []), ("after", ["north"])):
+        report = {"languages": {"en": row | {"known": True}, "ky": row | {"known": bool(packs)}}, "decoded": {},
+                  "packs": [{"name": pack} for pack in packs], "routing": {"accuracy": 1.0}}  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    asked = ["packs", "measured", "--packs_dir", str(installed), "north"]
+    assert main([*asked, str(tmp_path / "before.json"), str(tmp_path / "after.json")]) == 0
+    assert "base, + north" in capsys.readouterr().out
+    assert "| + north | 10.0 | 10.0 |" in (installed / "north" / "regression.md").read_text()
+    assert "regression.png" in read_pack(installed / "north")["files"]
+    (tmp_path / "no.json").write_text("[]")
+    assert main([*asked, str(tmp_path / "no.json")]) == 1 and "not reports" in capsys.readouterr().err

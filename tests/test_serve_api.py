@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import openai
@@ -14,6 +15,7 @@ from serving import serving, small_model, write_sound
 pytest.importorskip("fastapi")
 
 from dualasr_serve.app import Settings, create_app
+from dualasr_serve.gate import UploadLimits
 from dualasr_serve.orders import order_of
 from dualasr_serve.scheduler import Limits, Scheduler
 from prometheus_client.parser import text_string_to_metric_families
@@ -41,7 +43,7 @@ def serve(model, tmp_path_factory):
     uploads = tmp_path_factory.mktemp("uploads")
 
     def start(**settings):
-        app = create_app(scheduler, lambda: scheduler.model, uploads, Settings(page=False, **settings))
+        app = create_app(scheduler, lambda: scheduler.model, uploads, Settings(**{"page": False} | settings))
         return serving(app)
 
     scheduler = Scheduler(model, Limits(audio_s=60))
@@ -53,6 +55,13 @@ def serve(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(serve):
     with serve(key=KEY) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def url_with_page(serve):
+    pytest.importorskip("gradio")
+    with serve(page=True, uploads=UploadLimits(body=50_000)) as url:
         yield url
 
 
@@ -134,7 +143,7 @@ def test_languages_say_where_to_look(client, model, sounds):
 
 
 def test_models_are_listed_and_described(client, model):
-    names = ["auto", model.backbone.name, "north", "south"]
+    names = ["auto", Path(model.backbone.name).name, "north", "south"]  # of a base that is a folder, its name alone
     assert [one.id for one in client.models.list()] == names
     assert all(client.models.retrieve(name).id == name for name in names)
     with pytest.raises(openai.NotFoundError, match="there is: auto, "):
@@ -151,6 +160,8 @@ def test_models_are_listed_and_described(client, model):
     ({"temperature": "nan"}, openai.BadRequestError, "temperature"),
     ({"temperature": "9" * 5000}, openai.BadRequestError, "temperature"),
     ({"prompt": "x" * 4001}, openai.BadRequestError, "prompt"),
+    ({"prompt": "He said <|endoftext|> and"}, openai.BadRequestError, "special token"),
+    ({"model": "primary", "extra_body": {"languages": ["ky"]}}, openai.BadRequestError, "'primary' knows none of ky"),
     ({"stream": "perhaps"}, openai.BadRequestError, "stream"),
     ({"file": ("talk.mp3", b"this is no sound" * 99)}, openai.BadRequestError, "^[^/]*talk.mp3: cannot be read"),
     ({"file": ("talk.wav", b"")}, openai.BadRequestError, "^[^/]*talk.wav: is empty"),
@@ -213,6 +224,25 @@ def test_health_and_metrics_count_what_was_done(serve, sounds, client):
     ("DELETE", "/v1/models/north", 405),
 ])  # fmt: skip
 def test_what_is_not_there_is_an_error_in_the_same_shape(url, method, path, status):
+    check_shape(url, method, path, status)
+
+
+@pytest.mark.parametrize("method, path, status", [
+    ("GET", "/v1/nothing", 404), ("DELETE", "/health", 405), ("POST", "/metrics", 405), ("POST", "/audio/transcriptions", 404),
+    ("GET", "/admin", 404),
+])  # fmt: skip
+def test_so_it_is_where_there_is_a_page(url_with_page, method, path, status):
+    check_shape(url_with_page, method, path, status)
+
+
+def test_a_page_is_told_a_sentence(url_with_page):
+    answer = WEB.post(f"{url_with_page}/gradio_api/upload", files={"files": ("a.wav", bytes(70_000))})
+    assert answer.status_code == 413 and answer.text == "The request is larger than 0.05 MB, the limit here."
+    answer = WEB.post(f"{url_with_page}/v1/audio/transcriptions", files={"file": ("a.wav", bytes(70_000))})
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+
+
+def check_shape(url, method, path, status):
     answer = WEB.request(method, url + path, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == status and ("allow" in answer.headers) == (status == 405)
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}

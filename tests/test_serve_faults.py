@@ -20,6 +20,7 @@ import pytest
 import soundfile
 from serving import small_model, write_sound
 
+from dualasr.cli import main
 from dualasr.pack import save_pack
 
 pytest.importorskip("fastapi")
@@ -225,6 +226,23 @@ def test_packs_come_and_go_under_requests(at_rest, sounds):
     shutil.rmtree(at_rest.packs / "north")
     shutil.copytree(others / "north", at_rest.packs / "north")
     assert reload(BEARER).json()["added"] == ["north"] and ask() == wanted
+    shutil.move(at_rest.packs, others / "away")
+    at_rest.packs.mkdir()
+    assert reload(BEARER).json() == {"packs": [], "added": [], "removed": ["north", "south"]}, "the folder may be empty"
+    at_rest.packs.rmdir()
+    shutil.move(others / "away", at_rest.packs)
+    assert reload(BEARER).json()["added"] == ["north", "south"] and ask() == wanted
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--key", ""], "it is empty"), (["--batch_size", "0"], "must be 1 at least"), (["--queue", "0"], "must be 1 at least"),
+])  # fmt: skip
+def test_flags_that_would_serve_nobody_or_everybody(flags, says, capsys):
+    try:
+        code = main(["serve", *flags])
+    except SystemExit as end:
+        code = end.code
+    assert code in (1, 2) and says in capsys.readouterr().err
 
 
 def spoken(running: Running, path: Path, stream: bool = False) -> str:

@@ -157,6 +157,13 @@ def test_an_empty_answer_says_why(duration, windows, wanted):
     assert wanted in answer_html(empty, SHOWN)
 
 
+def test_of_what_others_would_have_said_the_same_text_alone_is_the_one_above():
+    above, other = transcription(segment()), transcription(segment(text="Suu içti.", language="tr", route=PRIMARY))
+    html = comparison_html([(PRIMARY, other), ("ky", above), ("ga", None)], above.text, SHOWN)
+    cards = html.split("<article")
+    assert [("the transcript above" in card) for card in cards[1:]] == [False, True, False]
+
+
 def test_whatever_a_text_holds_is_text():
     decoders = (Decoder(PRIMARY, {"en": EVIL}), Decoder(EVIL, {EVIL: EVIL}))
     shown = Shown(decoders, f"gradio_api/file={EVIL}")
@@ -264,6 +271,7 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
     assert [file.name for file in seen["files"]] == ["clip.srt", "clip.vtt", "clip.txt", "clip.json"]
     assert "-->" in seen["contents"][0] and seen["contents"][1].startswith("WEBVTT") and '"route"' in seen["contents"][3]
     assert not seen["files"][0].exists(), "gone once gradio has its copies"
+    assert visit.ticket is None, "which would hold the packs of then"
     last, _ = collected(page.compared(scheduler, visit))[-1]
     assert "Whisper" in last and "Pack north" in last and "busy" not in last and "the transcript above" in last
 

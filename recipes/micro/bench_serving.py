@@ -8,7 +8,7 @@ answers     clips of mixed length and all languages from many clients at once; i
 memory      resident set of the server process, from after a warm-up to the end of many requests more
 throughput  two servers, with and without batches, that take turns round by round
 
-Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's.
+Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's. Exit code 1 if an answer was wrong or missing.
 """
 
 import argparse
@@ -233,7 +233,7 @@ def throughput(args, files: Sequence[Path], _: Path) -> Iterator[tuple[str, str,
 PARTS = {"answers": correctness, "memory": memory, "throughput": throughput}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", required=True, help="two at least")
@@ -254,13 +254,16 @@ def main() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"{threads} threads a server, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     print("| | | wanted |\n|---|---|---|")
+    missed = False
     with tempfile.TemporaryDirectory() as work:
         (sounds := Path(work, "sounds")).mkdir()
         files = write_files(sounds, utterances, args.files)
         for name in args.only or PARTS:
             for row in PARTS[name](args, files, Path(work)):
                 print("| " + " | ".join(row) + " |", flush=True)
+                missed |= row[2] == "0" and row[1] != "0"
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
