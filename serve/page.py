@@ -127,7 +127,7 @@ def choices(model: DualWhisper) -> list[gr.Component]:
     return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=None), *buttons]
 
 
-def order(model: DualWhisper, route: str, languages: Sequence[str]) -> Order:
+def order(model: DualWhisper, route: str, languages: Sequence[str] | None) -> Order:
     """What is asked for. Raises DualasrError where the route is gone, or knows none of the languages that were chosen."""
     decoders = decoders_of(model)
     decoder = next((decoder for decoder in decoders if decoder.name == route), None)
@@ -140,7 +140,7 @@ def order(model: DualWhisper, route: str, languages: Sequence[str]) -> Order:
     return order_of(model, route=route, languages=languages, words=True)
 
 
-async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str],
+async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str] | None,
                      visit: Visit) -> AsyncIterator[tuple]:  # fmt: skip
     """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises gr.Error."""
     if not path:
@@ -153,7 +153,7 @@ async def transcribe(scheduler: Scheduler, path: str | None, route: str, languag
             if not done:
                 yield _outputs(answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"), busy=True)
                 continue
-            visit.path, visit.result, visit.languages = path, result, tuple(languages)
+            visit.path, visit.result, visit.languages = path, result, tuple(languages or ())
             with written(result, Path(path).stem) as files:
                 yield _outputs(answer_html(result, shown), files if result.text.strip() else (), compare=True)
     except Stopped as stopped:

@@ -261,7 +261,7 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
     visit, seen = Visit(), {}
 
     async def use():
-        async for html, _, downloads, *rest in page.transcribe(scheduler, str(clip), "north", [], visit):
+        async for html, _, downloads, *rest in page.transcribe(scheduler, str(clip), "north", None, visit):
             seen["html"], seen["shown"] = html, downloads.visible
             seen["files"] = [Path(file) for file in rest[:4] if isinstance(file, str)]
             seen["contents"] = [file.read_text() for file in seen["files"]]
