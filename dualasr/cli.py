@@ -181,6 +181,10 @@ def _take_both_spellings(command: argparse.ArgumentParser) -> None:
         if flag.startswith("--"):
             for other in (flag[2:].replace("_", "-"), flag[2:].replace("-", "_")):
                 command._option_string_actions.setdefault(f"--{other}", action)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _take_both_spellings(below)
 
 
 def _key(text: str) -> str:
@@ -199,7 +203,13 @@ def _packs(args) -> list[Path]:
 def _device(name: str) -> str:
     import torch
 
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError: torch was built without it
+        raise RunError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from error
+    return name
 
 
 def _load(args, **options):

@@ -1,9 +1,12 @@
 """Whisper's temperature fallback: a transcript that looks like a failure is decoded again, less and less greedily.
 
-Radford et al. 2023, section 4.5. A window is decoded by itself for it, from a seed of its own, so that its text does not depend
+Radford et al. 2023, section 4.5. A window is decoded by itself for it, import math
+import math
+from a seed of its own, so that its text does not depend
 on what else is in the batch.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +20,12 @@ SEED = 0
 
 
 def ladder(first: float = 0.0, step: float | None = 0.2) -> tuple[float, ...]:
-    """The temperatures from the first one up to 1 by steps; the first alone where there is no step."""
+    """The temperatures from the first one up to 1 by steps; the first alone where there is no step.
+
+    Raises ValueError for a step below 0.
+    """
+    if step is not None and not step >= 0:
+        raise ValueError(f"the temperature's increment is {step}; it must be 0 or more")
     temperatures = [first]
     while step and temperatures[-1] + step <= 1.0 + 1e-6:
         temperatures.append(temperatures[-1] + step)
@@ -40,7 +48,7 @@ class Fallback:
     no_speech_threshold: float | None = 0.6
 
     def __post_init__(self):
-        if not self.temperatures or min(self.temperatures) < 0:
+        if not self.temperatures or not all(0 <= temperature < math.inf for temperature in self.temperatures):
             raise ValueError(f"temperatures are {self.temperatures}; at least one is wanted, none below 0")
 
     def fails(self, hypothesis: Hypothesis, no_speech_prob: float) -> bool:

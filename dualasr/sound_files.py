@@ -127,7 +127,7 @@ def _damaged(path: Path) -> AudioError:
 @contextmanager
 def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
     try:
-        file = _FrontToBack(path)
+        file = _FrontToBack(os.fsencode(path))  # a name need not be text
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         if "possibly a pipe" in reason:  # libsndfile's guess for an mp3 without a frame; the file is there
@@ -243,7 +243,8 @@ def _open_av(path: Path) -> Iterator[AvReader]:
     import av
 
     try:
-        with av.open(str(path.absolute())) as container:  # a relative "a:b.mp4" would be taken for the protocol "a"
+        # a relative "a:b.mp4" would be taken for the protocol "a"; what is written of title and artist may be in any encoding
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no sound track")
             yield AvReader(path, container)

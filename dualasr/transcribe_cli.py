@@ -1,6 +1,7 @@
 """`dualasr transcribe`: which files, through a model, to which files. What was finished when it ends in between is on disk."""
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -28,21 +29,29 @@ def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
     """Files as they are named, what is in folders, what patterns match; each once. Raises RunError where there is nothing."""
     found: dict[Path, None] = {}
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            below = sorted(path.rglob("*") if recursive else path.iterdir())
-            inside = [p for p in below if p.is_file() and p.suffix.lower() in SUFFIXES]
-            if not inside:
-                hint = "" if recursive else "; -r looks into the folders below it"
-                raise RunError(f"{name}: no sound file in this folder ({', '.join(SUFFIXES)}){hint}.")
-        elif name != STDIN and not path.exists() and any(c in name for c in "*?["):
-            inside = [Path(p) for p in sorted(glob(name, recursive=recursive)) if Path(p).is_file()]
-            if not inside:
-                raise RunError(f"{name}: no file matches.")
-        else:
-            inside = [path]
-        found |= dict.fromkeys(inside)
+        try:
+            found |= dict.fromkeys(_found(name, recursive))
+        except OSError as error:
+            raise RunError(f"{name}: cannot be looked at ({error.strerror}).") from error
     return list(found)
+
+
+def _found(name: str, recursive: bool) -> list[Path]:
+    """What one of the names stands for."""
+    path = Path(name)
+    if path.is_dir():
+        below = sorted(path.rglob("*") if recursive else path.iterdir())
+        inside = [p for p in below if p.is_file() and p.suffix.lower() in SUFFIXES]
+        if not inside:
+            hint = "" if recursive else "; -r looks into the folders below it"
+            raise RunError(f"{name}: no sound file in this folder ({', '.join(SUFFIXES)}){hint}.")
+    elif name != STDIN and not path.exists() and any(c in name for c in "*?["):
+        inside = [Path(p) for p in sorted(glob(name, recursive=recursive)) if Path(p).is_file()]
+        if not inside:
+            raise RunError(f"{name}: no file matches.")
+    else:
+        inside = [path]
+    return inside
 
 
 def language_code(name: str, model) -> str:
@@ -168,11 +177,17 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             heard += seconds
             bar.set_postfix_str(f"{heard:.0f} s of audio, {heard / max(time.monotonic() - began, 1e-3):.1f} x real time")
 
+        def show(line: str) -> None:
+            try:
+                tqdm.write(line.encode(out.encoding or "utf-8", "backslashreplace").decode(out.encoding or "utf-8"), file=out)
+            except OSError:  # nobody reads on, or the disk is full: what is written to files does not depend on it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
         for outcome in transcribe(todo, tell):
             counts["done" if outcome.error is None else "failed"] += 1
             routes.update(outcome.route_seconds)
             for line in outcome.lines:
-                tqdm.write(line, file=out)
+                show(line)
             if outcome.error is not None:
                 tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
             bar.update()

@@ -141,9 +141,15 @@ def check_choice(args: argparse.Namespace) -> None:
         raise RunError("--task translate is the primary's; leave --route out.")
     if not args.word_timestamps and (args.highlight_words or args.max_line_width or args.max_line_count):
         raise RunError("--highlight_words, --max_line_width and --max_line_count need --word_timestamps True.")
+    for flag, value, least in (("--threads", args.threads, 0), ("--beam_size", args.beam_size, 0)):
+        if value is not None and value < least:
+            raise RunError(f"{flag} {value}: it must be at least {least}.")
+    if args.languages is not None and not args.languages.strip(" ,"):
+        raise RunError("--languages names no language; wanted codes or names, as ky,en,ga.")
     if args.max_line_count and not args.max_line_width:
         raise RunError("--max_line_count needs --max_line_width.")
-    if not args.vad_filter and any(vars(args)[name] is not None for name in vars(args) if name.startswith("vad_m")):
+    if not args.vad_filter and any(vars(args)[name] is not None for name in vars(args)
+                                   if name.startswith("vad_") and name != "vad_filter"):
         raise RunError("The --vad_... settings need --vad_filter True.")
     if args.ray is not None and STDIN in args.audio:
         raise RunError("--ray takes files that its workers can open; write standard input to one, or leave --ray out.")

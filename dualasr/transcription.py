@@ -64,13 +64,11 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
     for audio in audios:
         file = Recording(audio, options, model.backbone.spans)
         files.append(file)
-        try:
-            for window in file.windows(model.backbone.window_s):
-                batch.append((file, window))
-                if len(batch) == size:
-                    decode()
-        except AudioError as error:
-            file.error = error
+        for window in _readable(file, model.backbone.window_s):
+            batch.append((file, window))
+            if len(batch) == size:
+                decode()
+        if file.error is not None:
             batch[:] = [pair for pair in batch if pair[0] is not file]
         waiting = {id(file) for file, _ in batch}
         while files and id(files[0]) not in waiting:
@@ -78,6 +76,24 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
     if batch:
         decode()
     yield from ((file.audio, file.result()) for file in files)
+
+
+def _readable(file: Recording, window_s: float) -> Iterator[Window]:
+    """A file's windows, up to where reading it fails: whatever it is that fails is this file's error, and no other's."""
+    windows = file.windows(window_s)
+    while True:
+        try:
+            window = next(windows, None)
+        except AudioError as error:
+            file.error = error
+            return
+        except Exception as error:
+            name = file.audio if isinstance(file.audio, str | Path) else "the sound"
+            file.error = AudioError(f"{name}: cannot be read as audio ({type(error).__name__}: {error})")
+            return
+        if window is None:
+            return
+        yield window
 
 
 def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route: str | None, language: str | None,

@@ -218,7 +218,7 @@ def test_what_was_measured_stays_with_a_pack(tmp_path, installed, capsys):
         report = {"languages": {"en": row | {"known": True}, "ky": row | {"known": bool(packs)}}, "decoded": {},
                   "packs": [{"name": pack} for pack in packs], "routing": {"accuracy": 1.0}}  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
-    asked = ["packs", "measured", "--packs_dir", str(installed), "north"]
+    asked = ["packs", "measured", "--packs-dir", str(installed), "north"]
     assert main([*asked, str(tmp_path / "before.json"), str(tmp_path / "after.json")]) == 0
     assert "base, + north" in capsys.readouterr().out
     assert "| + north | 10.0 | 10.0 |" in (installed / "north" / "regression.md").read_text()

@@ -20,8 +20,9 @@ from dualasr.cli import build_parser, main
 from dualasr.errors import RunError
 from dualasr.pack import save_pack
 from dualasr.selector import Calibration
+from dualasr.sound_files import LibsndfileReader
 from dualasr.transcribe_cli import find_inputs
-from dualasr.transcribe_flags import clip_timestamps, options_of
+from dualasr.transcribe_flags import check_choice, clip_timestamps, options_of
 
 ALL = ("json", "srt", "tsv", "txt", "vtt")
 EAGER = ["--no_speech_threshold", "None", "--temperature_increment_on_fallback", "None", "--beam_size", "1"]  # random weights
@@ -171,11 +172,11 @@ def test_two_inputs_with_one_stem_and_what_is_there_already(run, clips, tmp_path
 def test_one_broken_file_among_many(run, clips, tmp_path, capsys):
     folder = tmp_path / "many"
     folder.mkdir()
-    for k in range(12):
-        soundfile.write(folder / f"{k:02}.wav", clips[0], 16_000)
+    for k in range(50):
+        soundfile.write(folder / f"{k:02}.wav", clips[0][:8000], 16_000)
     (folder / "05.wav").write_bytes(b"RIFF nothing here")
     assert run(folder, "-o", tmp_path / "out", "-f", "srt") == 1
-    assert names(tmp_path / "out") == [f"{k:02}.srt" for k in range(12) if k != 5]
+    assert names(tmp_path / "out") == [f"{k:02}.srt" for k in range(50) if k != 5]
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dualasr: ") and "05.wav" in line]
     assert len(errors) == 1 and "Traceback" not in errors[0]
 
@@ -212,6 +213,63 @@ def test_files_that_hold_no_sound(run, tmp_path, capsys, content, sentence):
     assert sentence in capsys.readouterr().err and names(tmp_path / "out") == []
 
 
+def test_whatever_reading_a_file_raises_is_that_files_error(run, sounds, tmp_path, capsys, monkeypatch):
+    blocks = LibsndfileReader.blocks
+
+    def broken(reader, *asked):
+        if reader.path.name == "two.flac":
+            raise ZeroDivisionError("of a library")
+        return blocks(reader, *asked)
+
+    monkeypatch.setattr(LibsndfileReader, "blocks", broken)
+    assert run(sounds, "-r", "-o", tmp_path / "out", "-f", "txt") == 1
+    assert "two.flac: cannot be read as audio (ZeroDivisionError: of a library)" in capsys.readouterr().err
+    assert names(tmp_path / "out") == ["one.txt", "three.txt"]
+
+
+def test_a_name_and_a_title_that_are_not_utf8(run, clips, tmp_path, capsys):
+    av = pytest.importorskip("av")
+    folder = tmp_path / "old"
+    folder.mkdir()
+    soundfile.write(os.fsencode(folder) + b"/caf\xe9.flac", clips[0], 16_000, format="FLAC")
+    with av.open(str(folder / "song.mka"), "w") as container:
+        container.metadata["title"] = "caf#"
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        samples = (clips[0] * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, layout="mono")
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    spoilt = (folder / "song.mka").read_bytes()
+    assert spoilt.count(b"caf#") == 1
+    (folder / "song.mka").write_bytes(spoilt.replace(b"caf#", b"caf\xe9"))
+    assert run(folder, "-o", tmp_path / "out", "-f", "txt") == 0, capsys.readouterr().err
+    assert sorted(map(os.fsencode, names(tmp_path / "out"))) == [b"caf\xe9.txt", b"song.txt"]
+
+
+def test_nobody_reads_what_is_shown(sounds, tiny_folder, tmp_path):
+    command = [sys.executable, "-m", "dualasr", "transcribe", str(sounds), "-r", "--base", str(tiny_folder), "-o",
+               str(tmp_path / "out"), "-f", "txt", *EAGER]  # fmt: skip
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 0 and names(tmp_path / "out") == ["one.txt", "three.txt", "two.txt"], done.stderr
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--temperature_increment_on_fallback", "-0.2"], "increment is -0.2"), (["--temperature", "nan"], "none below 0"),
+    (["--beam_size", "-1"], "--beam_size -1"),
+])  # fmt: skip
+def test_values_out_of_range(flags, sentence):
+    with pytest.raises(RunError, match=sentence):
+        check_choice(parse(*flags))
+        options_of(parse(*flags))
+
+
+def test_a_name_longer_than_a_name_can_be():
+    with pytest.raises(RunError, match="cannot be looked at"):
+        find_inputs(["y" * 300], False)
+
+
 def test_a_video_without_sound(run, tmp_path, capsys):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
@@ -238,6 +296,8 @@ def test_silence_gives_empty_files(run, tmp_path):
     (["--task", "translate", "--route", "north"], "is the primary's"),
     (["--highlight_words", "True"], "need --word_timestamps"),
     (["--max_line_count", "2", "--word_timestamps", "True"], "needs --max_line_width"),
+    (["--threads", "-1"], "--threads -1"), (["--device", "foo"], "--device foo"), (["--languages", " , "], "names no language"),
+    (["--vad_threshold", "0.9"], "--vad_filter"),
     (["--detect_only", "--language", "en"], "leave --language"), (["--vad_min_silence_duration_ms", "5"], "--vad_filter"),
     (["--vad_filter", "True", "--vad_threshold", "2"], "threshold is 2.0"),
     (["--route", "north", "--language", "en"], "does not know 'en'"),
