@@ -38,8 +38,8 @@ class Fallback:
 
     A failure compresses by more than `compression_ratio_threshold` (it repeats itself) or has an average log-probability a
     token below `logprob_threshold`, None for neither; but where the no-speech probability is above `no_speech_threshold`
-    an unsure transcript is silence, and no failure. The first of `temperatures` is the one that all windows are decoded
-    with; 0 is greedy or a beam. Raises ValueError for no temperature or a negative one.
+    an unsure transcript is silence, and no failure, even if it repeats itself. The first of `temperatures` is the one that
+    all windows are decoded with; 0 is greedy or a beam. Raises ValueError for no temperature or a negative one.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -52,11 +52,11 @@ class Fallback:
             raise ValueError(f"temperatures are {self.temperatures}; at least one is wanted, none below 0")
 
     def fails(self, hypothesis: Hypothesis, no_speech_prob: float) -> bool:
+        unsure = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
+        if unsure and self.no_speech_threshold is not None and no_speech_prob > self.no_speech_threshold:
+            return False  # silence, whatever was written
         limit = self.compression_ratio_threshold
-        if limit is not None and compression_ratio(hypothesis.text) > limit:
-            return True
-        silent = self.no_speech_threshold is not None and no_speech_prob > self.no_speech_threshold
-        return self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold and not silent
+        return unsure or (limit is not None and compression_ratio(hypothesis.text) > limit)
 
 
 def compression_ratio(text: str) -> float:

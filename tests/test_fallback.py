@@ -13,6 +13,7 @@ def test_what_fails():
     unsure, loop = Hypothesis((1, 2, 3), good.text, -8.0), Hypothesis((1, 2, 3), "river " * 40, -1.0)
     assert not rule.fails(good, 0.0) and rule.fails(unsure, 0.0) and rule.fails(loop, 0.9)
     assert not rule.fails(unsure, 0.7), "unsure where nobody speaks is silence"
+    assert not rule.fails(Hypothesis((1, 2, 3), loop.text, -8.0), 0.7), "and so it is if it repeats itself"
     assert not Fallback(logprob_threshold=None).fails(unsure, 0.0)
     assert not Fallback(compression_ratio_threshold=None).fails(loop, 0.0)
 
@@ -22,7 +23,7 @@ def test_a_text_that_repeats_itself_compresses():
     assert compression_ratio("") == 0.0
 
 
-@pytest.mark.parametrize("temperatures", [(), (0.0, -0.2)])
+@pytest.mark.parametrize("temperatures", [(), (0.0, -0.2), (float("nan"),)])
 def test_temperatures_are_checked(temperatures):
     with pytest.raises(ValueError, match="temperatures"):
         Fallback(temperatures=temperatures)
