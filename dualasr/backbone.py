@@ -241,7 +241,7 @@ class Backbone:
             unknown = sorted(set(languages) - set(self.languages))
             if unknown:
                 raise BaseModelError(f"{self.name} has no language {unknown[0]!r}; it has {', '.join(self.languages)}.")
-            options["task"] = options.get("task", "transcribe")
+            options.setdefault("task", "transcribe")
         size, hypotheses = max(1, MOST_BEAMS // beam), []
         for i in range(0, len(encoded), size):
             if self.languages:

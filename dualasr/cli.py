@@ -370,10 +370,11 @@ def run_serve(args) -> int:
     except ImportError as error:
         raise MissingExtraError(error.name or "gradio", "serve") from error
 
+    try:
+        limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
+    except ValueError as error:
+        raise RunError(f"{error}.") from error
     base = _base(args, dtype=getattr(torch, args.dtype))
-    if min(args.queue, args.batch_size) < 1:
-        raise RunError(f"--queue {args.queue}, --batch_size {args.batch_size}: both must be 1 at least.")
-    limits = Limits(args.queue, args.max_audio_s, args.time_limit_s, args.batch_size)
     settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
     run(lambda: _with_packs(base, args), host=args.host, port=args.port, limits=limits, settings=settings)
     return 0

@@ -1,8 +1,6 @@
 """Whisper's temperature fallback: a transcript that looks like a failure is decoded again, less and less greedily.
 
-Radford et al. 2023, section 4.5. A window is decoded by itself for it, import math
-import math
-from a seed of its own, so that its text does not depend
+Radford et al. 2023, section 4.5. A window is decoded by itself for it, from a seed of its own, so that its text does not depend
 on what else is in the batch.
 """
 

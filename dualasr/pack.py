@@ -128,7 +128,7 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
 
 def _write_record(folder: Path, record: dict) -> None:
     """pack.json over the files of a folder that has none yet."""
-    record |= {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
+    record = record | {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
     (folder / "pack.json").write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False))
 
 
@@ -174,7 +174,7 @@ def attach_regression(folder: Path, table: Path, plot: Path) -> None:
     with _in_place_of(folder) as part:
         for name, path in ({name: folder / name for name in record["files"]} | brought).items():
             shutil.copyfile(path, part / name)
-        _write_record(part, {key: value for key, value in record.items() if key != "seal"})
+        _write_record(part, record)
 
 
 def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:

@@ -179,7 +179,8 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
 
         def show(line: str) -> None:
             try:
-                tqdm.write(line.encode(out.encoding or "utf-8", "backslashreplace").decode(out.encoding or "utf-8"), file=out)
+                encoding = out.encoding or "utf-8"
+                tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=out)
             except OSError:  # nobody reads on, or the disk is full: what is written to files does not depend on it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 

@@ -141,9 +141,9 @@ def check_choice(args: argparse.Namespace) -> None:
         raise RunError("--task translate is the primary's; leave --route out.")
     if not args.word_timestamps and (args.highlight_words or args.max_line_width or args.max_line_count):
         raise RunError("--highlight_words, --max_line_width and --max_line_count need --word_timestamps True.")
-    for flag, value, least in (("--threads", args.threads, 0), ("--beam_size", args.beam_size, 0)):
-        if value is not None and value < least:
-            raise RunError(f"{flag} {value}: it must be at least {least}.")
+    for flag, value in (("--threads", args.threads), ("--beam_size", args.beam_size)):
+        if value is not None and value < 0:
+            raise RunError(f"{flag} {value}: it must be at least 0.")
     if args.languages is not None and not args.languages.strip(" ,"):
         raise RunError("--languages names no language; wanted codes or names, as ky,en,ga.")
     if args.max_line_count and not args.max_line_width:

@@ -71,7 +71,7 @@ class Limits:
     def __post_init__(self):
         for name in ("queue", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 at least")
 
 
 @dataclass(eq=False)
