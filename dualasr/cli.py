@@ -353,10 +353,13 @@ def run_transcribe(args) -> int:
 
     if args.ray is None:
         return transcribe_cli.transcribe_all(args, load)
-    args.device = _device(args.device)
     from dualasr.ray_transcription import RayTranscriber
 
-    return transcribe_cli.transcribe_all(args, load, RayTranscriber)
+    def start(args, load):
+        args.device = _device(args.device)
+        return RayTranscriber(args, load)
+
+    return transcribe_cli.transcribe_all(args, load, start)
 
 
 def run_serve(args) -> int:
