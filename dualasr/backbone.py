@@ -50,11 +50,12 @@ class LanguageStep:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a window's text, between two timestamps in seconds of the window."""
+    """A part of a window's text, between two timestamps in seconds of the window, with its tokens where they are known."""
 
     start: float
     end: float
     text: str
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -290,18 +291,16 @@ class Backbone:
         spans, start, inside = [], 0.0, []
 
         def close(end: float) -> None:
-            text = self.tokenizer.decode(inside, skip_special_tokens=True).strip()
+            text = self.tokenizer.decode(self.text_tokens(inside), skip_special_tokens=True).strip()
             if text:
-                spans.append(Span(min(start, end), end, text))
-            inside.clear()
+                spans.append(Span(min(start, end), end, text, tuple(inside)))
 
         for token in tokens:
+            inside.append(token)
             if token in times:
                 at = min((token - times.start) * self.window_s / self.positions, seconds)
                 close(at)
-                start = at
-            else:
-                inside.append(token)
+                start, inside = at, [token]
         close(seconds)
         return tuple(spans)
 

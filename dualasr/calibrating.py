@@ -23,13 +23,13 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of unknown clips; what each costs is sh
 class SetCalibration:
     """The selector of a set; what `measure` says before and after, on the audio it was fitted on.
 
-    `offers` are (most_stolen, floor, accuracy) of other choices; `notes` say what was left out.
+    `offers` are (most_stolen, accuracy) of other choices; `notes` say what was left out.
     """
 
     before: SelectorOptions
     selector: SelectorOptions
     measured: tuple[dict, dict]
-    offers: tuple[tuple[float, float | None, float], ...]
+    offers: tuple[tuple[float, float], ...]
     clips: dict[str, int]  # dev clips by language
     unknown: int
     notes: tuple[str, ...] = ()
@@ -95,13 +95,13 @@ def calibrate_set(model: DualWhisper, dev: Sequence[Utterance], unknown: Sequenc
                      ("; beta stays" if PRIMARY in missing or heard == {PRIMARY} else ""))  # fmt: skip
     if len(others) * options.most_stolen < 1:
         notes.append(f"{len(others)} unknown clips cannot show a share of {options.most_stolen:g}; "
-                     + ("none of them may be taken" if others else "without --negatives there is no floor"))  # fmt: skip
+                     + ("none of them may be taken" if others else "without --negatives there are no floors"))  # fmt: skip
     routes = (PRIMARY, *model.packs)
     selector = replace(fit_set(claims, others, model.selector, options), packs=tuple(model.packs))
     offers = []
     for share in SHARES if others else ():
         other = fit_set(claims, others, model.selector, replace(options, most_stolen=share))
-        offers.append((share, other.floor, measure(claims, [], other, routes)["accuracy"]))
+        offers.append((share, measure(claims, [], other, routes)["accuracy"]))
     measured = tuple(measure(claims, others, one, routes) for one in (model.selector, selector))
     clips = dict(sorted(Counter(claim.language for claim in claims).items()))
     return SetCalibration(model.selector, selector, measured, tuple(offers), clips, len(others), (*notes, *lost, *lost_too))
@@ -110,9 +110,11 @@ def calibrate_set(model: DualWhisper, dev: Sequence[Utterance], unknown: Sequenc
 def to_text(found: SetCalibration) -> str:
     """Before and after, as Markdown."""
     sides, measured = (found.before, found.selector), found.measured
-    floors = ["none" if one.floor is None else f"{one.floor:+.2f}" for one in sides]
+    floors = [(f"floor of {name}", *(f"{one.floors[name]:+.2f}" if name in one.floors else "none" for one in sides))
+              for name in found.selector.packs if any(name in one.floors for one in sides)]  # fmt: skip
     rows = [
-        ("beta", *(f"{one.beta:+.2f}" for one in sides)), ("floor", *floors),
+        ("beta", *(f"{one.beta:+.2f}" for one in sides)), *floors,
+        ("no speech above", *(f"{one.no_speech:g}" for one in sides)),
         ("posterior", *(f"{one.posterior.weights[0]:.2f} x log-odds {one.posterior.offset:+.2f}" for one in sides)),
         ("routed right, %", *(percent(m["accuracy"]) for m in measured)),
         ("calibration error of the posterior, 10 bins of equal mass, %", *(percent(m["calibration"]["ece"]) for m in measured)),
@@ -127,9 +129,8 @@ def to_text(found: SetCalibration) -> str:
              for code, counts in first.items()]  # fmt: skip
     lines += markdown_table(("language", *next(iter(first.values()))), cells)
     if found.offers:
-        offers = [(f"{share:g}", "none" if floor is None else f"{floor:+.2f}", percent(accuracy))
-                  for share, floor, accuracy in found.offers]  # fmt: skip
-        lines += ["What other shares would cost:", "", *markdown_table(("--most_stolen", "floor", "routed right, %"), offers)]
+        offers = [(f"{share:g}", percent(accuracy)) for share, accuracy in found.offers]
+        lines += ["What other shares would cost:", "", *markdown_table(("--most_stolen", "routed right, %"), offers)]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)]).rstrip()
 
 

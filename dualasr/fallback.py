@@ -7,7 +7,7 @@ on what else is in the batch.
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -83,4 +83,5 @@ def _sample(backbone: Backbone, encoded: torch.Tensor, language: list[str], temp
     devices = [encoded.device] if encoded.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(SEED)
-        return backbone.decode(encoded, language, do_sample=True, temperature=temperature, **options)[0]
+        [found] = backbone.decode(encoded, language, do_sample=True, temperature=temperature, **options)
+    return replace(found, temperature=temperature)

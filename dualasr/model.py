@@ -54,6 +54,7 @@ class WindowResult:
     no_speech_prob: float
     avg_logprob: float
     tokens: tuple[int, ...]
+    temperature: float
     scores: dict
     reason: str
     rival: str | None  # the pack that came nearest; None without packs, or where the caller chose the route
@@ -202,10 +203,9 @@ class DualWhisper:
         route = self._route(route, language)
         bids, outputs = self.bids(heard, ask=route is None)
         log_probs = self._primary_log_probs(heard)
-        served = log_probs is not None
-        best_tags = (log_probs if served else heard.language_log_probs).max(-1).values.tolist()
+        best_tags = _best_tags(heard, log_probs)
         if route is None:
-            decisions = [select(tag, row, self.selector, primary=served) for tag, row in zip(best_tags, bids, strict=True)]
+            decisions = self._decisions(heard, bids, log_probs)
         else:
             decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
         forced = None if language is None else [language]
@@ -245,13 +245,18 @@ class DualWhisper:
                 if (name, i) in found:
                     scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
                     scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = self._posterior(log_probs[i] if served else None, bids[i])
+            probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
             results.append(WindowResult(
                 hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
-                hypothesis.tokens, scores, decision.reason, decision.rival,
+                hypothesis.tokens, hypothesis.temperature, scores, decision.reason, decision.rival,
                 {name: found[name, i] for name in wanted if (name, i) in found},
             ))  # fmt: skip
         return results
+
+    def _decisions(self, heard: Heard, bids: Sequence[Sequence[Bid]], log_probs: torch.Tensor | None) -> list[Decision]:
+        """First ones, of every window; `log_probs` are the primary's."""
+        return [select(tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence)
+                for tag, row, silence in zip(_best_tags(heard, log_probs), bids, heard.no_speech_prob, strict=True)]  # fmt: skip
 
     def _route(self, route: str | None, language: str | None) -> str | None:
         """The route that is forced, by itself or by a language; None: the selector's. Raises PackError for an unknown one."""
@@ -267,15 +272,18 @@ class DualWhisper:
         return language_probs(mine, bids, self.selector.posterior)
 
     def detect(self, heard: Heard) -> list[WindowResult]:
-        """The languages of windows, with no text: nothing is decoded, and `route` is the pipeline with the likeliest one."""
+        """The languages of windows, with no text: nothing is decoded, so that a close decision stands without a duel.
+
+        `language` is the likeliest of those that `route` knows.
+        """
         bids, _ = self.bids(heard)
         log_probs, results = self._primary_log_probs(heard), []
-        for i, row in enumerate(bids):
-            probs = self._posterior(None if log_probs is None else log_probs[i], row)
-            language = next(iter(probs))
-            route = next((bid.name for bid in row if language in bid.languages), PRIMARY)
-            results.append(WindowResult("", language, route, probs, heard.no_speech_prob[i], 0.0, (), {}, "nothing was decoded",
-                                        None, {}))  # fmt: skip
+        for i, decision in enumerate(self._decisions(heard, bids, log_probs)):
+            probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
+            of_packs = {code: bid.name for bid in bids[i] for code in bid.languages}
+            language = next(code for code in probs if of_packs.get(code, PRIMARY) == decision.route)
+            results.append(WindowResult("", language, decision.route, probs, heard.no_speech_prob[i], 0.0, (), 0.0, {},
+                                        decision.reason, None, {}))  # fmt: skip
         return results
 
     def route_of(self, language: str) -> str:
@@ -290,6 +298,11 @@ class DualWhisper:
             return PRIMARY
         known = [*self.backbone.languages, *(code for pack in self.packs.values() for code in pack.info.languages)]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
+
+
+def _best_tags(heard: Heard, log_probs: torch.Tensor | None) -> list[float]:
+    """Log-probability of the primary's best language of every window; of all its languages where it may hear none."""
+    return (heard.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
 
 
 def load_model(base: str | Path = "micro", packs: Sequence[str | Path] = (), *, device: str = "cpu",

@@ -283,7 +283,8 @@ def read_selector(path: Path) -> SelectorOptions:
         record.pop("fitted", None)
         if "posterior" in record:
             record["posterior"] = _logistic(record["posterior"])
-        return SelectorOptions(**record | {"packs": tuple(record.get("packs", ()))})
+        floors = {name: float(floor) for name, floor in dict(record.get("floors", {})).items()}
+        return SelectorOptions(**record | {"packs": tuple(record.get("packs", ())), "floors": floors})
     except (OSError, ValueError, TypeError, KeyError) as error:
         fields = ", ".join(SelectorOptions.__dataclass_fields__)
         raise PackError(f"{path} is no selector file ({error}); wanted JSON with some of: {fields}.") from error

@@ -17,8 +17,9 @@ import numpy as np
 from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, stream_audio
 from dualasr.backbone import Span
 from dualasr.errors import AudioError, DualasrError
+from dualasr.fallback import compression_ratio
 from dualasr.model import DecodeOptions, WindowResult
-from dualasr.selector import PRIMARY
+from dualasr.selector import PRIMARY, SelectorOptions
 from dualasr.transcript import Segment, Transcription, Word, space_between
 from dualasr.vad import VadOptions
 from dualasr.windows import Window, windows_of
@@ -32,17 +33,15 @@ Answered = tuple[WindowResult, tuple[Word, ...]]
 class TranscribeOptions:
     """How a file is decoded, and which of its windows give no text.
 
-    batch: windows decoded at once. A window of the primary is no speech where no_speech_prob > no_speech_threshold and
-    avg_logprob < logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A pack's window is
-    never judged so: its language may be no speech to the primary, and `<|other|>` has turned noise away. A window is
-    silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
+    batch: windows decoded at once. A window is no speech where no_speech_prob > no_speech_threshold and avg_logprob <
+    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A window is silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
     alone. `stretches` (start, end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both
-    go another way goes with them if its lead is below `smoothing`, in log-odds.
+    go another way goes with them if its lead is below `smoothing`, in log-odds, and nobody of the three is no speech.
 
     words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
     them. With `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window, unless it looks
-    like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: languages are named, and there
-    is no text. Raises ValueError for a batch below 1.
+    like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route and language are
+    those of the most seconds of windows that the primary takes for speech, and there is no text. Raises ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
@@ -103,17 +102,18 @@ class Recording:
         self.samples += len(block)
         return block
 
-    def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered], beta: float) -> None:
+    def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered],
+             selector: SelectorOptions) -> None:  # fmt: skip
         """Keep an answer; the one before it is heard `again`, by their route, where its neighbours outvote it."""
         self.pieces.append(piece)
         self.kept.append(samples)
-        if len(self.pieces) < 3:
+        if len(self.pieces) < 3 or any(piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]):
             return
         before, lone, after = self.pieces[-3:]
         routes = {before.result.route, after.result.route}
         if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
             [route] = routes
-            lead = lone.result.scores[lone.result.rival]["log_odds"] + beta
+            lead = lone.result.scores[lone.result.rival]["log_odds"] + selector.beta
             if abs(lead) < self.options.smoothing and route in (PRIMARY, lone.result.rival):
                 changed, words = again(self.kept[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
@@ -148,9 +148,20 @@ class Recording:
         speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
         spoken = [piece for piece in speech if piece.result.text.strip()]
         segments = tuple(segment for piece in spoken for segment in _segments(piece, self.spans, self.options))
+        told = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
+        if self.options.detect_only:
+            told = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
+        routes, languages = Counter(), Counter()
+        for route, language, seconds in told:
+            routes[route] += seconds
+            languages[language] += seconds
         windows = {"text": len(spoken), "empty": len(speech) - len(spoken), "no_speech": len(pieces) - len(speech),
                    "silent": self.silent}  # fmt: skip
-        return _whole(segments, _mean_language_probs(pieces), self.seconds, windows)
+        scores = {"windows": windows, "route_seconds": dict(routes), "language_seconds": dict(languages)}
+        return Transcription(
+            _join(segments), max(languages, key=languages.get, default=None), max(routes, key=routes.get, default=PRIMARY),
+            _mean_language_probs(pieces), segments, self.seconds, scores,
+        )  # fmt: skip
 
 
 def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
@@ -179,9 +190,9 @@ def _checked(audio: np.ndarray) -> np.ndarray:
 
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too."""
-    unsure = result.no_speech_prob > options.no_speech_threshold and result.avg_logprob < options.logprob_threshold
-    return unsure and result.route == PRIMARY
+    """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too, if there is one."""
+    unsure = options.detect_only or result.avg_logprob < options.logprob_threshold
+    return unsure and result.no_speech_prob > options.no_speech_threshold
 
 
 def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]], options: TranscribeOptions
@@ -192,7 +203,10 @@ def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, .
     if not spans and options.sentences:
         spans = sentences(piece.words)
     words = deque(replace(word, start=piece.start + word.start, end=piece.start + word.end) for word in piece.words)
-    for span in spans or (Span(0.0, piece.seconds, result.text.strip()),):
+    if len(spans) < 2 and not any(span.tokens for span in spans):
+        spans = (replace(spans[0] if spans else Span(0.0, piece.seconds, result.text.strip()), tokens=result.tokens),)
+    seek, compression = round(100 * piece.start), compression_ratio(result.text)
+    for span in spans:
         mine, letters = [], len("".join(span.text.split()))
         while words and letters > 0:
             mine.append(words.popleft())
@@ -200,6 +214,7 @@ def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, .
         yield Segment(
             piece.start + span.start, piece.start + span.end, span.text, result.language, result.route, result.avg_logprob,
             result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine) if options.words else (),
+            seek, span.tokens, result.temperature, compression,
         )  # fmt: skip
 
 
@@ -210,18 +225,6 @@ def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:
         for code, prob in piece.result.language_probs.items():
             mean[code] += prob * piece.seconds / total
     return dict(mean.most_common())
-
-
-def _whole(segments: tuple[Segment, ...], language_probs: dict[str, float], duration: float,
-           windows: dict[str, int]) -> Transcription:  # fmt: skip
-    routes, languages = Counter(), Counter()
-    for segment in segments:
-        routes[segment.route] += segment.end - segment.start
-        languages[segment.language] += segment.end - segment.start
-    route = routes.most_common(1)[0][0] if segments else PRIMARY
-    language = languages.most_common(1)[0][0] if segments else None
-    scores = {"windows": windows, "route_seconds": dict(routes), "language_seconds": dict(languages)}
-    return Transcription(_join(segments), language, route, language_probs, segments, duration, scores)
 
 
 def _join(segments: tuple[Segment, ...]) -> str:

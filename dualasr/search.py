@@ -22,6 +22,7 @@ class Hypothesis:
     text: str
     logprob: float  # sum over the tokens and the end
     finished: bool = True  # False where the length limit cut it
+    temperature: float = 0.0  # that it was drawn at; 0: the most likely one was searched for
 
     @property
     def avg_logprob(self) -> float:

@@ -7,7 +7,8 @@ never heard, so that packs are compared by how well their languages' statistics 
 cedes a share of what it lies behind. With odds exp(z) of every pack against the primary's 1, the posterior over all
 candidates sums to 1. Where the lead is less than tau the primary and the best pack are both decoded, and z is weighed anew
 with the difference of their log-probabilities per second of audio and with how unsure the primary is of a token: a duel.
-Of a set of packs beta, a floor against unknown languages and the posterior may be fitted together (set_calibration.py).
+Where the primary takes a window for no speech it keeps it: what is not speech was never taught to a pack. Of a set of packs
+beta, floors against unknown languages and the posterior may be fitted together (set_calibration.py).
 
 The paper's rule (section 2.3): the higher log-probability of the best tag wins if the two differ by tau or more, else the
 higher average log-probability per token, the secondary's with a bias beta. It cannot work for a pack with one tag,
@@ -15,7 +16,7 @@ whose log-probability is 0 whatever it hears.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -52,7 +53,8 @@ class SelectorOptions:
     between: float = 0.2  # of the log-density that a pack lies behind the best of all, what it cedes
     head_floor: float = -4.0  # a pack that has less than this before it is asked for its tag is not asked
     asked: int | None = 2  # most packs, those that have most, that run their upper layers; None: all
-    floor: float | None = None  # the primary keeps a clip whose best pack has no more log-odds than this before a duel
+    no_speech: float = 0.6  # the primary keeps a clip that it thinks is no speech with more than this probability
+    floors: Mapping[str, float] = field(default_factory=dict)  # by pack: it takes no clip with less log-odds before a duel
     posterior: Logistic = Logistic()  # of a pack's log-odds, for `language_probs`; it moves no route
     packs: tuple[str, ...] = ()  # that it was fitted for; (): any
 
@@ -128,10 +130,11 @@ def language_probs(primary: Mapping[str, float], bids: Sequence[Bid], posterior:
     return dict(sorted(probs.items(), key=lambda item: -item[1]))
 
 
-def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOptions, *, primary: bool = True) -> Decision:
+def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOptions, *, primary: bool = True,
+           no_speech_prob: float = 0.0) -> Decision:  # fmt: skip
     """First decision, from tags alone. `primary_best_tag` is the log-probability of the primary's best tag.
 
-    Without `primary`, that is where it knows none of the languages that may be heard, the best pack has the clip.
+    `no_speech_prob` is the primary's, too; the paper's rule does not look at it, nor at floors. Without `primary`, that is where it knows none of the languages that may be heard, the best pack has the clip.
     """
     if not bids:
         return Decision(PRIMARY, True, "no pack is loaded")
@@ -144,8 +147,11 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
         what = f"best tag {best.best_tag:.2f} against the primary's {primary_best_tag:.2f}"
     else:
         best = max([bid for bid in bids if bid.tag is not None] or bids, key=lambda bid: bid.log_odds)
-        if options.floor is not None and best.log_odds <= options.floor:
-            return Decision(PRIMARY, True, f"{best.name}: log-odds {best.log_odds:+.2f}, floor {options.floor:+.2f}", best.name)
+        if no_speech_prob > options.no_speech:
+            return Decision(PRIMARY, True, f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}", best.name)
+        floor = options.floors.get(best.name, -np.inf)
+        if best.log_odds < floor:
+            return Decision(PRIMARY, True, f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}", best.name)
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY

@@ -1,8 +1,9 @@
 """What a set of packs decides together, fitted on dev audio of everybody's languages and on audio that nobody knows.
 
-Two thresholds. A pack takes a clip if its log-odds are above the floor before a duel and above -beta after it. The floor is
-what unknown languages are told by: the primary doubts those, and a duel holds that against it. Of all pairs that leave no more
-of the unknown clips to packs than is allowed, the one that routes dev best is taken; what dev cannot tell stays as it was.
+Thresholds. A pack takes a clip if its log-odds are not below its floor before a duel, and above -beta after it. Floors are what
+unknown languages are told by: the primary doubts those, and a duel holds that against it; and each pack has its own, for one that
+is taken in easily must not cost the others theirs. First beta is where dev is routed best; then floors are where this costs
+the least, of all that leave no more of the unknown clips to packs than is allowed. What dev cannot tell stays as it was.
 
 A clip needs to be heard once: it is a pack's for every -beta below its log-odds after the duel, which count only as far as tau
 from those before.
@@ -10,7 +11,7 @@ from those before.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from itertools import product
 
 import numpy as np
 from scipy.optimize import minimize
@@ -50,6 +51,7 @@ class Claim:
     rival: str
     first: Hypothesis  # the primary's
     second: Hypothesis  # the rival's
+    no_speech_prob: float = 0.0  # the primary's
 
     @property
     def bid(self) -> Bid:
@@ -86,8 +88,8 @@ def hear_set(model: DualWhisper, rows: Sequence[tuple[Sound, str, str | None]], 
             for name in dict.fromkeys(rivals):
                 rows_of = [i for i, rival in enumerate(rivals) if rival == name]
                 second |= zip(rows_of, model.decode(heard.of(rows_of), name, options=decode)[0], strict=True)
-            claims += [Claim(*row[1:], heard.seconds[i], tuple(bids[i]), rivals[i], first[i], second[i])
-                       for i, row in enumerate(group)]  # fmt: skip
+            claims += [Claim(*row[1:], heard.seconds[i], tuple(bids[i]), rivals[i], first[i], second[i],
+                             heard.no_speech_prob[i]) for i, row in enumerate(group)]  # fmt: skip
     return claims, lost
 
 
@@ -102,7 +104,7 @@ def _beginning(sound: Sound, model: DualWhisper) -> np.ndarray:
 
 def decide(claim: Claim, selector: SelectorOptions) -> tuple[str, float, bool, list[Bid]]:
     """The route, its posterior, whether both were decoded, and the bids after that."""
-    first = decision = select(0.0, claim.bids, selector)
+    first = decision = select(0.0, claim.bids, selector, no_speech_prob=claim.no_speech_prob)
     bid = claim.bid
     if not first.settled:
         decision, bid = settle(first, bid, claim.first, claim.second, claim.seconds, selector)
@@ -132,15 +134,17 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 def fit_set(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions,
             options: SetOptions = SetOptions()) -> SelectorOptions:  # fmt: skip
-    """The selector with beta, floor and posterior of the set; `dev` and `unknown` were heard under `selector`.
+    """The selector with the no-speech limit, beta, floors and posterior of the set; `dev` and `unknown` were heard under `selector`.
 
-    Without dev clips of both the primary's and packs' languages beta stays, without unknown clips there is no floor. Raises
-    PackError for a selector of another rule.
+    Without dev clips of both the primary's and packs' languages beta stays, without unknown clips there are no floors. The
+    no-speech limit rises where packs' dev speech is no speech to the primary. Raises PackError for a selector of another rule.
     """
     if selector.rule != "calibrated":
         raise PackError(f"The {selector.rule} rule has nothing to calibrate; give another --selector.")
-    floor, beta = _thresholds(dev, unknown, selector, options)
-    selector = replace(selector, floor=floor, beta=beta)
+    speech = [claim.no_speech_prob for claim in dev if claim.pipeline != PRIMARY]
+    limit = max(selector.no_speech, round(float(np.quantile(speech, 0.99)), 4)) if speech else selector.no_speech
+    selector = replace(selector, no_speech=limit, beta=_beta(dev, selector, options), floors={})
+    selector = replace(selector, floors=_floors(dev, unknown, selector, options))
     return replace(selector, posterior=_posterior(dev, selector))
 
 
@@ -163,36 +167,47 @@ def _posterior(dev: Sequence[Claim], selector: SelectorOptions) -> Logistic:
     return Logistic((round(float(np.exp(weight)), 4),), round(float(offset), 4))
 
 
-def _scores(claims: Sequence[Claim], tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of the leading pack before a duel, and as they count for beta: (clips,) each."""
-    before = np.array([claim.bid.log_odds for claim in claims])
-    after = [c.bid.calibration.duel(c.bid.log_odds, *duel_scores(c.first, c.second, c.seconds)) for c in claims]
-    return before, np.clip(np.array(after), before - tau, before + tau)
+def _beta(dev: Sequence[Claim], selector: SelectorOptions, options: SetOptions) -> float:
+    """What routes dev at the least cost; as it was if that does, else from the middle of the widest stretch that does."""
+    before = np.array([claim.bid.log_odds for claim in dev])
+    after = [c.bid.calibration.duel(c.bid.log_odds, *duel_scores(c.first, c.second, c.seconds)) for c in dev]
+    last = np.clip(np.array(after), before - selector.tau, before + selector.tau)
+    primary = np.sort(last[np.array([claim.pipeline == PRIMARY for claim in dev], bool)])
+    packs = np.sort(last[np.array([claim.pipeline == claim.rival for claim in dev], bool)])
+    if not (len(primary) and len(packs)):
+        return selector.beta
+    now = -selector.beta
+    grid = np.arange(min(now, last.min()) - 1, max(now, last.max()) + 1, STEP).round(2)
+    cost = options.taken * (len(primary) - np.searchsorted(primary, grid, "right")) + np.searchsorted(packs, grid, "right")
+    good = np.flatnonzero(cost == cost.min())
+    if int(np.abs(grid - now).argmin()) in good:
+        return selector.beta
+    widest = max(np.split(good, np.flatnonzero(np.diff(good) > 1) + 1), key=len)
+    return round(-float(grid[widest[len(widest) // 2]]), 2)
 
 
-def _thresholds(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions,
-                options: SetOptions) -> tuple[float | None, float]:  # fmt: skip
-    """(floor, beta) that route dev at the least cost with few enough unknown clips taken; a floor only where those need one."""
-    (before, last), (unknown_before, unknown_last) = _scores(dev, selector.tau), _scores(unknown, selector.tau)
-    is_primary = np.array([claim.pipeline == PRIMARY for claim in dev], bool)
-    is_rival = np.array([claim.pipeline == claim.rival for claim in dev], bool)
-    now, allowed = -selector.beta, int(options.most_stolen * len(unknown) + 1e-9)
-    both = is_primary.any() and is_rival.any()
-    grid = np.arange(min(now, last.min()) - 1, max(now, last.max()) + 1, STEP).round(2) if both else np.array([now])
-    best, beta = None, selector.beta
-    for floor in [None, *sorted({round(ceil(score / STEP) * STEP, 2) for score in unknown_before})]:
-        dev_last, taken = (np.where(side > (-np.inf if floor is None else floor), scores, -np.inf)
-                           for side, scores in ((before, last), (unknown_before, unknown_last)))  # fmt: skip
-        least = np.sort(taken)[::-1][allowed] if len(taken) > allowed else -np.inf
-        primary, packs = np.sort(dev_last[is_primary]), np.sort(dev_last[is_rival])
-        cost = options.taken * (len(primary) - np.searchsorted(primary, grid, "right")) + np.searchsorted(packs, grid, "right")
-        free, cost = cost.min(), np.where(grid >= least, cost, np.inf)
-        if best is None or cost.min() < best[0]:
-            best = cost.min(), floor, np.flatnonzero(cost == cost.min())
-        if floor is None and cost.min() == free:
-            break  # unknown clips stand in no way
-    _, floor, good = best
-    if int(np.abs(grid - now).argmin()) not in good:
-        widest = max(np.split(good, np.flatnonzero(np.diff(good) > 1) + 1), key=len)
-        beta = round(-float(grid[widest[len(widest) // 2]]), 2)
-    return floor, beta
+def _floors(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions, options: SetOptions) -> dict[str, float]:
+    """By pack, where one is needed: at the least cost to dev few enough unknown clips are left to packs."""
+    def taken_by(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+        found: dict[str, list[Claim]] = {}
+        for claim in claims:
+            if decide(claim, selector)[0] != PRIMARY:
+                found.setdefault(claim.rival, []).append(claim)
+        return found
+
+    worth = {PRIMARY: -options.taken}  # of a dev clip that goes back to the primary, who should have had it
+    mine, allowed = taken_by(dev), int(options.most_stolen * len(unknown) + 1e-9)
+    plans: dict[int, tuple[float, dict[str, float]]] = {0: (0.0, {})}  # by unknown clips left: the least cost, and its floors
+    for name, claims in taken_by(unknown).items():
+        scores = sorted(claim.bid.log_odds for claim in claims)
+        ways = [(len(scores), 0.0, {})]
+        for floor in sorted({round((np.floor(score / STEP) + 1) * STEP, 2) for score in scores}):
+            lost = [claim for claim in mine.get(name, ()) if claim.bid.log_odds < floor]
+            cost = sum(worth.get(claim.pipeline, float(claim.pipeline == name)) for claim in lost)
+            ways.append((sum(score >= floor for score in scores), cost, {name: float(floor)}))
+        longer: dict[int, tuple[float, dict[str, float]]] = {}
+        for (kept, so_far, floors), (left, cost, more) in product(((k, *plan) for k, plan in plans.items()), ways):
+            if kept + left <= allowed and (kept + left not in longer or so_far + cost < longer[kept + left][0]):
+                longer[kept + left] = so_far + cost, floors | more
+        plans = longer
+    return min(sorted(plans.items(), reverse=True), key=lambda item: item[1][0])[1][1]

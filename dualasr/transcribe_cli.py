@@ -87,13 +87,13 @@ def shown(path: Path, transcription: Transcription) -> Iterator[str]:
         yield f"[{times}] {segment.language}: {segment.text}"
 
 
-def detected(path: Path, probs: dict[str, float], model) -> str:
-    """A file's likeliest language, its probability and pipeline, and the next ones, between tabs."""
-    if not probs:
-        return f"{path}\t-\t-\tno sound"
-    (best, prob), *others = list(probs.items())[:4]
-    rest = ", ".join(f"{code} {p:.3f}" for code, p in others)
-    return f"{path}\t{best}\t{prob:.3f}\t{model.route_of(best)}\t{rest}"
+def detected(path: Path, found: Transcription) -> str:
+    """A file's language, its probability and pipeline, and the likeliest of the others, between tabs."""
+    if found.language is None:
+        return f"{path}\t-\t-\tno {'speech' if found.language_probs else 'sound'}"
+    others = [(code, prob) for code, prob in found.language_probs.items() if code != found.language][:3]
+    rest = ", ".join(f"{code} {prob:.3f}" for code, prob in others)
+    return f"{path}\t{found.language}\t{found.language_probs[found.language]:.3f}\t{found.route}\t{rest}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Transcriber:
         if isinstance(result, DualasrError):
             raise result
         if self.args.detect_only:
-            return Outcome(job, lines=(detected(job.name, result.language_probs, self.model),))
+            return Outcome(job, lines=(detected(job.name, result),))
         write(result, job.output, formats_of(self.args), self.subtitles)
         lines = tuple(shown(job.name, result)) if self.args.verbose else ()
         return Outcome(job, lines=lines, route_seconds=result.scores["route_seconds"])

@@ -22,7 +22,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """The text of one window, with its evidence. start and end are seconds in the file; words is () where not asked for."""
+    """A part of what a window holds, with the window's evidence. start and end are seconds in the file, seek is where the window
+    starts in hundredths of a second, as Whisper counts. words is () where not asked for; tokens is () where the window was cut
+    into sentences by the times of its words."""
 
     start: float
     end: float
@@ -35,10 +37,14 @@ class Segment:
     scores: dict
     reason: str
     words: tuple[Word, ...] = ()
+    seek: int = 0
+    tokens: tuple[int, ...] = ()  # of the route's own tokenizer
+    temperature: float = 0.0
+    compression_ratio: float = 0.0
 
     def to_dict(self) -> dict:
         """The same as plain dicts, lists, strings and numbers, ready for JSON; without `words` where there are none."""
-        plain = asdict(self)
+        plain = asdict(self) | {"tokens": list(self.tokens)}
         words = plain.pop("words")
         return plain | ({"words": list(words)} if words else {})
 

@@ -111,7 +111,7 @@ def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route:
 
     answers = _hear(model, [window.samples for _, window in batch], route, language, options)
     for (recording, window), (result, words) in zip(batch, answers, strict=True):
-        recording.take(Piece(window.start, window.end, result, words), window.samples, again, model.selector.beta)
+        recording.take(Piece(window.start, window.end, result, words), window.samples, again, model.selector)
 
 
 def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, language: str | None,

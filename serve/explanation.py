@@ -13,6 +13,7 @@ from .decoders import title_of
 _NUMBER = r"([+-]?[\d.]+|[+-]?inf|nan)"
 _NEIGHBOURS = re.compile(r"(.*); both neighbours go to (.*)", re.DOTALL)
 _FLOOR = re.compile(rf"(.+): log-odds {_NUMBER}, floor {_NUMBER}", re.DOTALL)
+_NO_SPEECH = re.compile(rf"no speech: probability {_NUMBER}, limit {_NUMBER}")
 _TAGS = re.compile(rf"(.+): best tag {_NUMBER} against the primary's {_NUMBER}, (beyond|within) tau {_NUMBER}(.*)", re.DOTALL)
 _ODDS = re.compile(rf"(.+): log-odds {_NUMBER}, (beyond|within) tau {_NUMBER}(.*)", re.DOTALL)
 _DUEL = re.compile(rf"; log-odds {_NUMBER} after both were decoded \({_NUMBER} log-probability a second\)")
@@ -31,6 +32,8 @@ def explain(reason: str, route: str) -> str:
         return f"You chose {title_of(route)}, so the selector was not asked."
     if reason == "no language of the primary may be heard":
         return f"Whisper knows none of the languages you allow, so it is between the packs; {title_of(route)} fits best."
+    if match := _NO_SPEECH.fullmatch(reason):
+        return f"Whisper hears no speech in this part ({float(match[1]):.0%}), and packs are for speech alone, so it keeps it."
     if match := _FLOOR.fullmatch(reason):
         return (f"The nearest pack, {match[1]}, was not sure enough to take this from Whisper. It may be a language that no "
                 "pack here was taught.")  # fmt: skip

@@ -97,7 +97,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
             scheduler.model, route=route_of(model), language=language or None, languages=languages, prompt=prompt,
             temperature=temperature, words="word" in granularities,
         )  # fmt: skip
-        wanted = Wanted(response_format, granularities or frozenset({"segment"}), temperature, language_names(scheduler.model))
+        wanted = Wanted(response_format, granularities or frozenset({"segment"}), language_names(scheduler.model))
         return await answered(request, file, order, wanted, stream)
 
     @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
@@ -110,7 +110,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
             raise ApiError(400, f"Translation is the primary's; ask {AUTO} or {base_name(scheduler.model.backbone)} for it.",
                            code="invalid_value", param="model")  # fmt: skip
         order = order_of(scheduler.model, prompt=prompt, temperature=temperature, translate=True)
-        wanted = Wanted(response_format, frozenset({"segment"}), temperature, {}, "translate")
+        wanted = Wanted(response_format, frozenset({"segment"}), {}, "translate")
         return await answered(request, file, order, wanted, stream=False)
 
     async def answered(request: Request, file: UploadFile, order: Order, wanted: Wanted, stream: bool) -> Response:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from dualasr.fallback import compression_ratio
 from dualasr.transcript import Segment, Transcription
 from dualasr.writers import render
 
@@ -20,7 +19,6 @@ class Wanted:
 
     format: ResponseFormat
     granularities: frozenset[Granularity]
-    temperature: float
     names: dict[str, str]
     task: str = "transcribe"
 
@@ -49,9 +47,9 @@ class Wanted:
 
     def _segment(self, number: int, segment: Segment) -> dict:
         return {
-            "id": number, "seek": round(100 * segment.start), "start": segment.start, "end": segment.end, "text": segment.text,
-            "tokens": [], "temperature": self.temperature, "avg_logprob": segment.avg_logprob,
-            "compression_ratio": compression_ratio(segment.text), "no_speech_prob": segment.no_speech_prob,
+            "id": number, "seek": segment.seek, "start": segment.start, "end": segment.end, "text": segment.text,
+            "tokens": list(segment.tokens), "temperature": segment.temperature, "avg_logprob": segment.avg_logprob,
+            "compression_ratio": segment.compression_ratio, "no_speech_prob": segment.no_speech_prob,
             "route": segment.route, "language": segment.language, "reason": segment.reason,
         }  # fmt: skip
 

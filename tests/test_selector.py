@@ -61,13 +61,23 @@ def test_a_sure_primary_keeps_its_clip():
 
 
 def test_below_the_floor_the_primary_keeps_a_clip_and_nothing_is_decoded_twice():
-    options = SelectorOptions(floor=4.0)
+    options = SelectorOptions(floors={"north": 4.1, "west": 99.0})
     for head, route, settled in ((1.0, PRIMARY, True), (2.0, PRIMARY, True), (2.1, "north", True), (-2.0, PRIMARY, True)):
         decision = select(-0.1, [bid(head=head, tag=2.0)], options)
         assert (decision.route, decision.settled, decision.rival) == (route, settled, "north")
     assert not select(-0.1, [bid(head=1.0, tag=2.0)], SelectorOptions(beta=-3.0)).settled, "without it there is a duel"
     assert select(-0.1, [bid(head=-9, tag=-9)], replace(options, rule="paper", tau=0.0)).route == "north", "not the paper's"
     assert select(-0.1, [bid(head=1.0, tag=1.0)], options, primary=False).route == "north", "nobody else may have it"
+
+
+def test_what_the_primary_takes_for_no_speech_it_keeps():
+    sure = [bid(head=9, tag=9)]
+    for silence, route in ((0.59, "north"), (0.61, PRIMARY)):
+        decision = select(-0.1, sure, SelectorOptions(), no_speech_prob=silence)
+        assert (decision.route, decision.settled, decision.rival) == (route, True, "north")
+    assert select(-0.1, sure, SelectorOptions(no_speech=1.0), no_speech_prob=1.0).route == "north"
+    assert select(-0.1, sure, SelectorOptions.paper(), no_speech_prob=1.0).route == "north", "not the paper's"
+    assert select(-0.1, sure, SelectorOptions(), primary=False, no_speech_prob=1.0).route == "north", "nobody else may have it"
 
 
 def test_best_of_two_packs_leads():

@@ -21,15 +21,16 @@ DUEL = Calibration(duel=Logistic((1.0, 1.0, 0.0)))
 
 
 def claim(pipeline, log_odds, gap=0.0, language="ky", name="north"):
-    """A clip of one second whose leading pack has these log-odds, and gap more after a duel."""
-    bid = Bid(name, ("ky",), 0.0, DUEL, (1.0,), tag=log_odds)
-    return Claim(language, pipeline, 1.0, (bid,), name, Hypothesis((1,), "", -9.0, True), Hypothesis((1,), "", gap - 9.0, True))
+    """A clip of one second whose leading pack, of two, has these log-odds, and gap more after a duel."""
+    bids = tuple(Bid(one, (code,), 0.0, DUEL, (1.0,), tag=log_odds if one == name else -50.0)
+                 for one, code in (("north", "ky"), ("west", "ga")))  # fmt: skip
+    return Claim(language, pipeline, 1.0, bids, name, Hypothesis((1,), "", -9.0, True), Hypothesis((1,), "", gap - 9.0, True))
 
 
-def draw(rng, count, unknown=0):
-    dev = [claim(side, rng.normal(2.0 if side == "north" else -2.0, 2.5), rng.normal(1.0 if side == "north" else -1.0, 2.0))
-           for side in ("north", PRIMARY) for _ in range(count)]  # fmt: skip
-    return dev, [claim(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und") for _ in range(unknown)]
+def draw(rng, count, unknown=0, name="north"):
+    dev = [claim(side, rng.normal(2.0 if side == name else -2.0, 2.5), rng.normal(1.0 if side == name else -1.0, 2.0), name=name)
+           for side in (name, PRIMARY) for _ in range(count)]  # fmt: skip
+    return dev, [claim(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und", name) for _ in range(unknown)]
 
 
 def cost(dev, selector, taken=2.0):
@@ -43,15 +44,33 @@ def stolen(unknown, selector):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_pair_of_thresholds_routes_dev_better(seed):
-    """The slow way: every clip decided anew by the selector itself, for every pair on a grid."""
-    dev, unknown = draw(np.random.default_rng(seed), 15, 20)
+def test_no_other_beta_and_no_other_floors_route_dev_better(seed):
+    """The slow way: every clip decided anew by the selector itself, for all betas and then all pairs of two packs' floors."""
+    rng = np.random.default_rng(seed)
+    sides = [draw(rng, 15, 20, name) for name in ("north", "west")]
+    dev, unknown = [one for mine, _ in sides for one in mine], [one for _, foreign in sides for one in foreign]
     start, options = SelectorOptions(tau=1.5), SetOptions(most_stolen=0.1)
     fitted = fit_set(dev, unknown, start, options)
-    assert stolen(unknown, fitted) <= 2
+    assert stolen(unknown, fitted) <= 4
     grid = np.arange(-9.0, 9.0, 0.15)
-    pairs = [replace(start, beta=float(-t), floor=float(f)) for t in grid for f in [*grid[::4], -99.0]]
-    assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if stolen(unknown, one) <= 2)
+    assert cost(dev, replace(fitted, floors={})) <= min(cost(dev, replace(start, beta=float(-t))) for t in grid)
+    pairs = [replace(fitted, floors={"north": float(a), "west": float(b)}) for a in grid[::4] for b in grid[::4]]
+    assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if stolen(unknown, one) <= 4)
+
+
+def test_a_pack_that_is_taken_in_easily_costs_the_others_nothing():
+    dev = [claim("north", 4.0), claim("west", 9.0, name="west"), claim(PRIMARY, -9.0)]
+    unknown = [claim(None, 6.0, name="west") for _ in range(5)]
+    fitted = fit_set(dev, unknown, SelectorOptions(), SetOptions(most_stolen=0.0))
+    assert fitted.floors == {"west": 6.01} and cost(dev, fitted) == 0 and stolen(unknown, fitted) == 0
+
+
+def test_speech_that_is_none_to_the_primary_raises_the_limit():
+    heard = [replace(claim("north", 5.0), no_speech_prob=p) for p in (0.7, 0.8)] + [claim(PRIMARY, -5.0)]
+    fitted = fit_set(heard, [], SelectorOptions())
+    assert fitted.no_speech == pytest.approx(0.8, abs=0.01) and decide(heard[0], fitted)[0] == "north"
+    assert fit_set([replace(one, no_speech_prob=0.1) for one in heard], [], SelectorOptions()).no_speech == 0.6
+    assert decide(replace(claim(None, 9.0), no_speech_prob=0.95), fitted)[0] == PRIMARY
 
 
 def test_a_share_is_a_limit_and_a_smaller_one_costs_no_less():
@@ -62,21 +81,21 @@ def test_a_share_is_a_limit_and_a_smaller_one_costs_no_less():
         assert stolen(unknown, fitted) <= share * len(unknown)
         costs.append(cost(dev, fitted))
     assert costs == sorted(costs, reverse=True)
-    assert fitted.floor is None, "where all may be taken there is no floor"
+    assert cost(dev, fitted) <= cost(dev, replace(fitted, floors={})), "where all may be taken a floor is there for dev alone"
 
 
 def test_what_dev_cannot_tell_stays():
     sure = [claim("north", 6.0), claim("north", 7.0), claim(PRIMARY, -6.0), claim(PRIMARY, -7.0)]
     assert fit_set(sure, [], SelectorOptions()).beta == SelectorOptions().beta
     one_sided = fit_set([claim("north", -4.0), claim("north", 5.0)], [claim(None, 1.003)] * 3, SelectorOptions())
-    assert one_sided.beta == SelectorOptions().beta and one_sided.floor == 1.01
+    assert one_sided.beta == SelectorOptions().beta and one_sided.floors == {"north": 1.01}
     assert one_sided.posterior == Logistic(), "with one pipeline alone there is nothing to weigh"
 
 
 def test_beta_moves_to_the_middle_of_what_separates():
     shifted = [claim("north", 9.0), claim("north", 8.0), claim(PRIMARY, 4.0), claim(PRIMARY, 3.0)]
     fitted = fit_set(shifted, [], SelectorOptions(tau=0.0))
-    assert fitted.beta == pytest.approx(-6.0, abs=0.02) and fitted.floor is None
+    assert fitted.beta == pytest.approx(-6.0, abs=0.02) and fitted.floors == {}
     again = fit_set(shifted, [], fitted)
     assert again == fitted, "fitted again it stays"
 
@@ -132,7 +151,7 @@ def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
     claims, lost = hear_set(model, [*rows, (Sound(tmp_path / "broken.wav"), "ky", "north")], SetOptions(batch=3))
     assert len(claims) == 4 and len(lost) == 1 and "broken.wav" in lost[0]
     leads = sorted(one.bid.log_odds for one in claims)
-    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floor=leads[1] + 1e-3),
+    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floors=dict.fromkeys(("north", "west"), leads[1] + 1e-3)),
                      SelectorOptions(beta=9.0, posterior=Logistic((0.5,), -1.0))):  # fmt: skip
         write_selector(tmp_path / "set.json", selector, {"command": "none"})
         read = read_selector(tmp_path / "set.json")
@@ -151,10 +170,10 @@ def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
     path = tmp_path / "set.json"
     path.write_text('{"beta": -1.5, "tau": 2}')
     assert read_selector(path) == SelectorOptions(beta=-1.5, tau=2)
-    grown = SelectorOptions(floor=2.5, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky"))
+    grown = SelectorOptions(floors={"ky": 2.5}, no_speech=0.7, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky"))
     write_selector(path, grown, {"command": "x"})
     assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {"command": "x"}
-    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}'):
+    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}', '{"floors": {"ky": "x"}}'):
         path.write_text(content)
         with pytest.raises(PackError, match="no selector file"):
             read_selector(path)

@@ -11,7 +11,8 @@ import soundfile
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, PackError
 from dualasr.model import WindowResult
-from dualasr.recording import Piece, Recording, TranscribeOptions, _join, _whole
+from dualasr.recording import Piece, Recording, TranscribeOptions, _join
+from dualasr.selector import SelectorOptions
 from dualasr.transcript import Segment
 from dualasr.transcription import transcribe, transcribe_files
 
@@ -91,12 +92,11 @@ def test_the_shortest_window_is_decoded(model):
         assert bool(result.language_probs) != bool(silent)
 
 
-def test_no_speech_needs_both_thresholds_and_the_primary(model, clips):
+def test_no_speech_needs_both_thresholds(model, clips):
     for route in ("primary", "north"):
         for no_speech, logprob, kept in ((-1.0, 1.0, False), (-1.0, -1e9, True), (1.0, 1.0, True)):
             options = TranscribeOptions(no_speech_threshold=no_speech, logprob_threshold=logprob)
             result = transcribe(model, clips[3], route=route, options=options)
-            kept = kept or route == "north"  # a pack's language may be no speech to the primary
             assert result.scores["windows"]["no_speech"] == (not kept) and result.scores["windows"]["silent"] == 0
             assert kept or (not result.text and not result.segments and result.language is None)
             assert sum(result.language_probs.values()) == pytest.approx(1)  # it had sound, so it was asked
@@ -146,12 +146,13 @@ def test_the_whole_is_the_majority_and_the_mean_by_seconds(model):
 
 def test_the_majority_may_be_a_later_window(model):
     """Seconds decide, not the number or the order of windows."""
-    one = transcribe(model, warble(2), route="north", options=ALL).segments[0]
-    parts = [replace(one, start=a, end=b, route=route, language=code) for a, b, route, code in
-             ((0, 3, "primary", "de"), (3, 6, "primary", "de"), (6, 13, "north", "ky"))]  # fmt: skip
-    whole = _whole(tuple(parts), {}, 13.0, {})
-    assert (whole.route, whole.language) == ("north", "ky")
-    assert whole.scores["route_seconds"] == {"primary": 6, "north": 7}
+    for options in (ALL, replace(ALL, detect_only=True)):
+        file = Recording("x.wav", options)
+        for start, end, route, code in ((0, 3, "primary", "de"), (3, 6, "primary", "de"), (6, 13, "north", "ky")):
+            file.pieces.append(Piece(start, end, replace(make_result(route, 0.0), language=code)))
+        whole = file.result()
+        assert (whole.route, whole.language) == ("north", "ky")
+        assert whole.scores["route_seconds"] == {"primary": 6, "north": 7}
 
 
 def test_forced_route_and_language_appear(model, clips):
@@ -276,8 +277,8 @@ def test_only_the_stretches_that_are_asked_for_are_heard(model, clips, write):
     assert result.segments[0].text == alone.text
 
 
-def make_result(route: str, log_odds: float) -> WindowResult:
-    return WindowResult("a", "ky", route, {}, 0.0, 0.0, (), {"north": {"log_odds": log_odds}}, "said", "north", {})
+def make_result(route: str, log_odds: float, silence: float = 0.0) -> WindowResult:
+    return WindowResult("a", "ky", route, {}, silence, 0.0, (), 0.0, {"north": {"log_odds": log_odds}}, "said", "north", {})
 
 
 @pytest.mark.parametrize("log_odds, route", [(1.5, "primary"), (4.0, "north")])
@@ -290,7 +291,7 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
         return make_result(to, log_odds), ()
 
     for k, (to, z) in enumerate([("primary", -5.0), ("north", log_odds), ("primary", -5.0), ("primary", -5.0)]):
-        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100 + k, np.float32), again, beta=-0.7)
+        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100 + k, np.float32), again, SelectorOptions())
     assert [piece.result.route for piece in file.pieces] == ["primary", route, "primary", "primary"]
     assert asked == ([(101, "primary")] if route == "primary" else [])
     assert ("both neighbours" in file.pieces[1].result.reason) == (route == "primary")
@@ -299,8 +300,17 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
 def test_neighbours_that_disagree_outvote_nobody():
     file = Recording("x.wav", TranscribeOptions())
     for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
-        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, beta=-0.7)
+        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, SelectorOptions())
     assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]
+
+
+def test_what_is_no_speech_neither_votes_nor_is_outvoted():
+    for silent in range(3):
+        file = Recording("x.wav", TranscribeOptions())
+        for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("primary", -5.0)]):
+            answer = make_result(to, z, 0.9 if k == silent else 0.0)
+            file.take(Piece(k, k + 1, answer), np.zeros(100, np.float32), None, SelectorOptions())
+        assert [piece.result.route for piece in file.pieces] == ["primary", "north", "primary"]
 
 
 def test_a_batch_of_none_is_refused():
@@ -314,7 +324,8 @@ def test_to_dict_survives_json(model, clips):
         plain = result.to_dict()
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
         assert list(plain) == ["text", "language", "route", "language_probs", "segments", "duration", "scores"]
-        assert [Segment(**segment) for segment in plain["segments"]] == list(result.segments)
+        assert [Segment(**segment) for segment in plain["segments"]] == [
+            replace(segment, tokens=list(segment.tokens)) for segment in result.segments]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from dualasr.writers import FORMATS, output_paths, render, write
 
 
 def segment(start, end, text, language="ky", words=()):
-    return Segment(start, end, text, language, "north", -0.25, 0.1, {"ky": 0.75, "de": 0.25}, {"north": -1.5}, "tag", words)
+    return Segment(start, end, text, language, "north", -0.25, 0.1, {"ky": 0.75, "de": 0.25}, {"north": -1.5}, "tag", words,
+                   tokens=(5, 7), compression_ratio=0.8)
 
 
 def whole(*segments):
@@ -129,9 +130,11 @@ def test_json_has_whispers_fields_and_ours():
         "duration": 4000.0, "scores": {"windows": {"text": 2}},
         "segments": [
             {"id": 0, "start": 0.0, "end": 2.0, "text": "Кар жаады.", "language": "ky", "route": "north", "avg_logprob": -0.25,
-             "no_speech_prob": 0.1, "language_probs": {"ky": 0.75, "de": 0.25}, "scores": {"north": -1.5}, "reason": "tag"},
+             "no_speech_prob": 0.1, "language_probs": {"ky": 0.75, "de": 0.25}, "scores": {"north": -1.5}, "reason": "tag",
+             "seek": 0, "tokens": [5, 7], "temperature": 0.0, "compression_ratio": 0.8},
             {"id": 1, "start": 4.0, "end": 4.0, "text": "ja", "language": "de", "route": "north", "avg_logprob": -0.25,
              "no_speech_prob": 0.1, "language_probs": {"ky": 0.75, "de": 0.25}, "scores": {"north": -1.5}, "reason": "tag",
+             "seek": 0, "tokens": [5, 7], "temperature": 0.0, "compression_ratio": 0.8,
              "words": [{"start": 0.0, "end": 4.0, "word": "ja", "probability": None, "shared": True}]},
         ],
     }  # fmt: skip
