@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from dualasr.errors import AudioError
+from dualasr.errors import AudioError, NoSamplesError
 from dualasr.sound_files import AV_SUFFIXES, open_sound_file
 
 SAMPLE_RATE = 16_000
@@ -54,7 +54,7 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
     folder, empty, not audio, a cut wav, without channels or sound track, or m4a and friends where neither PyAV nor an
     `ffmpeg` program is installed; when the stream gets there, if it is truncated (seen in flac and mp4; mp3, ogg and webm
     hold no reliable length and are read as far as they go), becomes shorter while it is read, or has NaN or infinite
-    samples; at the end, if there were no samples.
+    samples; at the end NoSamplesError, if there were none.
     """
     sound, empty = _sound(audio), True
     with open_sound_file(sound.path) as file:
@@ -126,8 +126,8 @@ def _sound(audio: str | Path | Sound) -> Sound:
     return audio if isinstance(audio, Sound) else Sound(Path(audio))
 
 
-def _no_samples(sound: Sound) -> AudioError:
-    return AudioError(f"{sound.path}: has no samples" + ("" if sound.is_whole else f" in {sound}"))
+def _no_samples(sound: Sound) -> NoSamplesError:
+    return NoSamplesError(f"{sound.path}: has no samples" + ("" if sound.is_whole else f" in {sound}"))
 
 
 def _finite(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

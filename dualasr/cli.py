@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dualasr import transcribe_cli, transcribe_flags
-from dualasr.errors import CorpusError, DualasrError, MissingExtraError, RunError
+from dualasr.errors import CorpusError, DualasrError, MissingExtraError, PackError, RunError
 from dualasr.packs_cli import packs_dir_flag, packs_flags, run_packs
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -165,9 +165,10 @@ def build_parser() -> argparse.ArgumentParser:
         c.add_argument("--seed", type=int, default=1, help="(%(default)s)")
 
     c = add("export", run_export, "a pack merged and alone, and its base for faster-whisper and whisper.cpp")
-    c.add_argument("pack", type=Path, metavar="PACK", help="language pack")
+    c.add_argument("pack", type=Path, metavar="PACK", help="language pack: its folder or its name")
     c.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder; its README.md says what is what")
     c.add_argument("--base", default="micro", help=base_help)
+    packs_dir_flag(c)
 
     packs_flags(add("packs", run_packs, "list, look into, check, add and remove packs"))
     for command in commands.choices.values():
@@ -402,8 +403,12 @@ def run_corpus(args) -> int:
 
 def run_export(args) -> int:
     from dualasr.export import export
+    from dualasr.pack_folder import find_packs, packs_dir
 
-    export(args.pack, args.to, args.base)
+    packs = find_packs([args.pack], packs_dir(args.packs_dir))
+    if len(packs) > 1:
+        raise PackError(f"{args.pack} holds {len(packs)} packs; name one of them: {', '.join(map(str, packs))}.")
+    export(packs[0], args.to, args.base)
     print(f"{args.to}: primary, secondary, README.md")
     return 0
 

@@ -5,6 +5,7 @@ message alone and exits with 1; a traceback means a bug.
 
     DualasrError
     |-- AudioError          a file that cannot be read as sound
+    |   `-- NoSamplesError  a file, or a stretch of one, that holds no sound
     |-- CorpusError         a row, a manifest or a folder that cannot be used
     |-- BaseModelError      a folder or hub id that is no Whisper
     |-- PackError           a pack that is damaged, foreign, or made for another base
@@ -19,6 +20,10 @@ class DualasrError(Exception):
 
 class AudioError(DualasrError):
     """A file that cannot be read as sound; the message starts with its path."""
+
+
+class NoSamplesError(AudioError):
+    """A file that can be read but holds no samples, or a stretch that lies behind its end."""
 
 
 class CorpusError(DualasrError):

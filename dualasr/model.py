@@ -255,8 +255,9 @@ class DualWhisper:
 
     def _decisions(self, heard: Heard, bids: Sequence[Sequence[Bid]], log_probs: torch.Tensor | None) -> list[Decision]:
         """First ones, of every window; `log_probs` are the primary's."""
+        rows = zip(_best_tags(heard, log_probs), bids, heard.no_speech_prob, strict=True)
         return [select(tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence)
-                for tag, row, silence in zip(_best_tags(heard, log_probs), bids, heard.no_speech_prob, strict=True)]  # fmt: skip
+                for tag, row, silence in rows]  # fmt: skip
 
     def _route(self, route: str | None, language: str | None) -> str | None:
         """The route that is forced, by itself or by a language; None: the selector's. Raises PackError for an unknown one."""

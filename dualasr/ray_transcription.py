@@ -33,8 +33,8 @@ class RayTranscriber:
             raise MissingExtraError("ray", "ray") from error
         self.args, self.load = args, load
 
-    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None]) -> Iterator[Outcome]:
-        """Transcribe and write; files in the order in which their blocks are done.
+    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
+        """Transcribe and write; files in the order in which their blocks are done, and shown then.
 
         A worker that dies is started again, and its block given out once more. If it dies once more, or fails in a way that is
         no DualasrError, the files of the block that have no answer fail, at the end. Raises RunError where the workers do not
@@ -51,10 +51,12 @@ class RayTranscriber:
             # Ray says on stdout that a worker died, where transcripts are shown
             with redirect_stdout(sys.stderr), ray.init(address, include_dashboard=False, logging_level=logging.ERROR):
                 for row in self._dataset(jobs).iter_rows():
-                    outcome, seconds = pickle.loads(row["told"])
+                    outcome, seconds, lines = pickle.loads(row["told"])
                     if isinstance(outcome, str):
                         raise RunError(outcome)
                     heard(seconds)
+                    for line in lines:
+                        show(line)
                     del waiting[outcome.job.file]
                     yield outcome
         except (ray.exceptions.RayError, ConnectionError) as error:
@@ -102,17 +104,20 @@ class Worker:
         self.transcribe: Transcriber | None = None
 
     def __call__(self, row: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
-        """A block's outcomes, each with the seconds that were heard since the last; or the sentence that ends the run."""
+        """A block's outcomes, each with the seconds that were heard and the lines that were shown since the last; or the
+        sentence that ends the run."""
         seconds: list[float] = []
+        lines: list[str] = []
         try:
             if self.transcribe is None:
                 os.chdir(self.folder)
                 self.transcribe = Transcriber(self.args, self.load)
-            for outcome in self.transcribe(pickle.loads(row["jobs"]), seconds.append):
-                yield {"told": pickle.dumps((outcome, sum(seconds)))}
+            for outcome in self.transcribe(pickle.loads(row["jobs"]), seconds.append, lines.append):
+                yield {"told": pickle.dumps((outcome, sum(seconds), lines))}
                 seconds.clear()
+                lines.clear()
         except DualasrError as error:
-            yield {"told": pickle.dumps((str(error), 0.0))}
+            yield {"told": pickle.dumps((str(error), 0.0, []))}
 
 
 def block_size(files: int, workers: int, batch: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, stream_audio
 from dualasr.backbone import Span
-from dualasr.errors import AudioError, DualasrError
+from dualasr.errors import AudioError, DualasrError, NoSamplesError
 from dualasr.fallback import compression_ratio
 from dualasr.model import DecodeOptions, WindowResult
 from dualasr.selector import PRIMARY, SelectorOptions
@@ -34,20 +34,24 @@ class TranscribeOptions:
     """How a file is decoded, and which of its windows give no text.
 
     batch: windows decoded at once. A window is no speech where no_speech_prob > no_speech_threshold and avg_logprob <
-    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A window is silence, and is not decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech
-    alone. `stretches` (start, end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both
-    go another way goes with them if its lead is below `smoothing`, in log-odds, and nobody of the three is no speech.
+    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A window is silence, and is not
+    decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech alone. `stretches` (start,
+    end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both go another way goes with them
+    if its lead is below `smoothing`, in log-odds, and none of the three is no speech.
 
     words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
-    them. With `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window, unless it looks
-    like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route and language are
-    those of the most seconds of windows that the primary takes for speech, and there is no text. Raises ValueError for a batch below 1.
+    them. The prompt of `decode` is what was said before a file, so that its first window alone is given it; with
+    `carry_prompt` all are. With `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window,
+    unless it looks like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route
+    and language are those of the most seconds of windows that the primary takes for speech, and there is no text. Raises
+    ValueError for a batch below 1.
     """
 
     decode: DecodeOptions = DecodeOptions()
     batch: int = 8
     words: bool = False
     sentences: bool = False
+    carry_prompt: bool = False
     condition_on_previous_text: bool = False
     detect_only: bool = False
     no_speech_threshold: float = 0.6
@@ -78,7 +82,7 @@ class Piece:
 
 @dataclass
 class Recording:
-    """A sound between its first window and its last answer; `spans` is the backbone's."""
+    """A sound between its first window and its last answer; `spans` is the backbone's, `told` counts the pieces in `news`."""
 
     audio: Audio
     options: TranscribeOptions
@@ -87,16 +91,23 @@ class Recording:
     kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
     samples: int = 0
     silent: int = 0
+    told: int = 0
     error: DualasrError | None = None
 
     def windows(self, window_s: float) -> Iterator[Window]:
-        """The windows with sound. Raises AudioError where the sound cannot be read."""
+        """The windows with sound. Raises AudioError where the sound cannot be read, or none of the stretches holds any."""
+        behind = None
         for start, blocks in _blocks(self.audio, self.options.stretches):
-            for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
-                if len(window.samples) >= SHORTEST and float(np.abs(window.samples).max()) >= self.options.silence_peak:
-                    yield replace(window, start=start + window.start)
-                else:
-                    self.silent += 1
+            try:
+                for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
+                    if len(window.samples) >= SHORTEST and float(np.abs(window.samples).max()) >= self.options.silence_peak:
+                        yield replace(window, start=start + window.start)
+                    else:
+                        self.silent += 1
+            except NoSamplesError as error:
+                behind = error
+        if behind and not self.samples:
+            raise behind
 
     def _counted(self, block: np.ndarray) -> np.ndarray:
         self.samples += len(block)
@@ -120,8 +131,13 @@ class Recording:
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
 
     def prompt(self) -> str:
-        """What the primary wrote of the file so far, back to the last window that went elsewhere or looks like a failure."""
+        """What the primary wrote of the file so far, back to the last window that went elsewhere or looks like a failure;
+        before it what the caller gave, if it reaches back to the beginning. If that is carried on it is always there, and of
+        the file the last window alone, for a prompt has little room."""
         decode, texts = self.options.decode, []
+        if self.options.carry_prompt and self.pieces:
+            last = self.pieces[-1].result
+            return " ".join([decode.prompt, last.text.strip() if last.route == PRIMARY else ""]).strip()
         for piece in reversed(self.pieces):
             answer = piece.result.hypotheses.get(PRIMARY)
             if piece.result.route != PRIMARY or answer is None:
@@ -140,14 +156,24 @@ class Recording:
         """The transcript, or the error that ended it."""
         return self.error or self._transcription(self.pieces)
 
+    def news(self, *, last: bool = False) -> Iterator[Segment]:
+        """The segments of the windows that were settled since this was asked before; after the `last` answer all are."""
+        fresh = self.pieces[self.told : None if last else -1]
+        self.told += len(fresh)
+        return self._said(fresh)
+
+    def _said(self, pieces: Sequence[Piece]) -> Iterator[Segment]:
+        for piece in pieces:
+            if piece.result.text.strip() and not _is_no_speech(piece.result, self.options):
+                yield from _segments(piece, self.spans, self.options)
+
     def settled(self) -> Transcription:
         """The transcript so far, of the windows whose answer no later one can change."""
         return self._transcription(self.pieces[:-1])
 
     def _transcription(self, pieces: Sequence[Piece]) -> Transcription:
         speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
-        spoken = [piece for piece in speech if piece.result.text.strip()]
-        segments = tuple(segment for piece in spoken for segment in _segments(piece, self.spans, self.options))
+        segments, texts = tuple(self._said(pieces)), sum(bool(piece.result.text.strip()) for piece in speech)
         told = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
         if self.options.detect_only:
             told = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
@@ -155,7 +181,7 @@ class Recording:
         for route, language, seconds in told:
             routes[route] += seconds
             languages[language] += seconds
-        windows = {"text": len(spoken), "empty": len(speech) - len(spoken), "no_speech": len(pieces) - len(speech),
+        windows = {"text": texts, "empty": len(speech) - texts, "no_speech": len(pieces) - len(speech),
                    "silent": self.silent}  # fmt: skip
         scores = {"windows": windows, "route_seconds": dict(routes), "language_seconds": dict(languages)}
         return Transcription(

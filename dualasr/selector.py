@@ -134,7 +134,8 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
            no_speech_prob: float = 0.0) -> Decision:  # fmt: skip
     """First decision, from tags alone. `primary_best_tag` is the log-probability of the primary's best tag.
 
-    `no_speech_prob` is the primary's, too; the paper's rule does not look at it, nor at floors. Without `primary`, that is where it knows none of the languages that may be heard, the best pack has the clip.
+    `no_speech_prob` is the primary's, too; the paper's rule does not look at it, nor at floors. Without `primary`, that is
+    where it knows none of the languages that may be heard, the best pack has the clip.
     """
     if not bids:
         return Decision(PRIMARY, True, "no pack is loaded")
@@ -148,7 +149,8 @@ def select(primary_best_tag: float, bids: Sequence[Bid], options: SelectorOption
     else:
         best = max([bid for bid in bids if bid.tag is not None] or bids, key=lambda bid: bid.log_odds)
         if no_speech_prob > options.no_speech:
-            return Decision(PRIMARY, True, f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}", best.name)
+            reason = f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}"
+            return Decision(PRIMARY, True, reason, best.name)
         floor = options.floors.get(best.name, -np.inf)
         if best.log_odds < floor:
             return Decision(PRIMARY, True, f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}", best.name)

@@ -1,9 +1,10 @@
 """What a set of packs decides together, fitted on dev audio of everybody's languages and on audio that nobody knows.
 
-Thresholds. A pack takes a clip if its log-odds are not below its floor before a duel, and above -beta after it. Floors are what
-unknown languages are told by: the primary doubts those, and a duel holds that against it; and each pack has its own, for one that
-is taken in easily must not cost the others theirs. First beta is where dev is routed best; then floors are where this costs
-the least, of all that leave no more of the unknown clips to packs than is allowed. What dev cannot tell stays as it was.
+Two kinds of thresholds. A pack takes a clip if its log-odds are not below its floor before a duel, and above -beta after it.
+Floors are what unknown languages are told by: the primary doubts those, and a duel holds that against it; and each pack has its
+own, for one that is taken in easily must not cost the others theirs. First beta is where dev is routed best; then floors are
+where this costs the least, of all that leave no more of the unknown clips to packs than is allowed. What dev cannot tell
+stays as it was.
 
 A clip needs to be heard once: it is a pack's for every -beta below its log-odds after the duel, which count only as far as tau
 from those before.
@@ -134,7 +135,7 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 def fit_set(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOptions,
             options: SetOptions = SetOptions()) -> SelectorOptions:  # fmt: skip
-    """The selector with the no-speech limit, beta, floors and posterior of the set; `dev` and `unknown` were heard under `selector`.
+    """The selector with limit, beta, floors and posterior of the set; `dev` and `unknown` were heard under `selector`.
 
     Without dev clips of both the primary's and packs' languages beta stays, without unknown clips there are no floors. The
     no-speech limit rises where packs' dev speech is no speech to the primary. Raises PackError for a selector of another rule.

@@ -19,6 +19,7 @@ import soundfile
 
 from dualasr.errors import AudioError
 
+_CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")  # how mkv and webm, and wma begin; mp4 has "ftyp" after four bytes
 AV_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".mka", ".aac", ".m4v", ".3gp", ".wma")
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
 _INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
@@ -49,7 +50,8 @@ def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise AudioError(f"{path}: is a folder, not a sound file")
+        shut = not os.access(path, os.R_OK | os.X_OK)
+        raise AudioError(f"{path}: is a folder{' that cannot be looked into' if shut else ', not a sound file'}")
     if not path.is_file():
         raise AudioError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
     if not path.stat().st_size:
@@ -57,7 +59,9 @@ def _check_file(path: Path) -> None:
 
 
 def _opener(path: Path):
-    if path.suffix.lower() not in AV_SUFFIXES:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if path.suffix.lower() not in AV_SUFFIXES and head[4:] != b"ftyp" and not head.startswith(_CONTAINERS):
         return _open_libsndfile
     try:
         import av  # noqa: F401
@@ -65,7 +69,7 @@ def _opener(path: Path):
         if shutil.which("ffmpeg"):
             return _open_ffmpeg
         hint = "pip install 'dualasr[av]'"
-        raise AudioError(f"{path}: reading {path.suffix} needs PyAV or ffmpeg; install it with: {hint}") from error
+        raise AudioError(f"{path}: reading {path.suffix or 'it'} needs PyAV or ffmpeg; install it with: {hint}") from error
     return _open_av
 
 

@@ -21,8 +21,10 @@ from dualasr.errors import DualasrError, PackError, RunError
 from dualasr.languages import tag_among
 from dualasr.subtitles import span
 from dualasr.transcribe_flags import STDIN, check_choice, formats_of, options_of
-from dualasr.transcript import Transcription
+from dualasr.transcript import Segment, Transcription
 from dualasr.writers import clock, output_paths, write
+
+LINE_EVERY = 30.0  # s
 
 
 def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
@@ -40,8 +42,10 @@ def _found(name: str, recursive: bool) -> list[Path]:
     """What one of the names stands for."""
     path = Path(name)
     if path.is_dir():
-        below = sorted(path.rglob("*") if recursive else path.iterdir())
-        inside = [p for p in below if p.is_file() and p.suffix.lower() in SUFFIXES]
+        shut: list[Path] = []  # folders that cannot be looked into; each fails as a file does
+        walk = os.walk(path, onerror=lambda error: shut.append(Path(error.filename)))
+        below = (Path(folder, name) for folder, _, names in walk for name in names) if recursive else path.iterdir()
+        inside = [p for p in sorted(below) if p.is_file() and p.suffix.lower() in SUFFIXES] + sorted(shut)
         if not inside:
             hint = "" if recursive else "; -r looks into the folders below it"
             raise RunError(f"{name}: no sound file in this folder ({', '.join(SUFFIXES)}){hint}.")
@@ -79,12 +83,9 @@ def place_of_output(folder: Path) -> None:
         raise RunError(f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder.") from error
 
 
-def shown(path: Path, transcription: Transcription) -> Iterator[str]:
-    """The lines that --verbose prints: where a file begins, and its segments with times, language and text."""
-    yield f"{path}"
-    for segment in transcription.segments:
-        times = " --> ".join(map(clock, span(segment)))
-        yield f"[{times}] {segment.language}: {segment.text}"
+def shown(segment: Segment) -> str:
+    """What --verbose prints of a segment: times, language and text."""
+    return f"[{' --> '.join(map(clock, span(segment)))}] {segment.language}: {segment.text}"
 
 
 def detected(path: Path, found: Transcription) -> str:
@@ -107,11 +108,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a file: the error that it failed with, or what there is to show and the seconds of text by route."""
+    """What came of a file: the error that it failed with, or the seconds of text by route."""
 
     job: Job
     error: str | None = None
-    lines: tuple[str, ...] = ()
     route_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -131,25 +131,37 @@ class Transcriber:
             names = [name for name in args.languages.split(",") if name.strip()]
             self.model = self.model.among([language_code(name, self.model) for name in names])
 
-    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None]) -> Iterator[Outcome]:
-        """Transcribe files and write what is asked for, each once it is whole; `heard` is told the seconds of audio."""
+    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
+        """Transcribe files and write what is asked for, each once it is whole; `heard` is told the seconds of audio, `show` the
+        lines that the flags want to see, as they come."""
         from dualasr.transcription import transcribe_files
 
         job_of = {job.file: job for job in jobs}
-        for file, result in transcribe_files(self.model, job_of, heard=heard, **self.asked):
-            try:
-                yield self._write(job_of[file], result)
-            except DualasrError as error:
-                yield Outcome(job_of[file], str(error))
+        verbose, begun = self.args.verbose and not self.args.detect_only, set()
 
-    def _write(self, job: Job, result: Transcription | DualasrError) -> Outcome:
-        if isinstance(result, DualasrError):
-            raise result
-        if self.args.detect_only:
-            return Outcome(job, lines=(detected(job.name, result),))
-        write(result, job.output, formats_of(self.args), self.subtitles)
-        lines = tuple(shown(job.name, result)) if self.args.verbose else ()
-        return Outcome(job, lines=lines, route_seconds=result.scores["route_seconds"])
+        def begin(file: Path) -> None:
+            if verbose and file not in begun:
+                begun.add(file)
+                show(f"{job_of[file].name}")
+
+        def said(file: Path, segment: Segment) -> None:
+            begin(file)
+            show(shown(segment))
+
+        more = {"said": said} if verbose else {}
+        for file, result in transcribe_files(self.model, job_of, heard=heard, **more, **self.asked):
+            job = job_of[file]
+            try:
+                if isinstance(result, DualasrError):
+                    raise result
+                begin(file)
+                if self.args.detect_only:
+                    show(detected(job.name, result))
+                else:
+                    write(result, job.output, formats_of(self.args), self.subtitles)
+                yield Outcome(job, route_seconds=result.scores["route_seconds"])
+            except DualasrError as error:
+                yield Outcome(job, str(error).replace(str(job.file), str(job.name)))
 
 
 def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = Transcriber) -> int:
@@ -172,10 +184,17 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
         counts, routes, heard, began = Counter(skipped=len(jobs) - len(todo)), Counter(), 0.0, time.monotonic()
         bar = stack.enter_context(tqdm(total=len(todo), unit="file", disable=None))
 
+        told = began  # when a line said how far it is, where a bar would only fill a log
+
         def tell(seconds: float) -> None:
-            nonlocal heard
+            nonlocal heard, told
             heard += seconds
-            bar.set_postfix_str(f"{heard:.0f} s of audio, {heard / max(time.monotonic() - began, 1e-3):.1f} x real time")
+            now = time.monotonic()
+            rate = f"{heard:.0f} s of audio, {heard / max(now - began, 1e-3):.1f} x real time"
+            bar.set_postfix_str(rate)
+            if bar.disable and now - told >= LINE_EVERY:
+                print(f"{counts['done'] + counts['failed']} of {len(todo)} files; {rate}", file=sys.stderr)
+                told = now
 
         def show(line: str) -> None:
             try:
@@ -184,11 +203,9 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             except OSError:  # nobody reads on, or the disk is full: what is written to files does not depend on it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
-        for outcome in transcribe(todo, tell):
+        for outcome in transcribe(todo, tell, show):
             counts["done" if outcome.error is None else "failed"] += 1
             routes.update(outcome.route_seconds)
-            for line in outcome.lines:
-                show(line)
             if outcome.error is not None:
                 tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
             bar.update()

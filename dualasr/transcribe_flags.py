@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group("output")
     g.add_argument("-o", "--output_dir", type=Path, default=Path("."), metavar="DIR", help="(%(default)s)")
     g.add_argument("-f", "--output_format", default="all", choices=(*FORMATS, "all"), help="(%(default)s)")
-    g.add_argument("--skip_existing", action="store_true", help="leave out files whose transcripts are there")
+    g.add_argument("--skip_existing", action="store_true", help="leave out files for which transcripts of that name are there")
     switch(g, "--verbose", True, "print the text as it comes")
     switch(g, "--highlight_words", False, "underline each word as it is spoken, in srt and vtt; needs --word_timestamps")
     g.add_argument("--max_line_width", type=optional(int), metavar="N", help="characters; needs --word_timestamps")
@@ -65,15 +65,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                    help="text with a lower mean log-probability is a failure (%(default)s)")  # fmt: skip
     g.add_argument("--no_speech_threshold", type=optional(float), default=0.6, metavar="X",
                    help="above it, and with a failure, a window is silence (%(default)s)")  # fmt: skip
-    g.add_argument("--initial_prompt", metavar="TEXT", help="what was said before, for the primary alone")
+    g.add_argument("--initial_prompt", metavar="TEXT", help="what was said before a file, for the primary alone")
+    switch(g, "--carry_initial_prompt", False, "and before each of its windows")
     switch(g, "--condition_on_previous_text", False, "the primary's last window is its next one's prompt; then one by one")
     switch(g, "--word_timestamps", False, "when each word was said")
-    g.add_argument("--batch_size", type=int, default=8, metavar="N", help="windows decoded together (%(default)s)")
+    g.add_argument("--batch_size", type=optional(int), default=8, metavar="N", help="windows decoded together (%(default)s)")
 
     g = parser.add_argument_group("windows")
     g.add_argument("--clip_timestamps", default="0", metavar="S,E,..", help="start,end,start,... in seconds of what is heard")
     switch(g, "--vad_filter", False, "hear speech alone (extra: vad)")
-    g.add_argument("--vad_threshold", type=float, metavar="P", help="probability of speech (0.5)")
+    g.add_argument("--vad_threshold", "--vad_onset", type=float, metavar="P", help="probability of speech (0.5)")
     g.add_argument("--vad_min_speech_duration_ms", type=int, metavar="MS", help="(0)")
     g.add_argument("--vad_max_speech_duration_s", type=float, metavar="S", help="(the base's window)")
     g.add_argument("--vad_min_silence_duration_ms", type=int, metavar="MS", help="(2000)")
@@ -81,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     g = parser.add_argument_group("machine")
     g.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(%(default)s)")
-    g.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (torch's own choice)")
+    g.add_argument("--threads", type=optional(int), default=0, metavar="N", help="of the CPU (torch's own choice)")
     switch(g, "--local_files_only", False, "never ask the hub")
     g.add_argument("--ray", type=int, nargs="?", const=0, metavar="WORKERS",
                    help="so many at once, here or on the cluster at RAY_ADDRESS; all that fit (extra: ray)")  # fmt: skip
@@ -120,7 +121,8 @@ def options_of(args: argparse.Namespace):
         )  # fmt: skip
         off = float("inf")
         options = TranscribeOptions(
-            decode=decode, batch=args.batch_size, words=args.word_timestamps, sentences=True, detect_only=args.detect_only,
+            decode=decode, batch=8 if args.batch_size is None else args.batch_size, words=args.word_timestamps, sentences=True,
+            detect_only=args.detect_only, carry_prompt=args.carry_initial_prompt,
             condition_on_previous_text=args.condition_on_previous_text, stretches=clip_timestamps(args.clip_timestamps),
             no_speech_threshold=off if args.no_speech_threshold is None else args.no_speech_threshold,
             logprob_threshold=off if args.logprob_threshold is None else args.logprob_threshold,

@@ -22,9 +22,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of what a window holds, with the window's evidence. start and end are seconds in the file, seek is where the window
-    starts in hundredths of a second, as Whisper counts. words is () where not asked for; tokens is () where the window was cut
-    into sentences by the times of its words."""
+    """A part of what a window holds, with the window's evidence.
+
+    start and end are seconds in the file, seek is where the window starts in hundredths of a second, as Whisper counts. words
+    is () where not asked for; tokens is () where the window was cut into sentences by the times of its words.
+    """
 
     start: float
     end: float

@@ -16,7 +16,7 @@ from dualasr.languages import tag_among
 from dualasr.model import DualWhisper
 from dualasr.recording import Answered, Audio, Piece, Recording, TranscribeOptions
 from dualasr.selector import PRIMARY
-from dualasr.transcript import Transcription
+from dualasr.transcript import Segment, Transcription
 from dualasr.windows import Window
 from dualasr.word_times import words_of
 
@@ -38,18 +38,21 @@ def transcribe(model: DualWhisper, audio: Audio, *, route: str | None = None, la
 def transcribe_files(
     model: DualWhisper, paths: Iterable[str | Path], *, route: str | None = None, language: str | None = None,
     options: TranscribeOptions = TranscribeOptions(), heard: Callable[[float], None] = lambda seconds: None,
+    said: Callable[[Path, Segment], None] = lambda path, segment: None,
 ) -> Iterator[tuple[Path, Transcription | DualasrError]]:  # fmt: skip
     """Transcribe files, each given in turn once it is whole; a broken one gives its error and the others are still done.
 
-    `heard` is told the seconds of audio as they are decoded. Raises PackError at once for an unknown route or language,
+    `heard` is told the seconds of audio as they are decoded, `said` every segment once no later window can change it, file
+    after file. Raises PackError at once for an unknown route or language,
     which would fail every file alike.
     """
     check_choice(model, route, language)
-    return _transcribe_all(model, map(Path, paths), route, language, options, heard)
+    return _transcribe_all(model, map(Path, paths), route, language, options, heard, said)
 
 
 def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | None, language: str | None,
-                    options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None
+                    options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None,
+                    said: Callable[[Audio, Segment], None] = lambda audio, segment: None,
                     ) -> Iterator[tuple[Audio, Transcription | DualasrError]]:  # fmt: skip
     """Each audio with its transcript or error, in order."""
     size = 1 if options.condition_on_previous_text else options.batch
@@ -61,6 +64,14 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
         heard(sum(len(window.samples) for _, window in batch) / SAMPLE_RATE)
         batch.clear()
 
+    def tell(file: Recording, *, last: bool = False) -> None:
+        for segment in file.news(last=last):
+            said(file.audio, segment)
+
+    def finished() -> tuple[Audio, Transcription | DualasrError]:
+        tell(file := files.popleft(), last=True)
+        return file.audio, file.result()
+
     for audio in audios:
         file = Recording(audio, options, model.backbone.spans)
         files.append(file)
@@ -68,14 +79,17 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
             batch.append((file, window))
             if len(batch) == size:
                 decode()
+                while files[0] is not file and all(files[0] is not other for other, _ in batch):
+                    yield finished()
+                tell(files[0])
         if file.error is not None:
             batch[:] = [pair for pair in batch if pair[0] is not file]
-        waiting = {id(file) for file, _ in batch}
-        while files and id(files[0]) not in waiting:
-            yield (done := files.popleft()).audio, done.result()
+        while files and all(files[0] is not other for other, _ in batch):
+            yield finished()
     if batch:
         decode()
-    yield from ((file.audio, file.result()) for file in files)
+    while files:
+        yield finished()
 
 
 def _readable(file: Recording, window_s: float) -> Iterator[Window]:
@@ -100,12 +114,25 @@ def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route:
            options: TranscribeOptions) -> None:  # fmt: skip
     """Decode windows together and hand each recording its answers; of one recording they stand in their order.
 
-    With `condition_on_previous_text` the batch is a single window.
+    With `condition_on_previous_text` the batch is a single window. A prompt is that of the first windows of recordings alone,
+    unless it is carried on.
     """
     if options.condition_on_previous_text:
         [(recording, _)] = batch
         options = replace(options, decode=replace(options.decode, prompt=recording.prompt()))
+    elif options.decode.prompt and not options.carry_prompt:
+        first = {id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces}.values()
+        if first:
+            _answer(model, [batch[i] for i in sorted(first)], route, language, options)
+        batch = [pair for i, pair in enumerate(batch) if i not in first]
+        options = replace(options, decode=replace(options.decode, prompt=""))
+    if batch:
+        _answer(model, batch, route, language, options)
 
+
+def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route: str | None, language: str | None,
+            options: TranscribeOptions) -> None:  # fmt: skip
+    """`answer` of windows that are all given the same prompt."""
     def again(samples: np.ndarray, to: str) -> Answered:
         return _hear(model, [samples], to, None, options)[0]
 

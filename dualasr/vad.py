@@ -45,8 +45,9 @@ class VadOptions:
         for name in ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 ms")
-        if not self.max_speech_duration_s > 0:
-            raise ValueError(f"max_speech_duration_s is {self.max_speech_duration_s}; it must be above 0 s")
+        if not self.max_speech_duration_s >= CHUNK / SAMPLE_RATE:
+            raise ValueError(f"max_speech_duration_s is {self.max_speech_duration_s}; it must be at least "
+                             f"{CHUNK / SAMPLE_RATE} s")  # fmt: skip
 
 
 @dataclass(frozen=True)

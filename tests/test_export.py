@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dualasr.backbone import Backbone, base_path
-from dualasr.cli import QUIET
+from dualasr.cli import QUIET, main
 from dualasr.errors import PackError, RunError
 from dualasr.export import export, save_base
 from dualasr.model import DecodeOptions, load_model
@@ -144,6 +144,15 @@ def test_a_missing_pack_and_one_of_another_base(tiny_folder, make_pack, tmp_path
     with pytest.raises(PackError, match="was trained on"):
         export(make_pack(), tmp_path / "out", "micro")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pack_is_named_as_elsewhere(tiny_folder, make_pack, tmp_path, capsys):
+    make_pack(), make_pack("west", "ga")
+    asked = ["--base", str(tiny_folder), "--packs_dir", str(tmp_path)]
+    assert main(["export", "north", "--to", str(tmp_path / "out"), *asked]) == 0 and (tmp_path / "out" / "README.md").exists()
+    assert main(["export", "nort", "--to", str(tmp_path / "two"), *asked]) == 1 and "nearest: north" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--to", str(tmp_path / "two"), *asked]) == 1
+    assert "name one of them" in capsys.readouterr().err and not (tmp_path / "two").exists()
 
 
 def test_a_place_that_cannot_be_written(tiny_folder, make_pack, tmp_path):

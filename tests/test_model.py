@@ -190,6 +190,21 @@ def test_candidates_within_a_pack_of_several_languages(backbone, make_secondary,
         assert row[0].shares == pytest.approx(whole[2:].softmax(0).tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("selector", [
+    SelectorOptions(tau=0.0), SelectorOptions(tau=0.0, beta=-2.0), SelectorOptions(tau=0.0, floors={"north": 99.0}),
+    SelectorOptions(tau=0.0, no_speech=-1.0),
+])  # fmt: skip
+def test_what_is_detected_goes_where_it_would_be_transcribed(make_model, clips, selector):
+    """Where one look settles it; the language is the likeliest of those that the route knows."""
+    model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
+    heard = model.listen(clips)
+    for found, said in zip(model.detect(heard), model.transcribe_heard(heard), strict=True):
+        assert (found.route, found.language_probs, found.reason) == (said.route, said.language_probs, said.reason)
+        assert found.language == said.language and not found.text
+        mine = {"north": {"ky"}, "west": {"ga"}}.get(found.route, set(model.backbone.languages))
+        assert found.language == max(mine, key=found.language_probs.get)
+
+
 @pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])
 def test_how_many_packs_run_their_upper_layers(make_model, clips, asked, run):
     """Of three packs, all of whose heads are above the floor, those with the best heads."""

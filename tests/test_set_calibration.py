@@ -28,8 +28,8 @@ def claim(pipeline, log_odds, gap=0.0, language="ky", name="north"):
 
 
 def draw(rng, count, unknown=0, name="north"):
-    dev = [claim(side, rng.normal(2.0 if side == name else -2.0, 2.5), rng.normal(1.0 if side == name else -1.0, 2.0), name=name)
-           for side in (name, PRIMARY) for _ in range(count)]  # fmt: skip
+    dev = [claim(side, rng.normal(2 * sign, 2.5), rng.normal(sign, 2.0), name=name)
+           for side, sign in ((name, 1.0), (PRIMARY, -1.0)) for _ in range(count)]  # fmt: skip
     return dev, [claim(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und", name) for _ in range(unknown)]
 
 
@@ -151,7 +151,8 @@ def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
     claims, lost = hear_set(model, [*rows, (Sound(tmp_path / "broken.wav"), "ky", "north")], SetOptions(batch=3))
     assert len(claims) == 4 and len(lost) == 1 and "broken.wav" in lost[0]
     leads = sorted(one.bid.log_odds for one in claims)
-    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floors=dict.fromkeys(("north", "west"), leads[1] + 1e-3)),
+    floors = dict.fromkeys(("north", "west"), leads[1] + 1e-3)
+    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floors=floors),
                      SelectorOptions(beta=9.0, posterior=Logistic((0.5,), -1.0))):  # fmt: skip
         write_selector(tmp_path / "set.json", selector, {"command": "none"})
         read = read_selector(tmp_path / "set.json")
@@ -173,7 +174,8 @@ def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
     grown = SelectorOptions(floors={"ky": 2.5}, no_speech=0.7, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky"))
     write_selector(path, grown, {"command": "x"})
     assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {"command": "x"}
-    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}', '{"floors": {"ky": "x"}}'):
+    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}',
+                    '{"floors": {"ky": "x"}}'):
         path.write_text(content)
         with pytest.raises(PackError, match="no selector file"):
             read_selector(path)

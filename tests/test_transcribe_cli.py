@@ -77,7 +77,10 @@ def parse(*arguments: str):
     (["--max_line_count", "2"], "max_line_count", 2), (["--threads", "2"], "threads", 2),
     (["--clip_timestamps", "0,10"], "clip_timestamps", "0,10"), (["--device", "cuda"], "device", "cuda"),
     (["--vad_filter", "True"], "vad_filter", True), (["--vad_threshold", "0.6"], "vad_threshold", 0.6),
-    (["--batch_size", "4"], "batch_size", 4), (["--local_files_only", "True"], "local_files_only", True),
+    (["--batch_size", "4"], "batch_size", 4), (["--batch_size", "None"], "batch_size", None),
+    (["--threads", "None"], "threads", None),
+    (["--carry_initial_prompt", "True"], "carry_initial_prompt", True), (["--vad_onset", "0.4"], "vad_threshold", 0.4),
+    (["--local_files_only", "True"], "local_files_only", True),
 ])  # fmt: skip
 def test_the_flags_of_whisper_mean_what_they_mean_there(arguments, name, value):
     """Of openai-whisper 20250625 and whisper-ctranslate2 0.5, as their help has them; dashes are the same."""
@@ -105,6 +108,8 @@ def test_the_flags_reach_the_library():
     assert (subtitles.max_line_width, subtitles.max_line_count) == (30, 2)
     assert options_of(parse("--temperature_increment_on_fallback", "None"))[0].decode.fallback.temperatures == (0.0,)
     assert len(options_of(parse())[0].decode.fallback.temperatures) == 6
+    assert options_of(parse("--batch_size", "None"))[0].batch == 8 and not options.carry_prompt
+    assert options_of(parse("--carry_initial_prompt", "True"))[0].carry_prompt
 
 
 @pytest.mark.parametrize("text, stretches", [
@@ -258,6 +263,7 @@ def test_nobody_reads_what_is_shown(sounds, tiny_folder, tmp_path):
 @pytest.mark.parametrize("flags, sentence", [
     (["--temperature_increment_on_fallback", "-0.2"], "increment is -0.2"), (["--temperature", "nan"], "none below 0"),
     (["--beam_size", "-1"], "--beam_size -1"),
+    (["--vad_filter", "True", "--vad_max_speech_duration_s", "1e-5"], "at least 0.032"),
 ])  # fmt: skip
 def test_values_out_of_range(flags, sentence):
     with pytest.raises(RunError, match=sentence):
@@ -312,6 +318,31 @@ def test_what_makes_no_sense_is_said_before_anything_is_done(run, sounds, tmp_pa
 def test_a_clip_beyond_the_end_is_the_files_error(run, sounds, tmp_path, capsys):
     assert run(sounds / "one.wav", sounds / "two.flac", "-o", tmp_path / "out", "-f", "txt", "--clip_timestamps", "1.5,2") == 1
     assert "one.wav" in capsys.readouterr().err and names(tmp_path / "out") == ["two.txt"]
+    assert run(sounds / "one.wav", "-o", tmp_path / "out", "-f", "txt", "--clip_timestamps", "0,0.5,1.5,2") == 0
+    assert names(tmp_path / "out") == ["one.txt", "two.txt"]
+
+
+def test_a_folder_that_cannot_be_looked_into_fails_and_the_others_are_done(run, sounds, tmp_path, capsys, monkeypatch):
+    look = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # whoever is root looks into everything
+    assert run(sounds, "-r", "-o", tmp_path / "out", "-f", "txt") == 1
+    error = capsys.readouterr().err
+    assert f"dualasr: {sounds / 'deep'}: is a folder" in error and "1 failed" in error
+    assert names(tmp_path / "out") == ["one.txt", "two.txt"]
+
+
+def test_how_far_it_is_where_no_bar_is_drawn(run, sounds, tmp_path, capsys, monkeypatch):
+    asked = ("-o", tmp_path / "out", "-f", "txt", "--batch_size", "1")
+    assert run(sounds, *asked) == 0 and "of audio" not in capsys.readouterr().err, "not every moment"
+    monkeypatch.setattr("dualasr.transcribe_cli.LINE_EVERY", 0.0)
+    assert run(sounds, *asked) == 0
+    assert "1 of 2 files; 3 s of audio, " in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="root writes everywhere")
@@ -348,6 +379,26 @@ def test_standard_input(run, clips, tmp_path, monkeypatch):
     assert run("-", "-o", tmp_path / "out", "-f", "txt", "--route", "north") == 0
     assert names(tmp_path / "out") == ["stdin.txt"]
     assert run_alone(run, clips[1], tmp_path) == (tmp_path / "out" / "stdin.txt").read_text()
+
+
+def test_a_video_by_standard_input_and_what_is_none(run, clips, tmp_path, monkeypatch, capsys):
+    av = pytest.importorskip("av")
+    for suffix, codec in (("mp4", "aac"), ("webm", "libopus")):
+        with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+            stream = container.add_stream(codec, rate=48_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.repeat(clips[1], 3)[None].astype(np.float32), "fltp", "mono")
+            frame.sample_rate = 48_000
+            sized = av.AudioResampler(stream.format, rate=48_000, frame_size=stream.frame_size or 960)
+            for part in [*sized.resample(frame), *sized.resample(None), None]:
+                container.mux(stream.encode(part))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / f"a.{suffix}").read_bytes())))
+        assert run("-", "-o", tmp_path / suffix, "-f", "json") == 0
+        heard = json.loads((tmp_path / suffix / "stdin.json").read_text())["duration"]
+        assert heard == pytest.approx(len(clips[1]) / 16_000, abs=0.1)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no sound at all")))
+    assert run("-", "-o", tmp_path / "out") == 1
+    assert capsys.readouterr().err.startswith("dualasr: -: cannot be read as audio")
 
 
 def run_alone(run, clip, tmp_path) -> str:

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.errors import AudioError, PackError
-from dualasr.model import WindowResult
+from dualasr.errors import AudioError, NoSamplesError, PackError
+from dualasr.model import DecodeOptions, WindowResult
 from dualasr.recording import Piece, Recording, TranscribeOptions, _join
 from dualasr.selector import SelectorOptions
 from dualasr.transcript import Segment
@@ -265,6 +265,49 @@ def test_windows_of_several_files_are_decoded_together(model, clips, write, tmp_
         assert (result.text, result.route, result.duration) == (alone.text, alone.route, alone.duration)
         assert [(s.start, s.end, s.text, s.route) for s in result.segments] == [
             (s.start, s.end, s.text, s.route) for s in alone.segments]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_segments_are_told_as_they_are_settled(model, clips, write, batch):
+    """File after file, each once, before its transcript comes and, of a long file, before the rest of it is heard."""
+    paths, events = [write("a.wav", clips[0]), write("b.wav", warble(50)), write("c.wav", clips[2])], []
+    results = transcribe_files(
+        model, paths, options=replace(ALL, batch=batch), heard=lambda seconds: events.append(("heard", seconds)),
+        said=lambda path, segment: events.append((path, segment)),
+    )  # fmt: skip
+    for path, result in results:
+        assert [what for who, what in events if who == path] == list(result.segments)
+        events.append(("done", path))
+    who = [name for name, _ in events]
+    assert [name for name in who if name in paths] == sorted(name for name in who if name in paths)
+    assert batch == 8 or who.index(paths[1]) < len(who) - who[::-1].index("heard") - 1
+
+
+def test_a_prompt_is_said_before_a_files_first_window_or_carried_on(model, write):
+    """Each window is decoded with the prompt that it would get alone."""
+    sounds, decode = [warble(35), warble(12)[::-1].copy()], DecodeOptions(prompt="Und das Licht", beam=1)
+    paths = [write(f"{i}.wav", sound) for i, sound in enumerate(sounds)]
+    size = model.backbone.window_samples
+    for carry in (False, True):
+        options = replace(ALL, decode=decode, carry_prompt=carry)
+        for _, result in transcribe_files(model, paths, route="primary", options=options):
+            assert len(result.segments) >= 2 or result.duration < 20
+            for k, segment in enumerate(result.segments):
+                sound = load_audio(paths[0] if result.duration > 20 else paths[1])
+                clip = sound[round(segment.start * SAMPLE_RATE) : round(segment.end * SAMPLE_RATE)][:size]
+                asked = decode if carry or k == 0 else replace(decode, prompt="")
+                assert segment.text == model.transcribe_windows([clip], route="primary", options=asked)[0].text
+    with_it, without = (model.transcribe_windows([sounds[0][:size]], route="primary", options=o)[0].tokens
+                        for o in (decode, DecodeOptions(beam=1)))  # fmt: skip
+    assert with_it != without, "the prompt matters here"
+
+
+def test_stretches_behind_the_end_cost_the_others_nothing(model, clips, write):
+    path = write("a.wav", clips[1])
+    asked = replace(ALL, stretches=((0.0, 1.0), (50.0, 60.0), (70.0, None)))
+    assert transcribe(model, path, options=asked) == transcribe(model, path, options=replace(asked, stretches=((0.0, 1.0),)))
+    with pytest.raises(NoSamplesError, match="a.wav"):
+        transcribe(model, path, options=replace(asked, stretches=asked.stretches[1:]))
 
 
 def test_only_the_stretches_that_are_asked_for_are_heard(model, clips, write):

@@ -97,7 +97,9 @@ def test_spans_stand_between_timestamps(backbone):
         return stamp(backbone, seconds)
 
     whole = [*at(0.4), *text(" Ein Satz."), *at(2.0), *at(2.5), *text(" Noch"), *text(" einer."), *at(4.0)]
-    assert backbone.spans(whole, 5.0) == (Span(0.4, 2.0, "Ein Satz."), Span(2.5, 4.0, "Noch einer."))
+    first, second = backbone.spans(whole, 5.0)
+    assert first == Span(0.4, 2.0, "Ein Satz.", (*at(0.4), *text(" Ein Satz."), *at(2.0)))
+    assert second == Span(2.5, 4.0, "Noch einer.", (*at(2.5), *text(" Noch"), *text(" einer."), *at(4.0)))
     cut = [*at(0.0), *text(" Ein Satz."), *at(2.0), *at(2.0), *text(" Noch")]
     assert [(s.start, s.end) for s in backbone.spans(cut, 3.3)] == [(0.0, 2.0), (2.0, 3.3)]
     assert backbone.spans(text(" Ein Satz."), 3.0) == () == backbone.spans([*at(0), *at(3)], 3.0)

@@ -5,13 +5,13 @@
 
 Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is measured as its packs come
 and after `dualasr calibrate`, which is given the packs' dev, train clips of the base's languages, and foreign speech, music and
-noise; what is measured is of other clips, and of other foreign languages. Of packs that are named by --more, small ones are
-trained on sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs: they stand by, and are not measured.
+noise; what is measured is of other clips, and of other foreign languages. Of languages that are named by --more, small packs
+are trained on sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs; they are heard on other sentences.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,13 @@ from dualasr.whole_file import whole_file, whole_folder
 FOREIGN = {"dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"), "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt")}
 
 
-def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int) -> None:
-    """`count` sentences of a language as FOLDER/manifest.jsonl, whole or not at all."""
+def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int, skip: int = 0) -> None:
+    """`count` sentences of a language, after `skip` others, as FOLDER/manifest.jsonl, whole or not at all."""
     if folder.exists():
         return
     rng = np.random.default_rng([seed, *code.encode()])
     lines = text_file(text, code).read_text(encoding="utf-8").splitlines()
-    chosen = [lines[i] for i in rng.permutation(len(lines))[:count]]
+    chosen = [lines[i] for i in rng.permutation(len(lines))[skip : skip + count]]
     with whole_folder(folder) as part, Speaker() as speaker:
         rows = []
         for i, line in enumerate(chosen):
@@ -81,10 +81,11 @@ def unknown_sounds(out: Path, text: Path, split: str, count: int) -> dict[str, l
 
 
 def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
-    """A pack of some 300 clips and 120 steps, for a language that is not measured."""
+    """A pack of some 280 clips and 120 steps; beside its corpus stands one of other sentences, to measure on."""
     pack = args.out / "packs" / code
+    speak(args.out / "corpora" / code, args.text, code, 320, "train", 13)
+    speak(args.out / "test" / code, args.text, code, 80, "test", 13, skip=320)
     if not pack.exists():
-        speak(args.out / "corpora" / code, args.text, code, 320, "train", 13)
         add_language(AddLanguageOptions(
             base=args.base, corpora=(args.out / "corpora" / code,), languages={code: language_of(code).name}, out=pack,
             negatives=tuple(negatives), training=TrainingOptions(steps=120, variants=1),
@@ -92,12 +93,13 @@ def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
     return pack
 
 
-def pooled(corpus: Path, split: str, codes: Sequence[str], count: int) -> list[Utterance]:
-    """`count` clips, as many of each language as there can be, spread over each language's."""
-    shares, found = {code: count // len(codes) + (i < count % len(codes)) for i, code in enumerate(codes)}, []
-    for code in codes:
-        mine = [u for u in load_corpus(corpus / "data" / language_of(code).config, split).utterances if u.duration <= 15.0]
-        order = np.random.default_rng(14).permutation(len(mine))[: shares[code]]
+def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utterance]:
+    """`count` clips, as many of each language's corpus as there can be, spread over it."""
+    found = []
+    for i, folder in enumerate(corpora.values()):
+        mine = [u for u in load_corpus(folder, split).utterances if u.duration <= 15.0]
+        share = count // len(corpora) + (i < count % len(corpora))
+        order = np.random.default_rng(14).permutation(len(mine))[:share]
         found += [mine[i] for i in sorted(order)]
     return found
 
@@ -133,15 +135,18 @@ def measured(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Cl
             "stolen": stolen, "confusion": found["confusion"]}  # fmt: skip
 
 
-def stress(args, packs: Sequence[Path], codes: Sequence[str]) -> dict:
+def stress(args, packs: Sequence[Path]) -> dict:
     """A set of packs as they come, and calibrated together."""
     model, options = load_model(args.base, packs), SetOptions()
-    old = list(model.backbone.languages)
-    known = [code for code in codes if pipeline_of(model, code) not in (None, PRIMARY)]
-    dev = [u for code in known for u in pooled(args.corpus, "dev", [code], 40)] + pooled(args.corpus, "train", old, 300)
+    old = {code: args.corpus / "data" / language_of(code).config for code in model.backbone.languages}
+    known = [code for pack in model.packs.values() for code in pack.info.languages]
+    learnt = {code: args.corpus / "data" / language_of(code).config for code in known if code not in args.more}
+    more = [code for code in known if code in args.more]
+    dev = pooled(learnt | {code: args.out / "corpora" / code for code in more}, "dev", 40 * len(known))
+    dev += pooled(old, "train", 300)
     heard = [sound for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values() for sound in sounds]
     fitted = calibrate_set(model, dev, heard, options)
-    clips = pooled(args.corpus, "test", [*old, *known], args.clips)
+    clips = pooled(old | learnt | {code: args.out / "test" / code for code in more}, "test", args.clips)
     claims, _ = hear_set(model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options)
     unknown = {kind: hear_set(model, [(sound, "und", None) for sound in sounds], options)[0]
                for kind, sounds in unknown_sounds(args.out / "unknown", args.text, "test", 20).items()}  # fmt: skip
@@ -174,7 +179,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model = load_model(args.base, args.pack)
-    codes = [code for pack in model.packs.values() for code in pack.info.languages]
     negatives = [args.corpus / "data" / language_of(code).config for code in model.backbone.languages]
     packs = [*args.pack, *(train_small(args, code, negatives) for code in tqdm(args.more, unit="pack"))]
     found = {}
@@ -182,7 +186,7 @@ def main() -> None:
         path = args.out / f"{count}.json"
         if not path.exists():
             with whole_file(path) as part:
-                part.write_text(json.dumps(stress(args, packs[:count], codes), indent=1))
+                part.write_text(json.dumps(stress(args, packs[:count]), indent=1))
         found[str(count)] = json.loads(path.read_text())
         print(to_markdown(found), flush=True)
     with whole_file(args.out / "selection.md") as part:
