@@ -57,8 +57,8 @@ class Answers:
         except OSError as error:
             raise RunError(f"Answers cannot be kept in {folder}: {error.strerror or error}.") from error
         for line in whole.splitlines():
-            for key, (tokens, text, logprob, finished, language) in json.loads(line).items():
-                known[key] = Hypothesis(tuple(tokens), text, logprob, finished), language
+            for key, (tokens, *said, language) in json.loads(line).items():
+                known[key] = Hypothesis(tuple(tokens), *said), language
         return cls(path, known)
 
     def keep(self, new: Mapping[str, Answer]) -> None:
