@@ -97,7 +97,7 @@ def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utteranc
     """`count` clips, as many of each language's corpus as there can be, spread over it."""
     found = []
     for i, folder in enumerate(corpora.values()):
-        mine = [u for u in load_corpus(folder, split).utterances if u.duration <= 15.0]
+        mine = [u for u in load_corpus(folder, split).utterances if (u.duration or 0.0) <= 15.0]
         share = count // len(corpora) + (i < count % len(corpora))
         order = np.random.default_rng(14).permutation(len(mine))[:share]
         found += [mine[i] for i in sorted(order)]
