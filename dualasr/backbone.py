@@ -227,17 +227,17 @@ class Backbone:
         return bool(self.special_ids.times) and getattr(config, "max_initial_timestamp_index", None) is not None
 
     @torch.no_grad()
-    def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, prompt: str = "", timestamps: bool = False,
-               **options) -> list[Hypothesis]:  # fmt: skip
+    def decode(self, encoded: torch.Tensor, languages: list[str], *, beam: int = 1, prompt: str = "", context: str = "",
+               timestamps: bool = False, **options) -> list[Hypothesis]:  # fmt: skip
         """Primary decoding by transformers' `generate`: (batch, positions, width) and a language each -> hypotheses.
 
         With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit for bit, if it is of at most
-        MOST_BEAMS windows; more are decoded part by part. `prompt` is what was said before all of them; its end counts, if it
-        is long. With `timestamps` the tokens hold timestamps, too (`spans`). Raises BaseModelError for a language or a prompt
-        that it cannot take.
+        MOST_BEAMS windows; more are decoded part by part. `prompt` and `context` are what was said before all of them
+        (`prompt_ids`). With `timestamps` the tokens hold timestamps, too (`spans`). Raises BaseModelError for a language or a
+        prompt that it cannot take.
         """
-        if prompt.strip():
-            options["prompt_ids"] = self.prompt_ids(prompt)
+        if prompt.strip() or context.strip():
+            options["prompt_ids"] = self.prompt_ids(prompt, context)
         if self.languages:
             unknown = sorted(set(languages) - set(self.languages))
             if unknown:
@@ -267,17 +267,21 @@ class Backbone:
             hypotheses.append(Hypothesis(tuple(sequence[:count]), text.strip(), logprob, count < len(sequence)))
         return hypotheses
 
-    def prompt_ids(self, text: str) -> torch.Tensor:
-        """A prompt's token ids, `<|startofprev|>` first; of a long one its end, half of what the decoder can hold.
+    def prompt_ids(self, prompt: str, context: str = "") -> torch.Tensor:
+        """The token ids of a prompt and what was said since, `<|startofprev|>` first.
 
-        Raises BaseModelError for one that holds a special token.
+        There is room for half of what the decoder can hold: for the end of the prompt, then for that of the context. Raises
+        BaseModelError for one that holds a special token.
         """
         try:
-            ids = self.tokenizer.get_prompt_ids(text, return_tensors="pt")
+            first, *ids = self.tokenizer.get_prompt_ids(prompt).tolist()
+            _, *more = self.tokenizer.get_prompt_ids(context).tolist()
         except ValueError as error:
             raise BaseModelError(f"The prompt holds a special token of {self.name}: {error} Leave it out.") from error
         room = self.model.config.max_target_positions // 2 - 1
-        return torch.cat([ids[:1], ids[1:][-room:]]).to(self.device)
+        ids = ids[-room:] if prompt.strip() else []
+        more = more[-(room - len(ids)) :] if context.strip() and len(ids) < room else []
+        return torch.tensor([first, *ids, *more], device=self.device)
 
     def text_tokens(self, tokens: Sequence[int]) -> list[int]:
         """Those that spell text, without timestamps."""

@@ -77,6 +77,8 @@ def calibrate_set(model: DualWhisper, dev: Sequence[Utterance], unknown: Sequenc
     """
     if not 0 <= options.most_stolen <= 1 or options.taken < 0:
         raise RunError(f"--most_stolen {options.most_stolen:g} --taken {options.taken:g}: wanted a share and a price.")
+    if options.batch < 1 or options.beam < 1:
+        raise RunError(f"--batch {options.batch} --beam {options.beam}: wanted 1 or more of both.")
     if not model.packs:
         raise PackError("There is no pack to calibrate; name some with --pack.")
     if model.selector.rule != "calibrated":

@@ -325,9 +325,9 @@ def run_calibrate(args) -> int:
     named = (("--pack", args.pack), ("--corpus", args.corpus), ("--negatives", args.negatives))
     command = f"dualasr calibrate --base {args.base}" + "".join(f" {flag} {p.name}" for flag, paths in named for p in paths)
     command += f" --split {args.split} --most_stolen {args.most_stolen} --taken {args.taken} --beam {args.beam}"
+    print(to_text(found))
     write_calibration(args.out, found, model, f"{command} --selector {Path(args.selector).name} --out {args.out.name}")
     draw(found, args.plot or args.out.with_suffix(".png"))
-    print(to_text(found))
     return 0
 
 

@@ -31,13 +31,14 @@ Answer = tuple[Hypothesis, str]  # what a pipeline says of a window, and in whic
 class DecodeOptions:
     """beam of both pipelines (the paper evaluates with 5); ctc_weight None takes what each pack was fitted with.
 
-    The rest is for the primary alone: what was said before, whether it writes timestamps, when it tries again, and further
-    options of transformers' `generate`.
+    The rest is for the primary alone: what was said before (`context` after `prompt`, and cut first where room is short),
+    whether it writes timestamps, when it tries again, and further options of transformers' `generate`.
     """
 
     beam: int = 1
     ctc_weight: float | None = None
     prompt: str = ""
+    context: str = ""
     timestamps: bool = False
     fallback: Fallback | None = None
     generate: dict = field(default_factory=dict)
@@ -88,7 +89,8 @@ class DualWhisper:
 
     def among(self, languages: Sequence[str]) -> "DualWhisper":
         """The model for audio that is in one of these languages. Raises PackError for one that nobody loaded knows."""
-        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.languages) for code in languages}
+        mine = list(self.backbone.languages) or ["en"]
+        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, mine) for code in languages}
         packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
         return replace(self, packs=packs, languages=frozenset(codes))
 
@@ -145,7 +147,8 @@ class DualWhisper:
             if not chosen:
                 log_probs = self._primary_log_probs(heard)
                 chosen = [known[i] for i in (heard.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
-            asked = {"beam": options.beam, "prompt": options.prompt, "timestamps": options.timestamps, **options.generate}
+            asked = {"beam": options.beam, "prompt": options.prompt, "context": options.context,
+                     "timestamps": options.timestamps, **options.generate}  # fmt: skip
             if options.fallback is None:
                 return self.backbone.decode(heard.encoded, chosen, **asked), chosen
             silence = heard.no_speech_prob
@@ -281,8 +284,11 @@ class DualWhisper:
         log_probs, results = self._primary_log_probs(heard), []
         for i, decision in enumerate(self._decisions(heard, bids, log_probs)):
             probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
-            of_packs = {code: bid.name for bid in bids[i] for code in bid.languages}
-            language = next(code for code in probs if of_packs.get(code, PRIMARY) == decision.route)
+            if decision.route == PRIMARY:
+                language = (list(self.backbone.languages) or ["en"])[int(log_probs[i].argmax())]
+            else:
+                bid = next(bid for bid in bids[i] if bid.name == decision.route)
+                language = bid.languages[int(np.argmax(bid.shares))]
             results.append(WindowResult("", language, decision.route, probs, heard.no_speech_prob[i], 0.0, (), 0.0, {},
                                         decision.reason, None, {}))  # fmt: skip
         return results
@@ -295,9 +301,10 @@ class DualWhisper:
         for name, pack in self.packs.items():
             if language in pack.info.languages:
                 return name
-        if tag_among(language, self.backbone.languages):
+        mine = list(self.backbone.languages) or ["en"]
+        if tag_among(language, mine):
             return PRIMARY
-        known = [*self.backbone.languages, *(code for pack in self.packs.values() for code in pack.info.languages)]
+        known = [*mine, *(code for pack in self.packs.values() for code in pack.info.languages)]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
 
 

@@ -25,6 +25,7 @@ from dualasr.vad import VadOptions
 from dualasr.windows import Window, windows_of
 from dualasr.word_times import sentences
 
+UNSURE = 0.5  # temperature above which a text is not carried on, as in Whisper
 Audio = str | Path | Sound | np.ndarray
 Answered = tuple[WindowResult, tuple[Word, ...]]
 
@@ -41,7 +42,7 @@ class TranscribeOptions:
 
     words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
     them. The prompt of `decode` is what was said before a file, so that its first window alone is given it; with
-    `carry_prompt` all are. With `condition_on_previous_text` what the primary wrote of a file is the prompt of its next window,
+    `carry_prompt` all are. With `condition_on_previous_text` what the primary wrote of a file is told to its next window, too,
     unless it looks like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route
     and language are those of the most seconds of windows that the primary takes for speech, and there is no text. Raises
     ValueError for a batch below 1.
@@ -82,7 +83,10 @@ class Piece:
 
 @dataclass
 class Recording:
-    """A sound between its first window and its last answer; `spans` is the backbone's, `told` counts the pieces in `news`."""
+    """A sound between its first window and its last answer.
+
+    `spans` is the backbone's; `heard` is told the seconds of sound as they are read; `told` counts the pieces of `news`.
+    """
 
     audio: Audio
     options: TranscribeOptions
@@ -90,6 +94,7 @@ class Recording:
     pieces: list[Piece] = field(default_factory=list)
     kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
     samples: int = 0
+    heard: Callable[[float], None] = lambda seconds: None
     silent: int = 0
     told: int = 0
     error: DualasrError | None = None
@@ -111,6 +116,7 @@ class Recording:
 
     def _counted(self, block: np.ndarray) -> np.ndarray:
         self.samples += len(block)
+        self.heard(len(block) / SAMPLE_RATE)
         return block
 
     def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered],
@@ -123,29 +129,30 @@ class Recording:
         before, lone, after = self.pieces[-3:]
         routes = {before.result.route, after.result.route}
         if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
-            [route] = routes
-            lead = lone.result.scores[lone.result.rival]["log_odds"] + selector.beta
-            if abs(lead) < self.options.smoothing and route in (PRIMARY, lone.result.rival):
+            [route], odds = routes, lone.result.scores[lone.result.rival]["log_odds"]
+            close = abs(odds + selector.beta) < self.options.smoothing
+            if close and (route == PRIMARY or route == lone.result.rival and odds >= selector.floors.get(route, -np.inf)):
                 changed, words = again(self.kept[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
 
-    def prompt(self) -> str:
-        """What the primary wrote of the file so far, back to the last window that went elsewhere or looks like a failure;
-        before it what the caller gave, if it reaches back to the beginning. If that is carried on it is always there, and of
-        the file the last window alone, for a prompt has little room."""
-        decode, texts = self.options.decode, []
-        if self.options.carry_prompt and self.pieces:
-            last = self.pieces[-1].result
-            return " ".join([decode.prompt, last.text.strip() if last.route == PRIMARY else ""]).strip()
+    def decode(self) -> DecodeOptions:
+        """The options of the next window where it is told of the file so far: what the primary wrote, back to the last window
+        that went elsewhere, looks like a failure or was drawn at more than UNSURE; without what is no speech. The caller's
+        prompt stands before it if it reaches back to the beginning, or is carried on."""
+        decode, texts, whole = self.options.decode, [], True
         for piece in reversed(self.pieces):
-            answer = piece.result.hypotheses.get(PRIMARY)
-            if piece.result.route != PRIMARY or answer is None:
-                return " ".join(texts[::-1])
-            if decode.fallback and decode.fallback.fails(answer[0], piece.result.no_speech_prob):
-                return " ".join(texts[::-1])
-            texts.append(piece.result.text.strip())
-        return " ".join([decode.prompt, *texts[::-1]]).strip()
+            result, answer = piece.result, piece.result.hypotheses.get(PRIMARY)
+            if _is_no_speech(result, self.options):
+                continue
+            failed = decode.fallback and answer and decode.fallback.fails(answer[0], result.no_speech_prob)
+            if result.route != PRIMARY or answer is None or failed or result.temperature > UNSURE:
+                whole = False
+                break
+            texts.append(result.text.strip())
+        if self.options.carry_prompt:
+            return replace(decode, context=" ".join(texts[::-1]))
+        return replace(decode, prompt="", context=" ".join([*([decode.prompt] if whole else []), *texts[::-1]]).strip())
 
     @property
     def seconds(self) -> float:

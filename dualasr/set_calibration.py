@@ -202,7 +202,7 @@ def _floors(dev: Sequence[Claim], unknown: Sequence[Claim], selector: SelectorOp
     for name, claims in taken_by(unknown).items():
         scores = sorted(claim.bid.log_odds for claim in claims)
         ways = [(len(scores), 0.0, {})]
-        for floor in sorted({round((np.floor(score / STEP) + 1) * STEP, 2) for score in scores}):
+        for floor in sorted({round((np.floor(score / STEP + 1e-6) + 1) * STEP, 2) for score in scores}):
             lost = [claim for claim in mine.get(name, ()) if claim.bid.log_odds < floor]
             cost = sum(worth.get(claim.pipeline, float(claim.pipeline == name)) for claim in lost)
             ways.append((sum(score >= floor for score in scores), cost, {name: float(floor)}))

@@ -20,7 +20,8 @@ import soundfile
 from dualasr.errors import AudioError
 
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")  # how mkv and webm, and wma begin; mp4 has "ftyp" after four bytes
-AV_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".mka", ".aac", ".m4v", ".3gp", ".wma")
+AV_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".mka", ".aac", ".m4v", ".3gp", ".wma", ".m4b", ".avi", ".flv", ".wmv",
+               ".mpg", ".mpeg", ".ac3", ".amr")  # fmt: skip
 _RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
 _INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
 _BLOCK = 1 << 17  # samples of all channels together

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from glob import glob
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,12 +41,12 @@ def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
 
 def _found(name: str, recursive: bool) -> list[Path]:
     """What one of the names stands for."""
-    path = Path(name)
+    path = Path(name) if name == STDIN or str(Path(name)) != STDIN else Path(name).absolute()
     if path.is_dir():
         shut: list[Path] = []  # folders that cannot be looked into; each fails as a file does
         walk = os.walk(path, onerror=lambda error: shut.append(Path(error.filename)))
-        below = (Path(folder, name) for folder, _, names in walk for name in names) if recursive else path.iterdir()
-        inside = [p for p in sorted(below) if p.is_file() and p.suffix.lower() in SUFFIXES] + sorted(shut)
+        below = [Path(folder, name) for folder, _, names in (walk if recursive else islice(walk, 1)) for name in names]
+        inside = sorted(p for p in below if p.suffix.lower() in SUFFIXES) + sorted(shut)
         if not inside:
             hint = "" if recursive else "; -r looks into the folders below it"
             raise RunError(f"{name}: no sound file in this folder ({', '.join(SUFFIXES)}){hint}.")
@@ -60,7 +61,7 @@ def _found(name: str, recursive: bool) -> list[Path]:
 
 def language_code(name: str, model) -> str:
     """The code of a language by its code or name, in any case, packs' included. Raises PackError that offers the nearest."""
-    named = dict(model.backbone.language_names)
+    named = dict(model.backbone.language_names) or {"english": "en"}
     for pack in model.packs.values():
         named |= {title.lower(): code for code, title in pack.info.languages.items()}
     codes = {code.lower(): code for code in named.values()}
@@ -81,6 +82,11 @@ def place_of_output(folder: Path) -> None:
             pass
     except OSError as error:
         raise RunError(f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def visible(text: str) -> str:
+    """On one line, with what cannot be seen or written spelt out."""
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
 def shown(segment: Segment) -> str:
@@ -123,6 +129,8 @@ class Transcriber:
 
         options, self.subtitles = options_of(args)
         self.args, self.model = args, load()
+        if args.task == "translate" and not self.model.backbone.languages:
+            raise RunError(f"--task translate: {self.model.backbone.name} knows English alone.")
         decode = replace(options.decode, timestamps=self.model.backbone.tells_time)
         route = PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
         language = None if args.language is None else language_code(args.language, self.model)
@@ -174,8 +182,9 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
     inputs = find_inputs(args.audio, args.recursive)
     if not args.detect_only:
         place_of_output(args.output_dir)
-    formats, out = formats_of(args), sys.stdout
+    formats = formats_of(args)
     with ExitStack() as stack:
+        out = sys.stdout or stack.enter_context(open(os.devnull, "w"))
         transcribe = start(args, load)
         files = {stack.enter_context(standard_input()) if str(path) == STDIN else path: path for path in inputs}
         places = output_paths(files, args.output_dir, formats)
@@ -199,15 +208,18 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
         def show(line: str) -> None:
             try:
                 encoding = out.encoding or "utf-8"
-                tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=out)
-            except OSError:  # nobody reads on, or the disk is full: what is written to files does not depend on it
+                tqdm.write(visible(line).encode(encoding, "backslashreplace").decode(encoding), file=out)
+                out.flush()
+            except OSError as error:  # nobody reads on, or the disk is full: what is written to files does not depend on it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+                if args.detect_only:
+                    raise RunError(f"Nobody reads what is detected: {error.strerror}.") from error
 
         for outcome in transcribe(todo, tell, show):
             counts["done" if outcome.error is None else "failed"] += 1
             routes.update(outcome.route_seconds)
             if outcome.error is not None:
-                tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
+                tqdm.write(f"dualasr: {visible(outcome.error)}", file=sys.stderr)
             bar.update()
     print(summary(counts, heard, time.monotonic() - began, routes), file=sys.stderr)
     return 1 if counts["failed"] else 0
@@ -218,8 +230,13 @@ def standard_input() -> Iterator[Path]:
     """What comes by standard input as a file, stdin."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "stdin")
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        if sys.stdin is None:
+            raise RunError("Standard input is closed; give a file's name, or pipe the sound in.")
+        try:
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        except OSError as error:
+            raise RunError(f"Standard input cannot be kept in {folder}: {error.strerror or error}.") from error
         yield path
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualasr.audio import SAMPLE_RATE
-from dualasr.errors import AudioError, DualasrError, PackError
+from dualasr.errors import AudioError, DualasrError, MissingExtraError, PackError
 from dualasr.languages import tag_among
 from dualasr.model import DualWhisper
 from dualasr.recording import Answered, Audio, Piece, Recording, TranscribeOptions
@@ -42,9 +41,9 @@ def transcribe_files(
 ) -> Iterator[tuple[Path, Transcription | DualasrError]]:  # fmt: skip
     """Transcribe files, each given in turn once it is whole; a broken one gives its error and the others are still done.
 
-    `heard` is told the seconds of audio as they are decoded, `said` every segment once no later window can change it, file
+    `heard` is told the seconds of audio as they are read, `said` every segment once no later window can change it, file
     after file. Raises PackError at once for an unknown route or language,
-    which would fail every file alike.
+    which would fail every file alike, and MissingExtraError where one is wanted and not there.
     """
     check_choice(model, route, language)
     return _transcribe_all(model, map(Path, paths), route, language, options, heard, said)
@@ -61,7 +60,6 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
 
     def decode() -> None:
         answer(model, batch, route, language, options)
-        heard(sum(len(window.samples) for _, window in batch) / SAMPLE_RATE)
         batch.clear()
 
     def tell(file: Recording, *, last: bool = False) -> None:
@@ -73,7 +71,7 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
         return file.audio, file.result()
 
     for audio in audios:
-        file = Recording(audio, options, model.backbone.spans)
+        file = Recording(audio, options, model.backbone.spans, heard=heard)
         files.append(file)
         for window in _readable(file, model.backbone.window_s):
             batch.append((file, window))
@@ -98,6 +96,8 @@ def _readable(file: Recording, window_s: float) -> Iterator[Window]:
     while True:
         try:
             window = next(windows, None)
+        except MissingExtraError:
+            raise
         except AudioError as error:
             file.error = error
             return
@@ -119,7 +119,7 @@ def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route:
     """
     if options.condition_on_previous_text:
         [(recording, _)] = batch
-        options = replace(options, decode=replace(options.decode, prompt=recording.prompt()))
+        options = replace(options, decode=recording.decode())
     elif options.decode.prompt and not options.carry_prompt:
         first = {id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces}.values()
         if first:

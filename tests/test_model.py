@@ -205,6 +205,15 @@ def test_what_is_detected_goes_where_it_would_be_transcribed(make_model, clips, 
         assert found.language == max(mine, key=found.language_probs.get)
 
 
+@pytest.mark.parametrize("no_speech", [-1.0, 2.0])
+def test_a_language_of_two_pipelines_is_detected_by_the_one_that_has_the_window(make_model, clips, no_speech):
+    model = replace(make_model(("north", "de")), selector=SelectorOptions(tau=0.0, beta=99.0, no_speech=no_speech))
+    for one in (model, model.among(["de"])):
+        heard = one.listen(clips[:2])
+        for found, said in zip(one.detect(heard), one.transcribe_heard(heard), strict=True):
+            assert (found.route, found.language) == (said.route, said.language)
+
+
 @pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])
 def test_how_many_packs_run_their_upper_layers(make_model, clips, asked, run):
     """Of three packs, all of whose heads are above the floor, those with the best heads."""

@@ -58,6 +58,12 @@ def test_no_other_beta_and_no_other_floors_route_dev_better(seed):
     assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if stolen(unknown, one) <= 4)
 
 
+def test_a_floor_is_above_the_score_it_is_for():
+    for score in (4.35, 0.29, -0.57, 1.005):  # that have no exact hundredth
+        fitted = fit_set([claim("north", 9.0)], [claim(None, score)], SelectorOptions(beta=9.0), SetOptions(most_stolen=0.0))
+        assert score < fitted.floors["north"] <= score + 0.021
+
+
 def test_a_pack_that_is_taken_in_easily_costs_the_others_nothing():
     dev = [claim("north", 4.0), claim("west", 9.0, name="west"), claim(PRIMARY, -9.0)]
     unknown = [claim(None, 6.0, name="west") for _ in range(5)]

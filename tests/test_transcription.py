@@ -10,8 +10,10 @@ import soundfile
 
 from dualasr.audio import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, NoSamplesError, PackError
+from dualasr.fallback import Fallback, compression_ratio
 from dualasr.model import DecodeOptions, WindowResult
 from dualasr.recording import Piece, Recording, TranscribeOptions, _join
+from dualasr.search import Hypothesis
 from dualasr.selector import SelectorOptions
 from dualasr.transcript import Segment
 from dualasr.transcription import transcribe, transcribe_files
@@ -108,6 +110,11 @@ def test_segments_of_a_long_file_cover_it(model, write, route):
     segments = result.segments
     assert len(segments) >= 3
     assert (segments[0].start, segments[-1].end) == (0, result.duration) == (0, 35)
+    for segment in segments:
+        spelt = (model.backbone.tokenizer.decode(segment.tokens, skip_special_tokens=True) if route == "primary" else
+                 model.pack(route).secondary.tokenizer.decode(segment.tokens)[0])  # fmt: skip
+        assert segment.seek == round(100 * segment.start) and spelt.strip() == segment.text and segment.temperature == 0
+        assert segment.compression_ratio == compression_ratio(segment.text)
     for before, after in zip(segments, segments[1:], strict=False):
         assert before.end == after.start
     for segment in segments:
@@ -340,11 +347,42 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
     assert ("both neighbours" in file.pieces[1].result.reason) == (route == "primary")
 
 
+def test_neighbours_do_not_lift_a_window_over_the_floor():
+    for floor, route in ((1.0, "primary"), (0.0, "north")):
+        file = Recording("x.wav", TranscribeOptions())
+        for k, (to, z) in enumerate([("north", 5.0), ("primary", 0.5), ("north", 5.0)]):
+            file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32),
+                      lambda samples, to: (make_result(to, 0.5), ()), SelectorOptions(floors={"north": floor}))  # fmt: skip
+        assert file.pieces[1].result.route == route
+
+
 def test_neighbours_that_disagree_outvote_nobody():
     file = Recording("x.wav", TranscribeOptions())
     for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
         file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, SelectorOptions())
     assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]
+
+
+def test_what_the_next_window_is_told():
+    """Back to a failure, a pack's window or a text drawn at random; without what is left out as no speech."""
+    def piece(text, route="primary", **more):
+        result = replace(make_result(route, -5.0), text=text, **more)
+        said = Hypothesis((1,), text, more.get("avg_logprob", 0.0))
+        return Piece(0, 1, replace(result, hypotheses={"primary": (said, "en")}))
+
+    silence = {"no_speech_prob": 0.95, "avg_logprob": -1.8}
+    for pieces, told in (
+        ([], "Before."), ([piece("One."), piece("Two.")], "Before. One. Two."),
+        ([piece("One."), piece("Thanks for watching!", **silence)], "Before. One."),
+        ([piece("One."), piece("so", temperature=0.8), piece("Two.")], "Two."),
+        ([piece("One."), piece("la " * 50), piece("Two.")], "Two."), ([piece("One.", "north"), piece("Two.")], "Two."),
+    ):  # fmt: skip
+        decode = DecodeOptions(prompt="Before.", fallback=Fallback())
+        for carry in (False, True):
+            file = Recording("x.wav", TranscribeOptions(decode=decode, carry_prompt=carry), pieces=pieces)
+            found = file.decode()
+            assert f"{found.prompt} {found.context}".strip() == ("Before. " + told.removeprefix("Before. ") if carry and
+                                                                 told != "Before." else told)  # fmt: skip
 
 
 def test_what_is_no_speech_neither_votes_nor_is_outvoted():
