@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -30,7 +31,8 @@ class Matrix:
     """Error rates after every step: fractions, None where a language was not evaluated.
 
     `languages` are the columns, the base's first; `learnt` is the step of each, 0 for the base's. `rates` and `intervals` hold,
-    by mode and by measure, a row for each step. `decoded` counts by step the windows that each pipeline decoded.
+    by mode and by measure, a row for each step. `decoded` counts by step the windows that each pipeline decoded, `confusion`
+    the clips by language and route. `grow` is how packs took up languages: a pack each, one that is shared, or all jointly.
     """
 
     steps: tuple[str, ...]
@@ -40,6 +42,13 @@ class Matrix:
     intervals: dict
     accuracy: tuple[float | None, ...]  # of the routing, by step
     decoded: tuple[dict[str, int], ...]
+    confusion: tuple[dict[str, dict[str, int]], ...] = ()
+    grow: Literal["pack", "shared", "joint"] = "pack"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every language has been learnt."""
+        return max(self.learnt, default=0) < len(self.steps)
 
     def table(self, mode: str = "pipeline_aware", measure: str = "cer") -> np.ndarray:
         """(steps, languages), NaN where there is no rate."""
@@ -58,7 +67,8 @@ class Matrix:
         return np.stack([table[:, learnt == k].mean(1) for k in range(len(self.steps))], 1)
 
 
-def matrix_of(reports: Sequence[Mapping], steps: Sequence[str], learnt: Mapping[str, int]) -> Matrix:
+def matrix_of(reports: Sequence[Mapping], steps: Sequence[str], learnt: Mapping[str, int],
+              grow: Literal["pack", "shared", "joint"] = "pack") -> Matrix:  # fmt: skip
     """Of evaluation reports (evaluation.py), one for each step; `learnt` is the step of each language, in column order.
 
     A language learnt later than the last step is shown as it was before.
@@ -73,6 +83,7 @@ def matrix_of(reports: Sequence[Mapping], steps: Sequence[str], learnt: Mapping[
     return Matrix(
         tuple(steps), languages, tuple(learnt[code] for code in languages), collect(""), collect("_interval"),
         tuple(report["routing"]["accuracy"] for report in reports), tuple(report["decoded"] for report in reports),
+        tuple(report["routing"]["confusion"] for report in reports), grow,
     )  # fmt: skip
 
 
@@ -160,7 +171,12 @@ def to_markdown(matrix: Matrix, command: str, joint: Matrix | None = None, alone
              "language was learnt, where there is one; *zero-shot* before.", ""]  # fmt: skip
     for mode in ("pipeline_aware", "agnostic"):
         lines += [f"## {TITLES[mode]}: CER", "", *_rates(matrix, mode, "cer")]
-    lines += ["## At the end", "", *_last(matrix), "## Continual learning", ""]
+    lines += ["## At the end", "", *_last(matrix)]
+    if matrix.confusion:
+        last = matrix.confusion[-1]
+        lines += ["Clips by language and route, nothing known:", "", *markdown_table(
+            ("language", *next(iter(last.values()))), [(code, *map(str, last[code].values())) for code in last])]  # fmt: skip
+    lines += ["## Continual learning", ""]
     measures: list[tuple[str, Callable]] = [("AWER", awer), ("BWT", bwt)]
     if joint is not None:
         measures.append(("IM", lambda *asked: im(asked[0], joint, *asked[1:])))
@@ -251,7 +267,9 @@ def write_matrix(folder: Path, matrix: Matrix, command: str, **more) -> None:
 
     Raises RunError where they cannot be written.
     """
-    texts = {"matrix.json": json.dumps({"command": command, **asdict(matrix)}, indent=1, ensure_ascii=False),
+    measures = {name: {mode: [None if np.isnan(value) else value for value in of(matrix, mode)] for mode in MODES}
+                for name, of in (("awer", awer), ("bwt", bwt))}  # fmt: skip
+    texts = {"matrix.json": json.dumps({"command": command, **asdict(matrix), **measures}, indent=1, ensure_ascii=False),
              "matrix.md": to_markdown(matrix, command, **more)}  # fmt: skip
     try:
         for name, text in texts.items():
@@ -268,9 +286,20 @@ def read_matrix(path: Path) -> Matrix:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         tuples = {key: tuple(found[key]) for key in ("steps", "languages", "learnt", "accuracy", "decoded")}
-        return Matrix(**tuples, rates=found["rates"], intervals=found["intervals"])
+        confusion, grow = tuple(found.get("confusion", ())), found.get("grow", "pack")
+        return Matrix(**tuples, rates=found["rates"], intervals=found["intervals"], confusion=confusion, grow=grow)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is no matrix of a sequence ({error}); wanted the matrix.json of add_sequence.py.") from error
+
+
+def read_finished(path: Path, grow: str) -> Matrix:
+    """`read_matrix` of a run to compare with. Raises RunError where it is not finished, or grew in another way."""
+    matrix = read_matrix(path)
+    if matrix.grow != grow:
+        raise RunError(f"{path} is a --grow {matrix.grow} run; wanted one of --grow {grow}.")
+    if not matrix.is_whole:
+        raise RunError(f"{path} is not finished: it ends after {matrix.steps[-1]}; start its command again, it goes on.")
+    return matrix
 
 
 def save_figure(figure, path: Path) -> None:

@@ -6,7 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dualasr.continual import awer, bwt, fwt, im, matrix_of, read_matrix, regressions, steps_of, to_markdown, write_matrix
+from dualasr.continual import (
+    awer,
+    bwt,
+    fwt,
+    im,
+    matrix_of,
+    read_finished,
+    read_matrix,
+    regressions,
+    steps_of,
+    to_markdown,
+    write_matrix,
+)
 from dualasr.errors import RunError
 
 STEPS = ("base", "+ ky", "+ ga")
@@ -21,7 +33,8 @@ def report(rates, aware=None) -> dict:
         if rate is not None:
             score = {"wer": rate, "cer": rate / 2, "wer_interval": [rate - 0.02, rate + 0.02], "cer_interval": [0.0, 1.0]}
             languages[code] = {mode: score for mode in ("pipeline_aware", "group_aware", "agnostic")}
-    return {"languages": languages, "routing": {"accuracy": 0.99}, "decoded": {"primary": 4, "ky": 1}}
+    routing = {"accuracy": 0.99, "confusion": {"en": {"primary": 4, "ky": 1}}}
+    return {"languages": languages, "routing": routing, "decoded": {"primary": 4, "ky": 1}}
 
 
 @pytest.fixture
@@ -77,6 +90,9 @@ def test_what_is_written(matrix, tmp_path):
     assert rows[0] == ["+ ga", "5.0", "12.0 (+2.0)", "17.5 (+2.5)", "20.0"]  # CER, pipeline known
     assert rows[2][:4] == ["+ ga", "30.7", "30.7", "-3.5"] and "`python add_sequence.py ky ga`" in text
     assert "| base | 5.0 | 10.0 | *45.0* | *40.0* |" in text and "IM" not in text and "FWT" in text
+    written = json.loads((tmp_path / "matrix.json").read_text())
+    assert written["awer"]["pipeline_aware"] == pytest.approx(awer(matrix)) and written["bwt"]["agnostic"][0] is None
+    assert written["confusion"] == [{"en": {"primary": 4, "ky": 1}}] * 3 and "| en | 4 | 1 |" in text
     assert (tmp_path / "matrix.png").stat().st_size > 10_000 and not list(tmp_path.glob(".*"))
 
 
@@ -85,7 +101,7 @@ def test_many_languages_are_drawn(tmp_path):
     learnt = {code: max(0, i - 9) for i, code in enumerate(codes)}
     score = {"wer": 0.3, "cer": 0.1, "wer_interval": [0.2, 0.4], "cer_interval": [0.05, 0.2]}
     row = {"languages": {code: dict.fromkeys(("pipeline_aware", "group_aware", "agnostic"), score) for code in codes},
-           "routing": {"accuracy": None}, "decoded": {}}  # fmt: skip
+           "routing": {"accuracy": None, "confusion": {"l0": {"primary": 0}}}, "decoded": {}}  # fmt: skip
     many = matrix_of([row] * 20, [f"+ {k}" for k in range(20)], learnt)
     write_matrix(tmp_path, many, "make")
     assert bwt(many)[1:] == pytest.approx([0] * 19)
@@ -96,6 +112,17 @@ def test_no_matrix(tmp_path, content):
     (tmp_path / "matrix.json").write_text(content)
     with pytest.raises(RunError, match="no matrix of a sequence"):
         read_matrix(tmp_path)
+
+
+def test_a_run_to_compare_with_is_whole_and_of_its_kind(matrix, tmp_path):
+    write_matrix(tmp_path, matrix, "make")
+    assert read_finished(tmp_path, "pack").steps == matrix.steps
+    with pytest.raises(RunError, match="is a --grow pack run; wanted one of --grow joint"):
+        read_finished(tmp_path, "joint")
+    half = matrix_of([report(row) for row in WER[:2]], STEPS[:2], LEARNT, "joint")
+    write_matrix(tmp_path, half, "make")
+    with pytest.raises(RunError, match="not finished: it ends after [+] ky"):
+        read_finished(tmp_path, "joint")
 
 
 def test_other_languages(matrix):

@@ -107,8 +107,11 @@ def test_a_folder_of_other_arguments_is_refused(recipes, corpus, tiny_folder, tm
     assert main([*map(str, arguments)]) == 0
     before = (out / "arguments.json").read_bytes()
     assert main([*map(str, [*arguments, "--seed", 2])]) == 1
-    assert "begun with other settings (training)" in capsys.readouterr().err
+    assert "begun with other settings (seed: 1, now 2)" in capsys.readouterr().err
     assert (out / "arguments.json").read_bytes() == before
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".123-arguments.json").touch()  # killed while its first file was written
+    assert main([str(a) for a in ("ky", "--corpus", corpus, "--base", tiny_folder, "--out", tmp_path / "killed", *SMALL)]) == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     assert main([*map(str, [*arguments[:5], "--out", tmp_path / "mine"])]) == 1
@@ -162,8 +165,10 @@ def test_one_pack_that_grows(recipes, sequence, corpus, tiny_folder, tmp_path):
     assert recipes("tables").main([str(a) for a in tables]) == 0
     text = (tmp_path / "tables" / "tables.md").read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## Table 1: rank and fork", "## Table 3: tau and beta of the paper's selector", "## Table 4: what is known of a clip",
+        "## Table 1: rank and fork", "## Figure 2: what added parameters bring",
+        "## Table 3: tau and beta of the paper's selector", "## Table 4: what is known of a clip",
     ]  # fmt: skip
+    assert recipes("tables").main([str(a) for a in (*tables, "--limit", 7)]) == 1, "table 3 would be of other clips"
     assert "| ky | " in text and "34 / 5.91 / 5.88 |" in text and (tmp_path / "tables" / "tables.png").exists()
 
 

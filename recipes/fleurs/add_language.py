@@ -27,7 +27,7 @@ from dualasr.backbone import Backbone
 from dualasr.corpus import load_corpus
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.languages import FleursLanguage, language_of
+from dualasr.languages import FleursLanguage, language_of, tag_among
 from dualasr.model import load_model
 from dualasr.pack import read_pack
 from dualasr.report import write_report
@@ -86,17 +86,29 @@ def open_out(out: Path, arguments: dict) -> None:
     kept, wanted = out / "arguments.json", json.loads(json.dumps(arguments, default=str))
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
-        if changed := sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key)):
+        if changed := differences(before, wanted):
             raise RunError(f"{out} was begun with other settings ({', '.join(changed)}); go on with the same, or choose "
                            "another --out.")  # fmt: skip
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):  # hidden: a start that was killed
         raise RunError(f"{out} exists and is not a run of this recipe; choose another --out. Nothing was overwritten.")
     try:
         with whole_file(kept) as part:
             part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise RunError(f"Cannot write to {out}: {error.strerror or error}.") from error
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """What changed, each as "name: before, now now"."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new)
+        elif old != new:
+            found.append(f"{key}: {json.dumps(old)}, now {json.dumps(new)}")
+    return found
 
 
 def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlier: Sequence[FleursLanguage] = (),
@@ -164,8 +176,12 @@ def arguments_of(parser: argparse.ArgumentParser) -> None:
 
 def setting_of(args: argparse.Namespace) -> Setting:
     """The arguments of `arguments_of`. Raises CorpusError or BaseModelError."""
+    old = old_configs(args.corpus, args.base, args.old)
+    if not old:
+        print(f"warning: {args.corpus} holds no language that the base {args.base} knows: what it loses cannot be measured, "
+              "and packs learn from nothing what is not their own; prepare.py adds some", file=sys.stderr)  # fmt: skip
     return Setting(
-        args.corpus, args.out, old_configs(args.corpus, args.base, args.old), args.base, tuple(args.negatives), args.device,
+        args.corpus, args.out, old, args.base, tuple(args.negatives), args.device,
         args.beam, not args.fresh, SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
         TrainingOptions(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, variants=args.variants,
                         seed=args.seed, bf16=args.bf16),
@@ -184,11 +200,11 @@ def language_named(name: str) -> FleursLanguage:
 
 def languages_of(names: Sequence[str], base: str) -> list[FleursLanguage]:
     """New languages by their configs or codes. Raises CorpusError for one that is unknown, named twice, or the base's."""
-    languages, known = [language_named(name) for name in names], Backbone.load(base).languages
+    languages, known = [language_named(name) for name in names], list(Backbone.load(base).languages)
     for k, language in enumerate(languages):
         if language.code in [one.code for one in languages[:k]]:
             raise CorpusError(f"{language.config} is named twice; name each language once.")
-        if language.whisper in known:
+        if language.whisper in known or tag_among(language.code, known):
             raise CorpusError(f"{language.config}: the base {base} has {language.name} already; wanted a language it lacks.")
     return languages
 
@@ -215,12 +231,12 @@ def say(line: str) -> None:
 
 def add_one(args: argparse.Namespace) -> int:
     (language,) = languages_of([args.config], args.base)
-    setting, earlier = setting_of(args), []
+    setting, earlier, named = setting_of(args), [], {one.code: one for one in map(language_named, args.earlier)}
     for folder in args.pack:
         held = read_pack(folder)["languages"]
         if language.code in held:
             raise PackError(f"{folder} holds {language.name} already; leave it out, or add another language.")
-        earlier += [language_of(code) for code in held]
+        earlier += [named[code] if code in named else language_of(code) for code in held]
     setting.folder(language.config)
     open_out(args.out, asdict(setting) | {"config": language.config, "packs": args.pack})
     before = [*setting.old, *(one.config for one in earlier)]
@@ -252,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", metavar="CONFIG", help="of FLEURS, or the language's code")
     arguments_of(parser)
     parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="pack that is there already")
+    parser.add_argument("--earlier", action="append", default=[], metavar="CODE=FOLDER",
+                        help="corpus of a language of such a pack, where FLEURS has none of it")  # fmt: skip
     return run(add_one, parser, argv)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from add_language import arguments_of, languages_of, measure, open_out, run, say, setting_of, train
 
-from dualasr.continual import Matrix, matrix_of, read_matrix, regressions, to_markdown, write_matrix
+from dualasr.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
 from dualasr.languages import language_of
 from dualasr.pack import attach_regression
 
@@ -32,7 +32,8 @@ def add_many(args: argparse.Namespace) -> int:
     languages, setting = languages_of(args.configs, args.base), setting_of(args)
     for language in languages:
         setting.folder(language.config)
-    beside = {name: read_matrix(folder) for name, folder in (("joint", args.joint), ("alone", args.alone)) if folder}
+    beside = {name: read_finished(folder, grow) for name, folder, grow in
+              (("joint", args.joint, "joint"), ("alone", args.alone, "pack")) if folder}  # fmt: skip
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages], "grow": args.grow,
                                           "rehearse": args.rehearse})  # fmt: skip
     groups = [languages] if args.grow == "joint" else [[language] for language in languages]
@@ -41,6 +42,7 @@ def add_many(args: argparse.Namespace) -> int:
     learnt |= {language.code: k for k, group in enumerate(groups, 1) for language in group}
     packs: list[Path] = []
     reports, lost = [], []
+    there = len(read_matrix(args.out).steps) if (args.out / "matrix.json").exists() else 0
     for k, step in enumerate(steps):
         say(f"== {step}")
         before = [language for group in groups[: max(0, k - 1)] for language in group]
@@ -50,10 +52,11 @@ def add_many(args: argparse.Namespace) -> int:
         report = args.out / "reports" / f"{k:02}-{step.removeprefix('+ ')}.json"
         reports.append(measure(setting, packs, [*setting.old, *heard], report, args.command))
         say("  decoded: " + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items()) + " windows")
-        matrix = matrix_of(reports, steps[: k + 1], learnt)
-        write_matrix(args.out, matrix, args.command, packs=args.grow == "pack", **beside)
-        for pack in packs:
-            attach_regression(pack, args.out / "matrix.md", args.out / "matrix.png")
+        matrix = matrix_of(reports, steps[: k + 1], learnt, args.grow)
+        if k + 1 >= there:  # a run that goes on leaves the longer one until it has come as far
+            write_matrix(args.out, matrix, args.command, packs=args.grow == "pack", **beside)
+            for pack in packs:
+                attach_regression(pack, args.out / "matrix.md", args.out / "matrix.png")
         lost = regressions(matrix, args.max_regression)
         for line in rates_of(matrix):
             say(f"  {line}")

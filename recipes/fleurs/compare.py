@@ -2,11 +2,11 @@
 
     python recipes/fleurs/compare.py ky_kg ga_ie or_in om_et --corpus data/generated --out runs/compare
 
-Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder; fine-tuning with a tenth of the
-base's data replayed; the paper's two baselines, decoder-only and a supplementary encoder layer, as they come and with as many
-parameters as ours; ours with each decoder, with as many parameters for all. Those that change the Whisper learn the languages
-one after the other; a pack knows its own alone. Learning rates are chosen from one grid on dev of the first language, with the
-first seed.
+Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder; fine-tuning with a tenth of
+the corpus's clips of the base's languages replayed; the paper's two baselines, decoder-only and a supplementary encoder
+layer, as they come and with as many parameters as ours; ours with each decoder, with as many parameters for all. Those that
+change the Whisper learn the languages one after the other; a pack knows its own alone. Learning rates are chosen from one
+grid on dev of the first language, with the first seed.
 
 What is compared is transcription: a pack is given the clip (pipeline-aware), a changed Whisper names the tag by itself, and
 the base's languages are heard again after the last. Resumable by cell (OUT/cells); OUT/compare.md, .json and .png are the
@@ -108,7 +108,8 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
     options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
     backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s)[0]
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
-    wanted = parameters(Secondary, backbone, tokenizer, SecondaryOptions(rank=rank))
+    shape = SecondaryOptions(rank=rank, fork=comparison.setting.secondary.fork)
+    wanted = parameters(Secondary, backbone, tokenizer, shape)
 
     def with_units(make: Make, shape: SecondaryOptions) -> SecondaryOptions:
         return replace(shape, las=LASOptions(units=units_for(make, backbone, tokenizer, shape, wanted)))
@@ -122,8 +123,8 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
         systems[name] = Shape(make, las)
         systems[f"{name}, equal parameters"] = Shape(make, with_units(make, las))
     ours = {
-        "las": with_units(Secondary, SecondaryOptions(rank=rank, decoder="las")), "whisper": SecondaryOptions(rank=rank),
-        "ctc": SecondaryOptions(rank=rank_for(backbone, tokenizer, SecondaryOptions(decoder="ctc"), wanted), decoder="ctc"),
+        "las": with_units(Secondary, replace(shape, decoder="las")), "whisper": shape,
+        "ctc": replace(shape, rank=rank_for(backbone, tokenizer, replace(shape, decoder="ctc"), wanted), decoder="ctc"),
     }  # fmt: skip
     return systems | {f"ours, {kind}": Shape(Secondary, ours[kind]) for kind in DECODERS}
 
@@ -169,7 +170,7 @@ def fit_whole(comparison: Comparison, way: Whole, rate: float, seed: int, k: int
     tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
     weights = [folder / f"{rate:g}-{seed}-{i}.safetensors" for i in range(k + 1)]
     if k:
-        before = Backbone.load(comparison.setting.base)
+        before = Backbone.load(comparison.setting.base, device=comparison.setting.device)
         load_model(before.model, weights[k - 1])
         backbone = replace(before)
     options = comparison.options(folder, language, rate, seed)
@@ -312,7 +313,9 @@ def to_markdown(rows: list[dict], ours: str, command: str) -> str:
         "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval over sentences; the base's WER its "
         "change in points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper "
         "that is trained as a whole adds no parameters and changes all. Training: the steps alone, on a CPU seconds of its "
-        "cores; the trunk activations of a pack are computed once and kept.", "",
+        "cores; the trunk activations of a pack are computed once and kept. A pack is told that the clip is its own, and is "
+        "trained beside CTC, whose candidates are searched with the decoder's; a changed Whisper names the tag itself and has "
+        "its decoder alone. Replayed is a tenth of the corpus's training clips of the base's languages.", "",
         "## CER by language", "", *markdown_table(("system", *codes), by_language),
         "## Dev CER of the first language by learning rate", "",
         *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),
@@ -349,7 +352,7 @@ def compare(args: argparse.Namespace) -> int:
     about = {"configs": [one.config for one in languages], "rates": args.rates, "seeds": args.seeds, "limit": args.old_clips,
              "padded": args.padded}  # fmt: skip
     open_out(args.out, asdict(setting) | about)
-    comparison = Comparison(setting, Backbone.load(args.base), languages, args.old_clips, args.padded)
+    comparison = Comparison(setting, Backbone.load(args.base, device=args.device), languages, args.old_clips, args.padded)
     systems, ours = systems_of(comparison, args.rank), f"ours, {args.decoder}"
     if args.systems:
         systems = {name: system for name, system in systems.items() if name in (*args.systems, ours)}
