@@ -216,7 +216,8 @@ def test_what_was_measured_stays_with_a_pack(tmp_path, installed, capsys):
     row = {mode: {"cer": 0.1, "wer": 0.3, "cer_interval": [0, 1], "wer_interval": [0, 1]} for mode in MODES}
     for name, packs in (("before", []), ("after", ["north"])):
         report = {"languages": {"en": row | {"known": True}, "ky": row | {"known": bool(packs)}}, "decoded": {},
-                  "packs": [{"name": pack} for pack in packs], "routing": {"accuracy": 1.0}}  # fmt: skip
+                  "packs": [{"name": pack} for pack in packs],
+                  "routing": {"accuracy": 1.0, "confusion": {"en": {"primary": 1}}}}  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
     asked = ["packs", "measured", "--packs-dir", str(installed), "north"]
     assert main([*asked, str(tmp_path / "before.json"), str(tmp_path / "after.json")]) == 0
