@@ -176,9 +176,14 @@ class Backbone:
         return {tag.strip("<|>"): ident for tag, ident in tags.items()}
 
     @property
+    def codes(self) -> list[str]:
+        """The languages that it can transcribe, in the order of a `LanguageStep`; one that has no tags knows English alone."""
+        return list(self.languages) or ["en"]
+
+    @property
     def language_names(self) -> dict[str, str]:
         """Whisper's English names of its languages, in lower case, aliases among them, and their codes."""
-        return {name: code for name, code in TO_LANGUAGE_CODE.items() if code in self.languages}
+        return {name: code for name, code in TO_LANGUAGE_CODE.items() if code in self.codes}
 
     def frames(self, samples: int) -> int:
         """Encoder frames that a clip of so many samples fills (at least one, at most the window)."""

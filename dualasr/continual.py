@@ -164,9 +164,8 @@ def _pct(rate: float) -> str:
     return "" if rate is None or np.isnan(rate) else f"{100 * rate:.1f}"
 
 
-def to_markdown(matrix: Matrix, command: str, joint: Matrix | None = None, alone: Matrix | None = None,
-                packs: bool = True) -> str:  # fmt: skip
-    """The matrix to read; `packs` says that every language has a pack of its own."""
+def to_markdown(matrix: Matrix, command: str, joint: Matrix | None = None, alone: Matrix | None = None) -> str:
+    """The matrix to read, with IM and FWT where there is a run to compare with."""
     lines = ["# After every added language", "", "Rates in percent, mark-safe normaliser; in brackets the change since the "
              "language was learnt, where there is one; *zero-shot* before.", ""]  # fmt: skip
     for mode in ("pipeline_aware", "agnostic"):
@@ -195,7 +194,7 @@ def to_markdown(matrix: Matrix, command: str, joint: Matrix | None = None, alone
               "what the earlier tasks gained since (negative: forgotten)"
               + (", IM what the newest lost beside joint training" if joint is not None else "")
               + (", FWT what it gained beside training alone" if alone is not None else "") + "."]  # fmt: skip
-    if packs:
+    if matrix.grow == "pack":
         lines += ["With a pack for each language, BWT with the pipeline known is 0 by construction, and so is FWT."]
     return "\n".join([*lines, "", "![](matrix.png)", "", f"Made by `{command}`.", ""])
 

@@ -89,14 +89,13 @@ class DualWhisper:
 
     def among(self, languages: Sequence[str]) -> "DualWhisper":
         """The model for audio that is in one of these languages. Raises PackError for one that nobody loaded knows."""
-        mine = list(self.backbone.languages) or ["en"]
-        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, mine) for code in languages}
+        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.codes) for code in languages}
         packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
         return replace(self, packs=packs, languages=frozenset(codes))
 
     def _primary_log_probs(self, heard: Heard) -> torch.Tensor | None:
         """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
-        may = allowed(list(self.backbone.languages) or ["en"], self.languages)
+        may = allowed(self.backbone.codes, self.languages)
         if len(may) == heard.language_log_probs.shape[1]:
             return heard.language_log_probs
         log_probs = torch.full_like(heard.language_log_probs, -torch.inf)
@@ -142,7 +141,7 @@ class DualWhisper:
         if not heard.seconds:
             return [], []
         if route == PRIMARY:
-            known = list(self.backbone.languages) or ["en"]
+            known = self.backbone.codes
             chosen = [tag_among(code, known) or code for code in languages or ()]
             if not chosen:
                 log_probs = self._primary_log_probs(heard)
@@ -208,7 +207,7 @@ class DualWhisper:
         log_probs = self._primary_log_probs(heard)
         best_tags = _best_tags(heard, log_probs)
         if route is None:
-            decisions = self._decisions(heard, bids, log_probs)
+            decisions = self._decisions(heard, bids, best_tags, log_probs is not None)
         else:
             decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
         forced = None if language is None else [language]
@@ -256,11 +255,11 @@ class DualWhisper:
             ))  # fmt: skip
         return results
 
-    def _decisions(self, heard: Heard, bids: Sequence[Sequence[Bid]], log_probs: torch.Tensor | None) -> list[Decision]:
-        """First ones, of every window; `log_probs` are the primary's."""
-        rows = zip(_best_tags(heard, log_probs), bids, heard.no_speech_prob, strict=True)
-        return [select(tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence)
-                for tag, row, silence in rows]  # fmt: skip
+    def _decisions(self, heard: Heard, bids: Sequence[Sequence[Bid]], best_tags: Sequence[float],
+                   served: bool) -> list[Decision]:  # fmt: skip
+        """First ones, of every window; `best_tags` are the primary's, which is `served` if it may hear any language."""
+        return [select(tag, row, self.selector, primary=served, no_speech_prob=silence)
+                for tag, row, silence in zip(best_tags, bids, heard.no_speech_prob, strict=True)]  # fmt: skip
 
     def _route(self, route: str | None, language: str | None) -> str | None:
         """The route that is forced, by itself or by a language; None: the selector's. Raises PackError for an unknown one."""
@@ -270,7 +269,7 @@ class DualWhisper:
 
     def _posterior(self, log_probs: torch.Tensor | None, bids: Sequence[Bid]) -> dict[str, float]:
         """`language_probs` of a window: the primary's log-probabilities (languages,), None where it may hear none."""
-        known = list(self.backbone.languages) or ["en"]
+        known = self.backbone.codes
         probs = [] if log_probs is None else log_probs.exp().tolist()
         mine = {known[k]: probs[k] for k in allowed(known, self.languages)} if probs else {}
         return language_probs(mine, bids, self.selector.posterior)
@@ -282,10 +281,11 @@ class DualWhisper:
         """
         bids, _ = self.bids(heard)
         log_probs, results = self._primary_log_probs(heard), []
-        for i, decision in enumerate(self._decisions(heard, bids, log_probs)):
+        decisions = self._decisions(heard, bids, _best_tags(heard, log_probs), log_probs is not None)
+        for i, decision in enumerate(decisions):
             probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
             if decision.route == PRIMARY:
-                language = (list(self.backbone.languages) or ["en"])[int(log_probs[i].argmax())]
+                language = self.backbone.codes[int(log_probs[i].argmax())]
             else:
                 bid = next(bid for bid in bids[i] if bid.name == decision.route)
                 language = bid.languages[int(np.argmax(bid.shares))]
@@ -301,10 +301,9 @@ class DualWhisper:
         for name, pack in self.packs.items():
             if language in pack.info.languages:
                 return name
-        mine = list(self.backbone.languages) or ["en"]
-        if tag_among(language, mine):
+        if tag_among(language, self.backbone.codes):
             return PRIMARY
-        known = [*mine, *(code for pack in self.packs.values() for code in pack.info.languages)]
+        known = [*self.backbone.codes, *(code for pack in self.packs.values() for code in pack.info.languages)]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
 
 

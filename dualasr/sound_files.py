@@ -43,7 +43,7 @@ def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
     with same:
         size = os.fstat(same.fileno()).st_size
-        with _opener(path)(path) as reader:
+        with _opener(path, same.read(8))(path) as reader:
             yield reader
         if os.fstat(same.fileno()).st_size < size:
             raise AudioError(f"{path}: is truncated: it became shorter while it was read")
@@ -59,9 +59,8 @@ def _check_file(path: Path) -> None:
         raise AudioError(f"{path}: is empty")
 
 
-def _opener(path: Path):
-    with path.open("rb") as file:
-        head = file.read(8)
+def _opener(path: Path, head: bytes):
+    """What opens a file of this name that begins so."""
     if path.suffix.lower() not in AV_SUFFIXES and head[4:] != b"ftyp" and not head.startswith(_CONTAINERS):
         return _open_libsndfile
     try:

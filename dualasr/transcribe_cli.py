@@ -61,7 +61,7 @@ def _found(name: str, recursive: bool) -> list[Path]:
 
 def language_code(name: str, model) -> str:
     """The code of a language by its code or name, in any case, packs' included. Raises PackError that offers the nearest."""
-    named = dict(model.backbone.language_names) or {"english": "en"}
+    named = dict(model.backbone.language_names)
     for pack in model.packs.values():
         named |= {title.lower(): code for code, title in pack.info.languages.items()}
     codes = {code.lower(): code for code in named.values()}
@@ -156,8 +156,7 @@ class Transcriber:
             begin(file)
             show(shown(segment))
 
-        more = {"said": said} if verbose else {}
-        for file, result in transcribe_files(self.model, job_of, heard=heard, **more, **self.asked):
+        for file, result in transcribe_files(self.model, job_of, heard=heard, said=said if verbose else None, **self.asked):
             job = job_of[file]
             try:
                 if isinstance(result, DualasrError):

@@ -121,8 +121,8 @@ def options_of(args: argparse.Namespace):
         )  # fmt: skip
         off = float("inf")
         options = TranscribeOptions(
-            decode=decode, batch=8 if args.batch_size is None else args.batch_size, words=args.word_timestamps, sentences=True,
-            detect_only=args.detect_only, carry_prompt=args.carry_initial_prompt,
+            decode=decode, batch=TranscribeOptions.batch if args.batch_size is None else args.batch_size,
+            words=args.word_timestamps, sentences=True, detect_only=args.detect_only, carry_prompt=args.carry_initial_prompt,
             condition_on_previous_text=args.condition_on_previous_text, stretches=clip_timestamps(args.clip_timestamps),
             no_speech_threshold=off if args.no_speech_threshold is None else args.no_speech_threshold,
             logprob_threshold=off if args.logprob_threshold is None else args.logprob_threshold,

@@ -37,13 +37,13 @@ def transcribe(model: DualWhisper, audio: Audio, *, route: str | None = None, la
 def transcribe_files(
     model: DualWhisper, paths: Iterable[str | Path], *, route: str | None = None, language: str | None = None,
     options: TranscribeOptions = TranscribeOptions(), heard: Callable[[float], None] = lambda seconds: None,
-    said: Callable[[Path, Segment], None] = lambda path, segment: None,
+    said: Callable[[Path, Segment], None] | None = None,
 ) -> Iterator[tuple[Path, Transcription | DualasrError]]:  # fmt: skip
     """Transcribe files, each given in turn once it is whole; a broken one gives its error and the others are still done.
 
     `heard` is told the seconds of audio as they are read, `said` every segment once no later window can change it, file
-    after file. Raises PackError at once for an unknown route or language,
-    which would fail every file alike, and MissingExtraError where one is wanted and not there.
+    after file. Raises PackError at once for an unknown route or language, which would fail every file alike, and
+    MissingExtraError where an extra is wanted and not there.
     """
     check_choice(model, route, language)
     return _transcribe_all(model, map(Path, paths), route, language, options, heard, said)
@@ -51,7 +51,7 @@ def transcribe_files(
 
 def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | None, language: str | None,
                     options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None,
-                    said: Callable[[Audio, Segment], None] = lambda audio, segment: None,
+                    said: Callable[[Audio, Segment], None] | None = None,
                     ) -> Iterator[tuple[Audio, Transcription | DualasrError]]:  # fmt: skip
     """Each audio with its transcript or error, in order."""
     size = 1 if options.condition_on_previous_text else options.batch
@@ -63,12 +63,14 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
         batch.clear()
 
     def tell(file: Recording, *, last: bool = False) -> None:
-        for segment in file.news(last=last):
+        for segment in file.news(last=last) if said else ():
             said(file.audio, segment)
 
-    def finished() -> tuple[Audio, Transcription | DualasrError]:
-        tell(file := files.popleft(), last=True)
-        return file.audio, file.result()
+    def finished(still_read: Recording | None = None) -> Iterator[tuple[Audio, Transcription | DualasrError]]:
+        """The files at the front that wait for no answer."""
+        while files and files[0] is not still_read and all(files[0] is not other for other, _ in batch):
+            tell(file := files.popleft(), last=True)
+            yield file.audio, file.result()
 
     for audio in audios:
         file = Recording(audio, options, model.backbone.spans, heard=heard)
@@ -77,17 +79,14 @@ def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | No
             batch.append((file, window))
             if len(batch) == size:
                 decode()
-                while files[0] is not file and all(files[0] is not other for other, _ in batch):
-                    yield finished()
+                yield from finished(file)
                 tell(files[0])
         if file.error is not None:
             batch[:] = [pair for pair in batch if pair[0] is not file]
-        while files and all(files[0] is not other for other, _ in batch):
-            yield finished()
+        yield from finished()
     if batch:
         decode()
-    while files:
-        yield finished()
+    yield from finished()
 
 
 def _readable(file: Recording, window_s: float) -> Iterator[Window]:
@@ -159,7 +158,7 @@ def check_choice(model: DualWhisper, route: str | None, language: str | None) ->
         if language is not None:
             model.route_of(language)
         return
-    known = list(model.backbone.languages) or ["en"] if route == PRIMARY else list(model.pack(route).info.languages)
+    known = model.backbone.codes if route == PRIMARY else list(model.pack(route).info.languages)
     if model.languages is not None and not model.languages & set(known):
         raise PackError(f"Route {route!r} knows none of {', '.join(sorted(model.languages))}; it knows: {', '.join(known)}.")
     if language is not None and not (tag_among(language, known) if route == PRIMARY else language in known):

@@ -39,7 +39,7 @@ def decoders_of(model: DualWhisper) -> tuple[Decoder, ...]:
     names: dict[str, str] = {}
     for name, code in model.backbone.language_names.items():
         names.setdefault(code, name.title())  # the first is the language's name, the others are aliases
-    codes = list(model.backbone.languages) or ["en"]
+    codes = model.backbone.codes
     primary = Decoder(PRIMARY, {code: names.get(code) or _NAMES.get(code, code) for code in codes})
     return primary, *(Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items())
 

@@ -54,7 +54,7 @@ def add_many(args: argparse.Namespace) -> int:
         say("  decoded: " + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items()) + " windows")
         matrix = matrix_of(reports, steps[: k + 1], learnt, args.grow)
         if k + 1 >= there:  # a run that goes on leaves the longer one until it has come as far
-            write_matrix(args.out, matrix, args.command, packs=args.grow == "pack", **beside)
+            write_matrix(args.out, matrix, args.command, **beside)
             for pack in packs:
                 attach_regression(pack, args.out / "matrix.md", args.out / "matrix.png")
         lost = regressions(matrix, args.max_regression)
@@ -62,7 +62,7 @@ def add_many(args: argparse.Namespace) -> int:
             say(f"  {line}")
         if lost and args.stop_on_regression:
             break
-    print(to_markdown(matrix, args.command, packs=args.grow == "pack", **beside))
+    print(to_markdown(matrix, args.command, **beside))
     print(f"{args.out / 'matrix.md'}, matrix.png, matrix.json")
     for regression in lost:
         print(f"add_sequence: {regression}; --max-regression allows {args.max_regression:g}", file=sys.stderr)

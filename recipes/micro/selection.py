@@ -93,6 +93,11 @@ def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
     return pack
 
 
+def folder_of(corpus: Path, code: str) -> Path:
+    """Where a FLEURS-shaped corpus has a language."""
+    return corpus / "data" / language_of(code).config
+
+
 def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utterance]:
     """`count` clips, as many of each language's corpus as there can be, spread over it."""
     found = []
@@ -138,9 +143,9 @@ def measured(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Cl
 def stress(args, packs: Sequence[Path]) -> dict:
     """A set of packs as they come, and calibrated together."""
     model, options = load_model(args.base, packs), SetOptions()
-    old = {code: args.corpus / "data" / language_of(code).config for code in model.backbone.languages}
+    old = {code: folder_of(args.corpus, code) for code in model.backbone.languages}
     known = [code for pack in model.packs.values() for code in pack.info.languages]
-    learnt = {code: args.corpus / "data" / language_of(code).config for code in known if code not in args.more}
+    learnt = {code: folder_of(args.corpus, code) for code in known if code not in args.more}
     more = [code for code in known if code in args.more]
     dev = pooled(learnt | {code: args.out / "corpora" / code for code in more}, "dev", 40 * len(known))
     dev += pooled(old, "train", 300)
@@ -179,7 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model = load_model(args.base, args.pack)
-    negatives = [args.corpus / "data" / language_of(code).config for code in model.backbone.languages]
+    negatives = [folder_of(args.corpus, code) for code in model.backbone.languages]
     packs = [*args.pack, *(train_small(args, code, negatives) for code in tqdm(args.more, unit="pack"))]
     found = {}
     for count in args.counts:
