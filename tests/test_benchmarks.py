@@ -3,10 +3,12 @@
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from dualasr.backbone import Backbone
 from dualasr.model import DecodeOptions, load_model
@@ -74,3 +76,16 @@ def test_a_long_file_is_as_long_as_it_should_be_and_windows_are_full(recipes, tm
     joined, pause = recipes("side_by_side").joined, 16_000 // 3
     assert len(joined(clips, 16_000 * 4)) == 3 * 16_000 + pause
     assert len(joined(clips, 16_000 // 2)) == 16_000 // 2
+
+
+def test_what_a_whisper_takes_lies_on_a_line_through_two_depths(recipes):
+    """Counted at 2 and 4 layers, it is at 6 what is counted at 6; and a product of matrices is twice its multiplications."""
+    run_sheet, shape = recipes("run_sheet"), recipes("whisper_shape")
+    shape.SHAPES["tiny"] = (64, 2, 2)
+    args = SimpleNamespace(rank=2, seconds=1.0, tokens=5)
+    tokenizer = run_sheet.PackTokenizer.train(["the quick brown fox"], ("xx",))
+    counts = [run_sheet.count_all(shape.random_whisper("tiny", layers=layers), tokenizer, args) for layers in (2, 4, 6)]
+    assert run_sheet.at_depth(6, counts[:2]) == counts[2]
+    layer, sound = torch.nn.Linear(7, 5, bias=False), torch.randn(3, 7)
+    flops, kept = run_sheet.count(lambda: layer(sound).sum(), layer)
+    assert flops == 2 * (2 * 3 * 7 * 5) and kept == 4 * sound.numel()  # forward, and the gradient of the weights

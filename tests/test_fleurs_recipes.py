@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +204,24 @@ def test_killed_and_gone_on(recipes, unbroken, tmp_path, monkeypatch, place):
         with pytest.raises(Killed):
             main([*unbroken[0], "--out", str(tmp_path / "out")])
     assert main([*unbroken[0], "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert found | {"command": "", "decoded": []} == unbroken[1] | {"command": "", "decoded": []}
+
+
+@pytest.mark.slow
+def test_a_process_killed_wherever_it_is(unbroken, tmp_path):
+    """SIGKILL, which nothing can catch, shortly after each of these lines; the same command goes on every time."""
+    command = [sys.executable, str(RECIPES / "add_sequence.py"), *unbroken[0], "--out", str(tmp_path / "out")]
+    rng = np.random.default_rng(0)
+    for line in ("== base", "== + ky", "3 trunk", "4 train", "5 dev", "6 pack", "decoded:", "== + ga", "4 train", "6 pack", ""):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for said in process.stdout:
+            if line and line in said:
+                time.sleep(rng.uniform(0, 0.4))
+                process.kill()
+                break
+        process.stdout.read()
+        assert process.wait() in ((0,) if not line else (-9, 0))
     found = json.loads((tmp_path / "out" / "matrix.json").read_text())
     assert found | {"command": "", "decoded": []} == unbroken[1] | {"command": "", "decoded": []}
 

@@ -27,7 +27,8 @@ from dualasr.secondary import Secondary
 from dualasr.selector import Calibration, Logistic
 from dualasr.tokenizer import PackTokenizer, byte_of_character
 
-SHAPES = {"tiny": (384, 4, 6), "base": (512, 6, 8), "small": (768, 12, 12), "medium": (1024, 24, 16)}  # width, layers, heads
+SHAPES = {"tiny": (384, 4, 6), "base": (512, 6, 8), "small": (768, 12, 12), "medium": (1024, 24, 16),
+          "large-v2": (1280, 32, 20)}  # width, layers, heads
 TEXT = 50257  # text tokens of the multilingual vocabulary
 CERTAIN = 50.0  # log-odds by which a random pack loses every window
 
@@ -48,9 +49,10 @@ def stand_in_tokenizer() -> WhisperTokenizer:
     return tokenizer
 
 
-def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
-    """A Whisper in transformers format, and as older converters want it."""
-    width, layers, heads = SHAPES[shape]
+def random_whisper(shape: str = "small", seed: int = 0, *, layers: int = 0) -> Backbone:
+    """A Whisper of this shape, with so many layers a side if they are given."""
+    width, usual, heads = SHAPES[shape]
+    layers = layers or usual
     tokenizer = stand_in_tokenizer()
     sizes = {f"{side}_{what}": value for side in ("encoder", "decoder")
              for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))}  # fmt: skip
@@ -64,7 +66,12 @@ def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
         task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")},
         no_timestamps_token_id=ident("<|notimestamps|>"), suppress_tokens=list(range(TEXT, len(tokenizer))),
     )  # fmt: skip
-    save_base(folder, Backbone(shape, model, tokenizer, WhisperFeatureExtractor()))
+    return Backbone(shape, model.requires_grad_(False), tokenizer, WhisperFeatureExtractor())
+
+
+def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
+    """A Whisper of this shape in transformers format, and as older converters want it."""
+    save_base(folder, random_whisper(shape, seed))
 
 
 def write_packs(folder: Path, backbone: Backbone, count: int, texts: Sequence[str]) -> list[Path]:
