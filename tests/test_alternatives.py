@@ -60,9 +60,9 @@ def test_the_whole_encoder_is_transformers_own(recipe, backbone, clips):
                               atol=1e-5)  # fmt: skip
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_whole_whisper_learns_and_the_base_stays(recipe, backbone, spoken, tmp_path, rank):
-    options = TrainingOptions(steps=12, batch=4, learning_rate=2e-2 if rank else 2e-3, variants=1)
+@pytest.mark.parametrize(("rank", "bf16"), [(0, False), (4, False), (0, True)])
+def test_a_whole_whisper_learns_and_the_base_stays(recipe, backbone, spoken, tmp_path, rank, bf16):
+    options = TrainingOptions(steps=12, batch=4, learning_rate=2e-2 if rank else 2e-3, variants=1, bf16=bf16)
     examples = recipe.examples_of(backbone, spoken, "tr")
     variants, before = TrunkCache(tmp_path, backbone, 0), backbone.checksum
     model, count = recipe.train_whole(backbone, examples, options, variants, rank=rank, padded=0.5)

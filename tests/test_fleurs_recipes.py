@@ -160,6 +160,8 @@ def test_one_pack_that_grows(recipes, sequence, corpus, tiny_folder, tmp_path):
     assert len(vocabularies) == 1
     assert sequence(tmp_path / "joint", "--grow", "joint", *GENEROUS) == 0
     assert read_matrix(tmp_path / "joint").steps == ("base", "joint")
+    pooled = json.loads((tmp_path / "joint" / "packs" / "joint.run" / "arguments.json").read_text())
+    assert pooled["training"]["steps"] == 3 * runs[0]["training"]["steps"]  # as many a language
     assert sequence(out, "--grow", "shared", *GENEROUS, "--joint", tmp_path / "joint") == 0
     assert "IM, pipeline known" in (out / "matrix.md").read_text()
     tables = ("ky", "ga", "om", "--corpus", corpus, "--base", tiny_folder, "--out", tmp_path / "tables", *SMALL,

@@ -8,7 +8,8 @@
 --grow shared  the paper's one LoRA and one decoder: every language trains them further, rehearsing a share of the earlier new
                languages and never the base's; their vocabulary is made from the whole sequence's text at the start, and
                every language brings its tag
---grow joint   one pack of all languages, trained at once: the paper's own setting, and the reference for IM
+--grow joint   one pack of all languages, trained at once in as many steps as all of them have elsewhere: the paper's own
+               setting, and the reference for IM
 
 OUT/matrix.json, .md and .png are the result, OUT/reports the evaluation of each step, OUT/packs the packs. --joint and --alone
 name a finished --grow joint and --grow pack run, for IM and FWT. Exit code 1 where a language worsened by more than
@@ -18,7 +19,7 @@ name a finished --grow joint and --grow pack run, for IM and FWT. Exit code 1 wh
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from add_language import arguments_of, languages_of, measure, open_out, run, say, setting_of, train
@@ -73,7 +74,8 @@ def add_step(args, setting, packs: list[Path], before, new, languages) -> list[P
     """The packs after a step: those before with one more, or the one that went on from the one before."""
     folder = args.out / "packs"
     if args.grow == "joint":
-        train(setting, folder / "joint", new, say=say)
+        steps = setting.training.steps * len(new)  # --steps are a language's
+        train(replace(setting, training=replace(setting.training, steps=steps)), folder / "joint", new, say=say)
         return [folder / "joint"]
     if args.grow == "pack":
         train(setting, folder / new[0].code, new, others=[one.config for one in before], say=say)

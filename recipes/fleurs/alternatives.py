@@ -84,7 +84,7 @@ def train_whole(backbone: Backbone, examples: Sequence[Example], options: Traini
     schedule = get_scheduler("linear", optimiser, round(options.steps * options.warmup), options.steps)
     whisper = model.base_model.model if rank else model
     batches, rng = plan_batches([e.frames for e in examples], [], options), np.random.default_rng([options.seed, 41])
-    whole = rng.random(len(batches)) < padded
+    whole, device = rng.random(len(batches)) < padded, backbone.device
 
     def gradients(share: tuple[list, bool, int]) -> tuple:
         items, full, total = share
@@ -93,20 +93,23 @@ def train_whole(backbone: Backbone, examples: Sequence[Example], options: Traini
         sounds = [variants.samples(row.sound, int(variant)) for row, variant in zip(rows, picked, strict=True)]
         longest = backbone.positions if full else min(backbone.positions, max(
             backbone.frames(len(sound)) for sound in sounds) + MARGIN)  # fmt: skip
-        encoded = encode(whisper, backbone.features(sounds), longest)
-        tokens = [torch.tensor(row.tokens) for row in rows]
+        tokens = [torch.tensor(row.tokens, device=device) for row in rows]
         inputs = nn.utils.rnn.pad_sequence([t[:-1] for t in tokens], batch_first=True, padding_value=backbone.special_ids.end)
         labels = nn.utils.rnn.pad_sequence([t[1:] for t in tokens], batch_first=True, padding_value=-100)
-        logits = whisper(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False).logits
+        mel = backbone.features(sounds)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            encoded = encode(whisper, mel, longest)
+            logits = whisper(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum") / total
         return torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
 
     with core_pool() as (pool, cores):
         for batch, full in tqdm(zip(batches, whole, strict=True), total=len(batches), desc="train", unit="step", disable=None):
             total = sum(len(examples[i].tokens) - 1 for i, _ in batch)
-            shares = [(batch[core::cores], bool(full), total) for core in range(min(cores, len(batch)))]
-            for parameter, *parts in zip(own, *pool.map(gradients, shares), strict=True):
-                parameter.grad = sum(parts)
+            parts = min(cores, len(batch)) if device.type == "cpu" else 1
+            shares = [(batch[part::parts], bool(full), total) for part in range(parts)]
+            for parameter, *gradient in zip(own, *pool.map(gradients, shares), strict=True):
+                parameter.grad = sum(gradient)
             nn.utils.clip_grad_norm_(own, 5.0)
             optimiser.step()
             schedule.step()
@@ -190,7 +193,7 @@ def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
     train, dev, skipped = read_corpora(options, backbone.window_s)
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     torch.manual_seed(options.training.seed)
-    secondary = make(backbone, tokenizer, options.secondary)
+    secondary = make(backbone, tokenizer, options.secondary).to(backbone.device)
     data = prepare(replace(options, secondary=secondary.options), backbone, tokenizer, train, dev, skipped)
     options.run.mkdir(parents=True, exist_ok=True)
     now = clock(options.device)

@@ -98,7 +98,7 @@ class Comparison:
         training = replace(self.setting.training, learning_rate=rate, seed=seed)
         return AddLanguageOptions(
             base=self.setting.base, corpora=(self.setting.folder(language.config),), languages={language.code: language.name},
-            out=out, cache=self.setting.out / "trunk-cache", training=training,
+            out=out, cache=self.setting.out / "trunk-cache", device=self.setting.device, training=training,
         )  # fmt: skip
 
 

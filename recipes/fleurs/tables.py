@@ -67,7 +67,7 @@ def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, 
     options = AddLanguageOptions(
         base=setting.base, corpora=tuple(setting.folder(one.config) for one in languages),
         languages={one.code: one.name for one in languages}, out=setting.out / "cells" / f"{rank}-{fork}",
-        cache=setting.out / "trunk-cache", training=setting.training,
+        cache=setting.out / "trunk-cache", device=setting.device, training=setting.training,
         secondary=replace(setting.secondary, rank=rank, fork=fork),
     )  # fmt: skip
     pack = fit_pack(options, backbone).pack
