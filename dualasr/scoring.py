@@ -43,30 +43,38 @@ class ClipResult:
     confidence: float | None
 
 
-def _texts(clips: Sequence[ClipResult], mode: str, method: str) -> dict[str, tuple[list[str], list[str]]]:
-    """References and hypotheses of clips of one language, as each rate counts them."""
-    refs, hyps = (comparable(texts, clips[0].language, method)
-                  for texts in ([clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]))  # fmt: skip
-    return dict(zip(("wer", "cer"), zip(refs, hyps, strict=True), strict=True))
+def _counted(language: str, refs: Sequence[str], hyps: Sequence[str], method: str) -> dict[str, tuple[list[str], list[str]]]:
+    """References and hypotheses as each rate counts them."""
+    sides = (comparable(texts, language, method) for texts in (refs, hyps))
+    return dict(zip(("wer", "cer"), zip(*sides, strict=True), strict=True))
+
+
+def error_tables(language: str, refs: Sequence[str], hyps: Sequence[str]) -> Tables:
+    """What `scores_of` takes, of texts of one language; those of the same sentence share a row."""
+    units = {"wer": "word", "cer": "character"}
+    return {method: {rate: per_sentence_errors(*texts, units[rate])
+                     for rate, texts in _counted(language, refs, hyps, method).items()} for method in NORMALISERS}  # fmt: skip
+
+
+def _texts(clips: Sequence[ClipResult], mode: str) -> tuple[str, list[str], list[str]]:
+    return clips[0].language, [clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]
 
 
 def tables_of(clips: Sequence[ClipResult], mode: str) -> Tables:
-    """What `scores_of` takes, of clips of one language; clips of the same sentence share a row."""
-    units = {"wer": "word", "cer": "character"}
-    return {method: {rate: per_sentence_errors(*texts, units[rate]) for rate, texts in _texts(clips, mode, method).items()}
-            for method in NORMALISERS}  # fmt: skip
+    """`error_tables` of clips of one language."""
+    return error_tables(*_texts(clips, mode))
 
 
 def error_counts(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, int]]:
     """Substitutions, deletions and insertions in words and in characters, mark-safe."""
-    texts = _texts(clips, mode, "marks")
+    texts = _counted(*_texts(clips, mode), "marks")
     found = {"word": word_errors(*texts["wer"]), "character": character_errors(*texts["cer"])}
     keys = ("substitutions", "deletions", "insertions", "length")
     return {unit: {key: getattr(count, key) for key in keys} for unit, count in found.items()}
 
 
 def scores_of(languages: Sequence[Tables], bootstrap: int, seed: int) -> dict:
-    """Rates of `tables_of`; of several languages, the mean of their rates. A language without reference has none.
+    """Rates of `error_tables`; of several languages, the mean of their rates. A language without reference has none.
 
     Of the mark-safe rates also the 95 % interval over `bootstrap` resamples, None for none.
     """

@@ -14,9 +14,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dualasr.corpus import Utterance
+from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.model import DecodeOptions
 from dualasr.search import Hypothesis
 from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.selector import Bid, Calibration
+from dualasr.selector import PRIMARY, Bid, Calibration
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions
 from dualasr.trunk_cache import TrunkCache
@@ -138,6 +140,18 @@ def test_a_comparison(recipe, tiny_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "fit_shape", None)
     assert compare.main(arguments) == 0
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == rows
+
+
+def test_a_pipeline_alone_hears_what_it_hears_in_an_evaluation(recipe, make_model, spoken):
+    """A long clip among them, which is cut."""
+    long = spoken[0].audio.with_name("long.wav")
+    soundfile.write(long, np.concatenate([soundfile.read(u.audio)[0] for u in spoken * 3]), 16_000)
+    clips, model = [*spoken, replace(spoken[0], id="long", audio=long)], make_model(("a", "ky"))
+    assert soundfile.info(long).duration > model.backbone.window_s
+    for route, known in (("a", model), (PRIMARY, replace(model, packs={}))):
+        found = evaluate(known, clips, EvaluationOptions(beam=2, max_new_tokens=9, probes=0)).clips
+        options = DecodeOptions(beam=2, generate={"max_new_tokens": 9})
+        assert recipe.transcripts(model, clips, route, options) == [clip.pipeline_aware.hyp for clip in found]
 
 
 def test_the_papers_selector_over_tau_and_beta(recipe):

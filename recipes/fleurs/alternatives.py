@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,19 +21,21 @@ from tqdm import tqdm
 from transformers import get_scheduler
 from transformers.modeling_outputs import BaseModelOutput
 
-from dualasr.audio import SAMPLE_RATE, Sound
+from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
 from dualasr.backbone import Backbone
 from dualasr.calibration import choose_ctc_weight
-from dualasr.cores import core_pool
+from dualasr.cores import core_pool, one_ahead
 from dualasr.corpus import Utterance
 from dualasr.las import LASOptions
-from dualasr.model import DualWhisper
+from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.pack import Pack, PackInfo
 from dualasr.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training import TrainingOptions, plan_batches, train_secondary
 from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text
 from dualasr.trunk_cache import TrunkCache
+
+BATCH = 16  # windows that are transcribed together
 
 
 @dataclass(frozen=True)
@@ -188,20 +191,40 @@ def clock(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" else time.perf_counter
 
 
-def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Fitted:
-    """A pack of any shape, pipeline-aware (it is not calibrated)."""
-    train, dev, skipped = read_corpora(options, backbone.window_s)
+def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Pack:
+    """A pack of any shape with the vocabulary of its training text, untrained."""
+    train = read_corpora(options, backbone.window_s)[0]
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     torch.manual_seed(options.training.seed)
     secondary = make(backbone, tokenizer, options.secondary).to(backbone.device)
-    data = prepare(replace(options, secondary=secondary.options), backbone, tokenizer, train, dev, skipped)
+    return Pack(PackInfo(options.out.name, dict(options.languages)), secondary)
+
+
+def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Fitted:
+    """A pack of any shape, trained, pipeline-aware (it is not calibrated)."""
+    pack = new_pack(options, backbone, make)
+    secondary, (train, dev, skipped) = pack.secondary, read_corpora(options, backbone.window_s)
+    asked = replace(options, secondary=secondary.options)
+    data = prepare(asked, backbone, secondary.tokenizer, train, dev, skipped)
     options.run.mkdir(parents=True, exist_ok=True)
     now = clock(options.device)
     began = now()
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=True)
     seconds = now() - began
     shutil.rmtree(options.run)
-    pack = Pack(PackInfo(options.out.name, dict(options.languages)), secondary)
     model, refs = DualWhisper(backbone).with_pack(pack), [clip.text for clip in data.dev[:96]]
     weight, rates = choose_ctc_weight(model, pack.name, data.dev_audio[:96], refs)
     return Fitted(replace(pack, info=replace(pack.info, ctc_weight=weight)), rates[weight], seconds)
+
+
+def transcripts(model: DualWhisper, utterances: Sequence[Utterance], route: str, options: DecodeOptions) -> list[str]:
+    """What one pipeline hears; a clip longer than the window is cut as `evaluate` cuts it, and no other pipeline is asked."""
+    windows = ((i, samples[start:end]) for i, utterance in enumerate(utterances) for samples in [load_audio(utterance.sound)]
+               for start, end in split_windows(samples, model.backbone.window_s) if end - start >= SHORTEST)  # fmt: skip
+    batches, texts = iter(lambda: list(islice(windows, BATCH)), []), [[] for _ in utterances]
+    with core_pool() as (pool, _):
+        for batch, heard in one_ahead(pool, lambda batch: model.listen([samples for _, samples in batch]), batches):
+            results = model.transcribe_heard(heard, route=route, options=options)
+            for (i, _), result in zip(batch, results, strict=True):
+                texts[i].append(result.text)
+    return [" ".join(filter(None, parts)) for parts in texts]

@@ -17,89 +17,48 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from add_language import Setting, arguments_of, languages_of, open_out, run, say, setting_of
+from add_language import arguments_of, languages_of, open_out, run, say, setting_of
 from alternatives import (
     Make,
     Supplementary,
-    borrow_tags,
-    clock,
-    examples_of,
-    fit_pack,
     parameters,
     rank_for,
-    text_tokens,
-    train_whole,
     units_for,
     whole_rank,
 )
-from safetensors.torch import load_model, save_model
+from cells import (
+    Comparison,
+    Place,
+    Shape,
+    Whole,
+    cell,
+    fit_shape,
+    fit_whole,
+    heard,
+    load_shape,
+    load_whole,
+    on_test,
+)
 
-from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
 from dualasr.continual import save_figure
-from dualasr.corpus import Utterance, load_corpus
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.languages import FleursLanguage, language_of
+from dualasr.languages import language_of
 from dualasr.las import LASOptions
 from dualasr.metrics import paired_bootstrap
-from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.model import DualWhisper
 from dualasr.report_content import markdown_table
-from dualasr.scoring import scores_of, tables_of
+from dualasr.scoring import scores_of
 from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
-from dualasr.selector import PRIMARY
 from dualasr.tokenizer import PackTokenizer
-from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
-from dualasr.trunk_cache import TrunkCache
+from dualasr.training_data import read_corpora, read_text
 from dualasr.whole_file import whole_file
 
 ZERO_SHOT = "zero-shot"
-MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data replayed."""
-
-    rank: int = 0
-    replay: float = 0.0
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A pack's."""
-
-    make: Make
-    options: SecondaryOptions
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What all cells share."""
-
-    setting: Setting
-    backbone: Backbone
-    languages: tuple[FleursLanguage, ...]
-    limit: int  # test clips of each of the base's languages
-    padded: float
-
-    def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
-        return load_corpus(self.setting.folder(config), split).utterances[:limit]
-
-    def test(self, config: str) -> list[Utterance]:
-        return self.clips(config, "test", self.limit if config in self.setting.old else None)
-
-    def options(self, out: Path, language: FleursLanguage, rate: float, seed: int) -> AddLanguageOptions:
-        training = replace(self.setting.training, learning_rate=rate, seed=seed)
-        return AddLanguageOptions(
-            base=self.setting.base, corpora=(self.setting.folder(language.config),), languages={language.code: language.name},
-            out=out, cache=self.setting.out / "trunk-cache", device=self.setting.device, training=training,
-        )  # fmt: skip
 
 
 def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
@@ -129,122 +88,28 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
     return systems | {f"ours, {kind}": Shape(Secondary, ours[kind]) for kind in DECODERS}
 
 
-def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
-    """By language code: errors and lengths of each test sentence (scoring.Tables, as lists)."""
-    asked = EvaluationOptions(beam=comparison.setting.beam, bootstrap=0, max_new_tokens=MOST_NEW_TOKENS, probes=0)
-    found = {}
-    for config in configs:
-        clips = evaluate(model, comparison.test(config), asked).clips
-        tables = tables_of(clips, "pipeline_aware")
-        found[clips[0].language] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
-    return found
-
-
-def cost(comparison: Comparison, model: DualWhisper, route: str, clips: int = 24) -> float:
-    """Seconds to transcribe a second of the first language, over what the base takes for one of its own; side by side."""
-    def once(model: DualWhisper, route: str, config: str) -> float:
-        sounds = [load_audio(u.sound)[: model.backbone.window_samples] for u in comparison.clips(config, "dev" if config
-                  not in comparison.setting.old else "test", clips)]  # fmt: skip
-        began = time.perf_counter()
-        options = DecodeOptions(beam=comparison.setting.beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
-        model.decode(model.listen(sounds), route, options=options)
-        return (time.perf_counter() - began) / sum(map(len, sounds))
-
-    base, ratios = DualWhisper(comparison.backbone), []
-    for _ in range(3):
-        mine = once(model, route, comparison.languages[0].config)
-        ratios.append(mine / once(base, PRIMARY, comparison.setting.old[0]))
-    return statistics.median(ratios)
-
-
-def dev_cer(comparison: Comparison, model: DualWhisper, config: str) -> float:
-    asked = EvaluationOptions(beam=1, bootstrap=0, max_new_tokens=MOST_NEW_TOKENS, probes=0)
-    clips = comparison.clips(config, "dev", 96)
-    return evaluate(model, clips, asked).report["mean"]["pipeline_aware"]["cer"]
-
-
-def fit_whole(comparison: Comparison, way: Whole, rate: float, seed: int, k: int, folder: Path) -> dict:
-    """The k-th language of a sequence, from what the one before left; the weights stand beside the cell."""
-    language, backbone = comparison.languages[k], comparison.backbone
-    codes = [language_of(config).whisper for config in comparison.setting.old]
-    tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
-    weights = [folder / f"{rate:g}-{seed}-{i}.safetensors" for i in range(k + 1)]
-    if k:
-        before = Backbone.load(comparison.setting.base, device=comparison.setting.device)
-        load_model(before.model, weights[k - 1])
-        backbone = replace(before)
-    options = comparison.options(folder, language, rate, seed)
-    train, _, _ = read_corpora(options, backbone.window_s)
-    examples = examples_of(backbone, train, tags[language.code])
-    if way.replay:
-        rng = np.random.default_rng([seed, 43])
-        for config, tag in zip(comparison.setting.old, codes, strict=True):
-            base = [u for u in comparison.clips(config, "train") if u.duration <= backbone.window_s]
-            some = sorted(rng.permutation(len(base))[: round(way.replay * len(base))])
-            examples += examples_of(backbone, [base[i] for i in some], tag)
-    variants = TrunkCache(folder, backbone, 0, options.training.augmentation, seed)  # for its augmentation alone
-    now = clock(comparison.setting.device)
-    began = now()
-    training = replace(options.training, variants=options.training.variants_of(len(train)))
-    model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
-    seconds = now() - began
-    with whole_file(weights[k]) as part:
-        save_model(model, part)
-    texts = [u.text for u in train]
-    density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
-    system = DualWhisper(replace(backbone, model=model))
-    last = k + 1 == len(comparison.languages)
-    configs = [*comparison.setting.old, *(one.config for one in comparison.languages)] if last else [language.config]
-    return {"seconds": seconds, "parameters": count if way.rank else 0, "tokens_per_character": density,
-            "dev_cer": dev_cer(comparison, system, language.config), "tables": heard(comparison, system, configs),
-            "cost": cost(comparison, system, PRIMARY) if k == 0 else None}  # fmt: skip
-
-
-def fit_shape(comparison: Comparison, shape: Shape, rate: float, seed: int, k: int, folder: Path) -> dict:
-    """A pack of the k-th language."""
-    language = comparison.languages[k]
-    options = replace(comparison.options(folder / f"{rate:g}-{seed}-{k}", language, rate, seed), secondary=shape.options)
-    fitted = fit_pack(options, comparison.backbone, shape.make)
-    pack = fitted.pack
-    train = read_corpora(options, comparison.backbone.window_s)[0]
-    texts = read_text(options, train)
-    density = sum(len(pack.secondary.tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
-    system = DualWhisper(comparison.backbone).with_pack(pack)
-    return {"seconds": fitted.seconds, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors()),
-            "tokens_per_character": density, "dev_cer": fitted.dev_cer, "tables": heard(comparison, system, [language.config]),
-            "cost": cost(comparison, system, pack.name) if k == 0 else None}  # fmt: skip
-
-
-def zero_shot(comparison: Comparison) -> dict:
-    configs = [*comparison.setting.old, *(one.config for one in comparison.languages)]
-    return {"tables": heard(comparison, DualWhisper(comparison.backbone), configs)}
-
-
-def cell(path: Path, make: Callable[[], dict]) -> dict:
-    """A result that is on disk, or is made and put there."""
-    if not path.exists():
-        say(f"== {path.parent.name} {path.stem}")
-        found = make()
-        with whole_file(path) as part:
-            part.write_text(json.dumps(found))
-    return json.loads(path.read_text())
-
-
 def fill(comparison: Comparison, systems: dict, rates: Sequence[float], seeds: Sequence[int]) -> dict[str, dict]:
-    """Every system's chosen rate, dev CER by rate, and cells by (seed, language)."""
-    found = {}
+    """Every system's chosen rate, dev CER by rate, and cells by (seed, language). Only the chosen rate meets a test clip."""
+    found, first = {}, seeds[0]
     for name, system in systems.items():
         folder = comparison.setting.out / "cells" / name.replace(", ", "-").replace(" ", "-")
-        fit = fit_whole if isinstance(system, Whole) else fit_shape
+        fit, load = (fit_whole, load_whole) if isinstance(system, Whole) else (fit_shape, load_shape)
 
-        def one(rate: float, seed: int, k: int, fit=fit, system=system, folder=folder) -> dict:
-            return cell(folder / f"{rate:g}-{seed}-{k}.json", lambda: fit(comparison, system, rate, seed, k, folder))
+        def fitted(place: Place, fit=fit, system=system) -> dict:
+            return cell(place.file(".json"), lambda: fit(comparison, system, place))
 
-        tuned = {rate: one(rate, seeds[0], 0)["dev_cer"] for rate in rates}
+        def tested(place: Place, fitted=fitted, load=load, system=system) -> dict:
+            made, timed = fitted(place), (place.seed, place.k) == (first, 0)
+            return made | cell(place.file("-test.json"), lambda: on_test(
+                comparison, load(comparison, system, place, made), place.k, timed=timed))  # fmt: skip
+
+        tuned = {rate: fitted(Place(folder, rate, first, 0))["dev_cer"] for rate in rates}
         best = min(tuned, key=tuned.get)
         say(f"{name}: dev CER " + ", ".join(f"{rate:g}: {100 * cer:.1f} %" for rate, cer in tuned.items()))
-        cells = {(seed, k): one(best, seed, k) for seed in seeds for k in range(len(comparison.languages))}
-        found[name] = {"rate": best, "tuned": tuned, "cells": cells}
+        places = [Place(folder, best, seed, k) for seed in seeds for k in range(len(comparison.languages))]
+        found[name] = {"rate": best, "tuned": tuned, "cells": {(place.seed, place.k): tested(place) for place in places}}
+        for weights in folder.glob("*.safetensors"):
+            weights.unlink()
     return found
 
 
@@ -356,7 +221,8 @@ def compare(args: argparse.Namespace) -> int:
     systems, ours = systems_of(comparison, args.rank), f"ours, {args.decoder}"
     if args.systems:
         systems = {name: system for name, system in systems.items() if name in (*args.systems, ours)}
-    base = cell(args.out / "cells" / ZERO_SHOT / "0.json", lambda: zero_shot(comparison))
+    base = cell(args.out / "cells" / ZERO_SHOT / "0.json", lambda: {
+        "tables": heard(comparison, DualWhisper(comparison.backbone), comparison.configs)})  # fmt: skip
     found = fill(comparison, systems, args.rates, args.seeds)
     rows = summary(comparison, base, found, ours)
     for name, text in (("compare.json", json.dumps({"command": args.command, "rows": rows}, indent=1)),

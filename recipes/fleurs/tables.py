@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from add_language import Setting, arguments_of, languages_of, open_out, run, setting_of
 from alternatives import fit_pack
-from compare import MOST_NEW_TOKENS, cell
+from cells import MOST_NEW_TOKENS, cell, errors_of
 from scipy.stats import spearmanr
 
 from dualasr.audio import load_audio
@@ -31,11 +31,11 @@ from dualasr.backbone import Backbone
 from dualasr.continual import Matrix, read_finished, save_figure
 from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
-from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.languages import FleursLanguage
 from dualasr.metrics import character_errors, comparable
 from dualasr.model import DecodeOptions, DualWhisper, load_model
 from dualasr.report_content import markdown_table
+from dualasr.scoring import scores_of
 from dualasr.search import Hypothesis
 from dualasr.selector import PRIMARY, Bid, SelectorOptions, select, settle
 from dualasr.training_data import AddLanguageOptions
@@ -71,10 +71,10 @@ def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, 
         secondary=replace(setting.secondary, rank=rank, fork=fork),
     )  # fmt: skip
     pack = fit_pack(options, backbone).pack
-    utterances = [u for one in languages for u in clips_of(setting, one.config)]
-    asked = EvaluationOptions(beam=setting.beam, bootstrap=0, probes=0, max_new_tokens=MOST_NEW_TOKENS)
-    report = evaluate(DualWhisper(backbone).with_pack(pack), utterances, asked).report
-    cers = {one.code: report["languages"][one.code]["pipeline_aware"]["cer"] for one in languages}
+    model, cers = DualWhisper(backbone).with_pack(pack), {}
+    for one in languages:
+        tables = errors_of(model, clips_of(setting, one.config), setting.beam)
+        cers[one.code] = scores_of([tables], 0, 0)["cer"]
     return {"cer": cers, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors())}
 
 

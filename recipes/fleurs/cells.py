@@ -1,0 +1,217 @@
+"""Cells of the comparison: one system, learning rate, seed and language; trained, and heard on test.
+
+A cell is JSON, written whole or not at all, and made once. What was trained stands beside it until its system is done.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from add_language import Setting, say
+from alternatives import (
+    Make,
+    borrow_tags,
+    clock,
+    examples_of,
+    fit_pack,
+    new_pack,
+    text_tokens,
+    train_whole,
+    transcripts,
+)
+from safetensors.torch import load_model, save_model
+
+from dualasr.backbone import Backbone
+from dualasr.corpus import Utterance, load_corpus
+from dualasr.languages import FleursLanguage, language_of
+from dualasr.model import DecodeOptions, DualWhisper
+from dualasr.scoring import Tables, error_tables, scores_of
+from dualasr.secondary import SecondaryOptions
+from dualasr.selector import PRIMARY
+from dualasr.training import load_own, save_own
+from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
+from dualasr.trunk_cache import TrunkCache
+from dualasr.whole_file import whole_file
+
+MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data replayed."""
+
+    rank: int = 0
+    replay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pack's."""
+
+    make: Make
+    options: SecondaryOptions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all cells share."""
+
+    setting: Setting
+    backbone: Backbone
+    languages: tuple[FleursLanguage, ...]
+    limit: int  # test clips of each of the base's languages
+    padded: float
+
+    def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
+        return load_corpus(self.setting.folder(config), split).utterances[:limit]
+
+    @property
+    def configs(self) -> list[str]:
+        """The base's languages, then the new ones."""
+        return [*self.setting.old, *(one.config for one in self.languages)]
+
+    def test(self, config: str) -> list[Utterance]:
+        return self.clips(config, "test", self.limit if config in self.setting.old else None)
+
+    def options(self, out: Path, language: FleursLanguage, rate: float, seed: int) -> AddLanguageOptions:
+        training = replace(self.setting.training, learning_rate=rate, seed=seed)
+        return AddLanguageOptions(
+            base=self.setting.base, corpora=(self.setting.folder(language.config),), languages={language.code: language.name},
+            out=out, cache=self.setting.out / "trunk-cache", device=self.setting.device, training=training,
+        )  # fmt: skip
+
+
+def texts_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> list[str]:
+    """What a model's pack hears, or its Whisper if it has none."""
+    options = DecodeOptions(beam=beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
+    return transcripts(model, clips, next(iter(model.packs), PRIMARY), options)
+
+
+def errors_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> Tables:
+    """In clips of one language."""
+    return error_tables(clips[0].language, [clip.text for clip in clips], texts_of(model, clips, beam))
+
+
+def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
+    """By language code: errors and lengths of each test sentence (scoring.Tables, as lists)."""
+    found = {}
+    for clips in map(comparison.test, configs):
+        tables = errors_of(model, clips, comparison.setting.beam)
+        found[clips[0].language] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
+    return found
+
+
+def cost(comparison: Comparison, model: DualWhisper, clips: int = 24) -> float:
+    """Seconds to transcribe a second of the first language, over what the base takes for one of its own; side by side."""
+    def once(model: DualWhisper, config: str, split: str) -> float:
+        some = comparison.clips(config, split, clips)
+        began = time.perf_counter()
+        texts_of(model, some, comparison.setting.beam)
+        return (time.perf_counter() - began) / sum(clip.duration for clip in some)
+
+    base, ratios = DualWhisper(comparison.backbone), []
+    for _ in range(3):
+        mine = once(model, comparison.languages[0].config, "dev")
+        ratios.append(mine / once(base, comparison.setting.old[0], "test"))
+    return statistics.median(ratios)
+
+
+def on_test(comparison: Comparison, model: DualWhisper, k: int, *, timed: bool) -> dict:
+    """The k-th language's test clips; after the last one, of what changes the Whisper, those of all."""
+    configs = [comparison.languages[k].config]
+    if not model.packs and k + 1 == len(comparison.languages):
+        configs = comparison.configs
+    return {"tables": heard(comparison, model, configs), "cost": cost(comparison, model) if timed else None}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell: a learning rate, a seed, the k-th language. Its weights stand beside it until its system is done."""
+
+    folder: Path
+    rate: float
+    seed: int
+    k: int
+
+    @property
+    def weights(self) -> Path:
+        return self.file(".safetensors")
+
+    def file(self, end: str) -> Path:
+        return self.folder / f"{self.rate:g}-{self.seed}-{self.k}{end}"
+
+
+def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
+    """The k-th language of a sequence, from what the one before left."""
+    language, backbone = comparison.languages[place.k], comparison.backbone
+    codes = [language_of(config).whisper for config in comparison.setting.old]
+    tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
+    if place.k:
+        backbone = load_whole(comparison, way, replace(place, k=place.k - 1), {}).backbone
+    options = comparison.options(place.folder, language, place.rate, place.seed)
+    train, _, _ = read_corpora(options, backbone.window_s)
+    examples = examples_of(backbone, train, tags[language.code])
+    if way.replay:
+        rng = np.random.default_rng([place.seed, 43])
+        for config, tag in zip(comparison.setting.old, codes, strict=True):
+            base = [u for u in comparison.clips(config, "train") if u.duration <= backbone.window_s]
+            some = sorted(rng.permutation(len(base))[: round(way.replay * len(base))])
+            examples += examples_of(backbone, [base[i] for i in some], tag)
+    variants = TrunkCache(place.folder, backbone, 0, options.training.augmentation, place.seed)  # for its augmentation alone
+    now = clock(comparison.setting.device)
+    began = now()
+    training = replace(options.training, variants=options.training.variants_of(len(train)))
+    model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
+    seconds = now() - began
+    with whole_file(place.weights) as part:
+        save_model(model, part)
+    texts = [u.text for u in train]
+    density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
+    dev = errors_of(DualWhisper(replace(backbone, model=model)), comparison.clips(language.config, "dev", 96), 1)
+    return {"seconds": seconds, "parameters": count if way.rank else 0, "tokens_per_character": density,
+            "dev_cer": scores_of([dev], 0, 0)["cer"]}  # fmt: skip
+
+
+def load_whole(comparison: Comparison, way: Whole, place: Place, found: dict) -> DualWhisper:
+    backbone = Backbone.load(comparison.setting.base, device=comparison.setting.device)
+    load_model(backbone.model, place.weights)
+    return DualWhisper(replace(backbone))  # anew: it is not known by the base's checksum
+
+
+def shape_options(comparison: Comparison, shape: Shape, place: Place) -> AddLanguageOptions:
+    options = comparison.options(place.file(""), comparison.languages[place.k], place.rate, place.seed)
+    return replace(options, secondary=shape.options)
+
+
+def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:
+    """A pack of the k-th language."""
+    options = shape_options(comparison, shape, place)
+    fitted = fit_pack(options, comparison.backbone, shape.make)
+    secondary = fitted.pack.secondary
+    save_own(secondary, place.weights)
+    texts = read_text(options, read_corpora(options, comparison.backbone.window_s)[0])
+    density = sum(len(secondary.tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
+    return {"seconds": fitted.seconds, "parameters": sum(p.numel() for _, p in secondary.own_tensors()),
+            "tokens_per_character": density, "dev_cer": fitted.dev_cer, "ctc_weight": fitted.pack.info.ctc_weight}  # fmt: skip
+
+
+def load_shape(comparison: Comparison, shape: Shape, place: Place, found: dict) -> DualWhisper:
+    pack = new_pack(shape_options(comparison, shape, place), comparison.backbone, shape.make)
+    load_own(pack.secondary, place.weights)
+    pack.secondary.eval().requires_grad_(False)
+    info = replace(pack.info, ctc_weight=found["ctc_weight"])
+    return DualWhisper(comparison.backbone).with_pack(replace(pack, info=info))
+
+
+def cell(path: Path, make: Callable[[], dict]) -> dict:
+    """A result that is on disk, or is made and put there."""
+    if not path.exists():
+        say(f"== {path.parent.name} {path.stem}")
+        found = make()
+        with whole_file(path) as part:
+            part.write_text(json.dumps(found))
+    return json.loads(path.read_text())
