@@ -137,6 +137,7 @@ def summary(comparison: Comparison, base: dict, found: dict[str, dict], ours: st
         row = {"system": name, "rate": system["rate"], "tuned": system["tuned"], **rates_of(tables),
                "parameters": max(cell["parameters"] for cell in cells.values()),
                "by_language": {code: scores_of([t], 0, 0)["cer"] for code, t in zip(codes, tables, strict=True)},
+               "dev_cer": statistics.mean(cell["dev_cer"] for cell in cells.values()),
                "seconds": statistics.median(cell["seconds"] for cell in cells.values()),
                "tokens_per_character": statistics.mean(cell["tokens_per_character"] for cell in cells.values()),
                "cost": next(cell["cost"] for (_, k), cell in cells.items() if k == 0)}  # fmt: skip
@@ -155,32 +156,38 @@ def summary(comparison: Comparison, base: dict, found: dict[str, dict], ours: st
     return rows
 
 
-def to_markdown(rows: list[dict], ours: str, command: str) -> str:
-    head = ("system", "added parameters", "learning rate", "tokens a character", "CER", "WER", f"{ours} against it, CER",
-            "base's WER", "BWT", "training, s a language", "inference, base = 1")  # fmt: skip
+def to_markdown(rows: list[dict], ours: str, limit: int, command: str) -> str:
+    head = ("system", "added parameters", "learning rate", "tokens a character", "dev CER", "CER", "WER",
+            f"{ours} against it, CER", "base's WER", "BWT", "training, s a language", "inference, base = 1")  # fmt: skip
     table = []
     for row in rows:
         low, high = row["cer_interval"]
-        cells = [row["system"], f"{row['parameters']:,}" if row["parameters"] else "0", "", "",
-                 f"{100 * row['cer']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * row['wer']:.1f}", "", "", "", "", ""]
+        cells = dict.fromkeys(head, "") | {
+            "system": row["system"], "added parameters": f"{row['parameters']:,}",
+            "CER": f"{100 * row['cer']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", "WER": f"{100 * row['wer']:.1f}",
+        }  # fmt: skip
         if "rate" in row:
-            cells[2], cells[3] = f"{row['rate']:g}", f"{row['tokens_per_character']:.2f}"
-            cells[7], cells[8] = f"{100 * row['base_change']:+.1f}", f"{100 * row['bwt']:+.1f}"
-            cells[9], cells[10] = f"{row['seconds']:.0f}", f"{row['cost']:.2f}"
+            cells |= {
+                "learning rate": f"{row['rate']:g}", "tokens a character": f"{row['tokens_per_character']:.2f}",
+                "dev CER": f"{100 * row['dev_cer']:.1f}", "base's WER": f"{100 * row['base_change']:+.1f}",
+                "BWT": f"{100 * row['bwt']:+.1f}", "training, s a language": f"{row['seconds']:.0f}",
+                "inference, base = 1": f"{row['cost']:.2f}",
+            }  # fmt: skip
         if gain := row.get("ours_relative"):
-            cells[6] = f"{100 * gain[0]:+.1f} % [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]"
-        table.append(cells)
+            cells[f"{ours} against it, CER"] = f"{100 * gain[0]:+.1f} % [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]"
+        table.append(tuple(cells.values()))
     codes = list(rows[1]["by_language"])
     by_language = [(row["system"], *(f"{100 * row['by_language'][code]:.1f}" for code in codes)) for row in rows[1:]]
     tuned = [(row["system"], *(f"{100 * cer:.1f}" for cer in row["tuned"].values())) for row in rows[1:]]
     return "\n".join([
         "# Ways of adding languages", "", *markdown_table(head, table),
         "CER and WER are the mean over the new languages, mark-safe, with the 95 % interval over sentences; the base's WER its "
-        "change in points after the last language, BWT likewise (negative: forgotten; 0 for packs by construction). A Whisper "
-        "that is trained as a whole adds no parameters and changes all. Training: the steps alone, on a CPU seconds of its "
-        "cores; the trunk activations of a pack are computed once and kept. A pack is told that the clip is its own, and is "
-        "trained beside CTC, whose candidates are searched with the decoder's; a changed Whisper names the tag itself and has "
-        "its decoder alone. Replayed is a tenth of the corpus's training clips of the base's languages.", "",
+        f"change in points after the last language, on {limit} test clips a language, BWT likewise (negative: forgotten; 0 for "
+        "packs by construction). A Whisper that is trained as a whole adds no parameters and changes all. Training: the steps "
+        "alone, on a CPU seconds of its cores; the trunk activations of a pack are computed once and kept. A pack is told that "
+        "the clip is its own, and is trained beside CTC, whose candidates are searched with the decoder's; a changed Whisper "
+        "names the tag itself and has its decoder alone. Replayed is a tenth of the corpus's training clips of the base's "
+        "languages.", "",
         "## CER by language", "", *markdown_table(("system", *codes), by_language),
         "## Dev CER of the first language by learning rate", "",
         *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),
@@ -226,7 +233,7 @@ def compare(args: argparse.Namespace) -> int:
     found = fill(comparison, systems, args.rates, args.seeds)
     rows = summary(comparison, base, found, ours)
     for name, text in (("compare.json", json.dumps({"command": args.command, "rows": rows}, indent=1)),
-                       ("compare.md", to_markdown(rows, ours, args.command))):  # fmt: skip
+                       ("compare.md", to_markdown(rows, ours, args.old_clips, args.command))):  # fmt: skip
         with whole_file(args.out / name) as part:
             part.write_text(text, encoding="utf-8")
     draw(rows, args.out / "compare.png")
