@@ -140,6 +140,10 @@ def test_a_comparison(recipe, tiny_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "fit_shape", None)
     assert compare.main(arguments) == 0
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"] == rows
+    lost = next((tmp_path / "out" / "cells" / "full-fine-tuning-replay").glob("*-1-1-test.json"))
+    lost.unlink()  # its weights went when the system was done
+    assert compare.main(arguments) == 1
+    assert "the same command trains it again" in capsys.readouterr().err
 
 
 def test_a_pipeline_alone_hears_what_it_hears_in_an_evaluation(recipe, make_model, spoken):

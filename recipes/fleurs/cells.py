@@ -27,6 +27,7 @@ from safetensors.torch import load_model, save_model
 
 from dualasr.backbone import Backbone
 from dualasr.corpus import Utterance, load_corpus
+from dualasr.errors import RunError
 from dualasr.languages import FleursLanguage, language_of
 from dualasr.model import DecodeOptions, DualWhisper
 from dualasr.scoring import Tables, error_tables, scores_of
@@ -141,6 +142,13 @@ class Place:
     def weights(self) -> Path:
         return self.file(".safetensors")
 
+    def trained(self) -> Path:
+        """The weights, to be read. Raises RunError where they are gone."""
+        if not self.weights.exists():
+            raise RunError(f"{self.weights} is not there any more; remove {self.file('.json').name} beside it, and the same "
+                           "command trains it again.")  # fmt: skip
+        return self.weights
+
     def file(self, end: str) -> Path:
         return self.folder / f"{self.rate:g}-{self.seed}-{self.k}{end}"
 
@@ -178,7 +186,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
 
 def load_whole(comparison: Comparison, way: Whole, place: Place, found: dict) -> DualWhisper:
     backbone = Backbone.load(comparison.setting.base, device=comparison.setting.device)
-    load_model(backbone.model, place.weights)
+    load_model(backbone.model, place.trained())
     return DualWhisper(replace(backbone))  # anew: it is not known by the base's checksum
 
 
@@ -201,7 +209,7 @@ def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:
 
 def load_shape(comparison: Comparison, shape: Shape, place: Place, found: dict) -> DualWhisper:
     pack = new_pack(shape_options(comparison, shape, place), comparison.backbone, shape.make)
-    load_own(pack.secondary, place.weights)
+    load_own(pack.secondary, place.trained())
     pack.secondary.eval().requires_grad_(False)
     info = replace(pack.info, ctc_weight=found["ctc_weight"])
     return DualWhisper(comparison.backbone).with_pack(replace(pack, info=info))

@@ -186,8 +186,8 @@ def to_markdown(rows: list[dict], ours: str, limit: int, command: str) -> str:
         "packs by construction). A Whisper that is trained as a whole adds no parameters and changes all. Training: the steps "
         "alone, on a CPU seconds of its cores; the trunk activations of a pack are computed once and kept. A pack is told that "
         "the clip is its own, and is trained beside CTC, whose candidates are searched with the decoder's; a changed Whisper "
-        "names the tag itself and has its decoder alone. Replayed is a tenth of the corpus's training clips of the base's "
-        "languages.", "",
+        "names the tag itself and has its decoder alone, on dev with a beam of 1. Replayed is a tenth of the corpus's training "
+        "clips of the base's languages.", "",
         "## CER by language", "", *markdown_table(("system", *codes), by_language),
         "## Dev CER of the first language by learning rate", "",
         *markdown_table(("system", *(f"{float(rate):g}" for rate in rows[1]["tuned"])), tuned),
