@@ -181,8 +181,8 @@ def table_2(rows: list[dict]) -> list[str]:
     cers = {row["system"]: 100 * row["cer"] for row in rows}
     named = [(name, f"{cer:.1f}", f"{PAPER_SYSTEMS[name]:.2f}" if name in PAPER_SYSTEMS else "") for name, cer in cers.items()]
     lines = ["## Table 2: systems", "", *markdown_table(("system", "CER, %", "paper"), named),
-             "The paper's are of different sizes: decoder-only adds 10.0 M parameters, the supplementary layer 28.7 M, the dual "
-             "pipeline about 199 M (rank 512). At 21.2 M, rank 32, it has 12.79 %.", ""]  # fmt: skip
+             "The paper's differ in size: decoder-only adds 10.0 M parameters, the supplementary layer 28.7 M, the dual "
+             "pipeline about 199 M (rank 512); at 21.2 M it has 12.79 %.", ""]  # fmt: skip
     pair = [cers.get(name) for name in ("ours, las", "supplementary layer", "decoder-only")]
     if all(pair):
         holds = pair[0] < pair[1] < pair[2]
