@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -27,6 +28,7 @@ from dualasr.training import checkpoints, train_secondary
 from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text, trunk_cache
 from dualasr.whole_file import whole_file
 
+PATIENCE = timedelta(days=1)  # of processes that wait for the first one's trunk activations and calibration
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
 
@@ -108,7 +110,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
 
     Under torchrun or `accelerate launch` every process takes its share of each batch; the first one alone writes.
     """
-    began, processes = time.time(), PartialState(cpu=options.device == "cpu")
+    began, processes = time.time(), PartialState(cpu=options.device == "cpu", timeout=PATIENCE)
     if not processes.is_main_process:
         say = _say_nothing
     with processes.main_process_first():

@@ -144,6 +144,8 @@ def test_a_comparison(recipe, tiny_folder, tmp_path, capsys, monkeypatch):
     lost.unlink()  # its weights went when the system was done
     assert compare.main(arguments) == 1
     assert "the same command trains it again" in capsys.readouterr().err
+    assert compare.main([*arguments, "LoRA"]) == 1
+    assert "No system is named LoRA; there are: full fine-tuning; LoRA, encoder" in capsys.readouterr().err
 
 
 def test_a_pipeline_alone_hears_what_it_hears_in_an_evaluation(recipe, make_model, spoken):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from safetensors.torch import load_file
 
 from dualasr.continual import read_matrix
 from dualasr.model import load_model
@@ -226,6 +228,27 @@ def test_a_process_killed_wherever_it_is(unbroken, tmp_path):
         assert process.wait() in ((0,) if not line else (-9, 0))
     found = json.loads((tmp_path / "out" / "matrix.json").read_text())
     assert found | {"command": "", "decoded": []} == unbroken[1] | {"command": "", "decoded": []}
+
+
+@pytest.mark.slow
+def test_processes_that_train_together(recipes, corpus, tiny_folder, tmp_path, capsys, monkeypatch):
+    """Two add a language as one does; one that fails is an error with its cause."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    main, packs = recipes("add_language").main, []
+
+    def run(config: str, processes: int, out: Path) -> int:
+        return main([str(a) for a in (config, "--corpus", corpus, "--base", tiny_folder, "--out", out, *SMALL, "--steps", 8,
+                                      "--processes", processes)])  # fmt: skip
+
+    for processes in (1, 2):
+        assert run("ky", processes, tmp_path / str(processes)) == 0
+        packs.append(load_file(tmp_path / str(processes) / "packs" / "ky" / "adapter_model.safetensors"))
+    assert packs[0].keys() == packs[1].keys()
+    assert max(float((packs[0][key] - packs[1][key]).abs().max()) for key in packs[0]) < 1e-3
+    corpus = shutil.copytree(corpus, tmp_path / "corpus")
+    (corpus / "data" / "om_et" / "train.tsv").write_text("")
+    assert run("om", 2, tmp_path / "bad") == 1
+    assert "one of 2 processes failed. CorpusError" in capsys.readouterr().err
 
 
 def test_a_pack_that_steals(recipes, sequence, corpus, tiny_folder, tmp_path, capsys, monkeypatch):

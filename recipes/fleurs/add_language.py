@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils import logging
 
 from dualasr.adding import add_language
@@ -27,7 +29,7 @@ from dualasr.backbone import Backbone
 from dualasr.corpus import load_corpus
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.languages import FleursLanguage, language_of, tag_among
+from dualasr.languages import NINETEEN, FleursLanguage, language_of, tag_among
 from dualasr.model import load_model
 from dualasr.pack import read_pack
 from dualasr.report import write_report
@@ -113,27 +115,42 @@ def differences(before: dict, now: dict) -> list[str]:
 
 def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlier: Sequence[FleursLanguage] = (),
           init: Path | None = None, others: Sequence[str] = (), later: Sequence[str] = (), rehearse: float = 0.3,
-          say: Callable[[str], None] = print) -> None:  # fmt: skip
+          processes: int = 1) -> None:  # fmt: skip
     """Steps 1 to 6: a pack of `new`, unless it is there. With `init` it goes on from a pack that knows `earlier`.
 
     `others` are configs of further new languages, whose training audio is not its own; `later` those that it is to grow by.
+    Several processes are started as torchrun would, and each takes its share of every batch. Raises RunError where one fails.
     """
     if pack.exists():
         read_pack(pack)
         return
     spoken = [folder for folder in map(setting.folder, setting.old) if (folder / "train.tsv").is_file()]
     negatives = [*spoken, *map(setting.folder, others), *setting.negatives]
-    add_language(
-        AddLanguageOptions(
-            base=setting.base, corpora=tuple(setting.folder(language.config) for language in new),
-            languages={language.code: language.name for language in (*earlier, *new)}, out=pack, negatives=tuple(negatives),
-            cache=setting.out / "trunk-cache", source="FLEURS folder", licence="as the corpus", device=setting.device,
-            secondary=setting.secondary, training=setting.training, init=init, rehearse=rehearse,
-            rehearsal=tuple(setting.folder(language.config) for language in earlier),
-            vocabulary=tuple(setting.folder(config) for config in later),
-        ),
-        resume=True, say=lambda line: say(f"  {line}"),
+    options = AddLanguageOptions(
+        base=setting.base, corpora=tuple(setting.folder(language.config) for language in new),
+        languages={language.code: language.name for language in (*earlier, *new)}, out=pack, negatives=tuple(negatives),
+        cache=setting.out / "trunk-cache", source="FLEURS folder", licence="as the corpus", device=setting.device,
+        secondary=setting.secondary, training=setting.training, init=init, rehearse=rehearse,
+        rehearsal=tuple(setting.folder(language.config) for language in earlier),
+        vocabulary=tuple(setting.folder(config) for config in later),
     )  # fmt: skip
+    if processes < 1:
+        raise RunError(f"--processes {processes}: wanted 1 or more.")
+    if processes == 1:
+        return steps_1_to_6(options)
+    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=pack.name, rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=0)  # fmt: skip
+    try:
+        elastic_launch(launch, steps_1_to_6)(options)
+    except ChildFailedError as error:
+        cause = error.get_first_failure()[1].message  # of a process that was killed it is a string
+        cause = cause["message"] if isinstance(cause, dict) else cause
+        raise RunError(f"{pack.name}: one of {processes} processes failed. {cause}") from error
+
+
+def steps_1_to_6(options: AddLanguageOptions) -> None:
+    """In this process, or in each of several."""
+    add_language(options, resume=True, say=lambda line: say(f"  {line}"))
 
 
 def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str) -> dict:
@@ -150,8 +167,8 @@ def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], rep
     return json.loads(report.read_text(encoding="utf-8"))
 
 
-def arguments_of(parser: argparse.ArgumentParser) -> None:
-    """What every recipe that trains has."""
+def arguments_of(parser: argparse.ArgumentParser, *, processes: bool = False) -> None:
+    """What every recipe that trains has; `processes` may be several where nothing but our packs is trained."""
     g = parser.add_argument_group("data")
     g.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="FLEURS folder, as prepare.py makes it")
     g.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -169,9 +186,17 @@ def arguments_of(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
     g.add_argument("--device", default="cpu", help="(%(default)s)")
+    if processes:
+        g.add_argument("--processes", type=int, default=1, metavar="N", help="that train together, as one a GPU (%(default)s)")
     g = parser.add_argument_group("evaluation")
     g.add_argument("--beam", type=int, default=5, help="(%(default)s)")
     g.add_argument("--fresh", action="store_true", help="decode everything after every step, though it was decoded before")
+
+
+def configs_of(parser: argparse.ArgumentParser) -> None:
+    """The new languages of a recipe for many."""
+    parser.add_argument("configs", nargs="*", default=list(NINETEEN), metavar="CONFIG",
+                        help="of FLEURS, or a language's code, in their order (the paper's nineteen)")  # fmt: skip
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
@@ -243,7 +268,7 @@ def add_one(args: argparse.Namespace) -> int:
     pack = args.out / "packs" / language.code
     say("before: evaluate")
     first = measure(setting, args.pack, [*before, language.config], args.out / "reports" / "before.json", args.command)
-    train(setting, pack, [language], others=[one.config for one in earlier], say=say)
+    train(setting, pack, [language], others=[one.config for one in earlier], processes=args.processes)
     say("  7 evaluate")
     packs, report = [*args.pack, pack], args.out / "reports" / "after.json"
     second = measure(setting, packs, [*before, language.config], report, args.command)
@@ -266,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="add_language.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("config", metavar="CONFIG", help="of FLEURS, or the language's code")
-    arguments_of(parser)
+    arguments_of(parser, processes=True)
     parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="pack that is there already")
     parser.add_argument("--earlier", action="append", default=[], metavar="CODE=FOLDER",
                         help="corpus of a language of such a pack, where FLEURS has none of it")  # fmt: skip

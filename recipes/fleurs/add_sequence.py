@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from add_language import arguments_of, languages_of, measure, open_out, run, say, setting_of, train
+from add_language import arguments_of, configs_of, languages_of, measure, open_out, run, say, setting_of, train
 
 from dualasr.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
 from dualasr.languages import language_of
@@ -75,14 +75,16 @@ def add_step(args, setting, packs: list[Path], before, new, languages) -> list[P
     folder = args.out / "packs"
     if args.grow == "joint":
         steps = setting.training.steps * len(new)  # --steps are a language's
-        train(replace(setting, training=replace(setting.training, steps=steps)), folder / "joint", new, say=say)
+        longer = replace(setting, training=replace(setting.training, steps=steps))
+        train(longer, folder / "joint", new, processes=args.processes)
         return [folder / "joint"]
     if args.grow == "pack":
-        train(setting, folder / new[0].code, new, others=[one.config for one in before], say=say)
+        train(setting, folder / new[0].code, new, others=[one.config for one in before], processes=args.processes)
         return [*packs, folder / new[0].code]
     later = [one.config for one in languages if one not in (*before, *new)]
     shared = folder / f"shared-{len(before) + 1:02}"
-    train(setting, shared, new, earlier=before, init=packs[0] if packs else None, later=later, rehearse=args.rehearse, say=say)
+    train(setting, shared, new, earlier=before, init=packs[0] if packs else None, later=later, rehearse=args.rehearse,
+          processes=args.processes)  # fmt: skip
     return [shared]
 
 
@@ -99,8 +101,8 @@ def rates_of(matrix: Matrix) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="add_sequence.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code, in their order")
-    arguments_of(parser)
+    configs_of(parser)
+    arguments_of(parser, processes=True)
     g = parser.add_argument_group("sequence")
     g.add_argument("--grow", choices=("pack", "shared", "joint"), default="pack", help="(%(default)s)")
     g.add_argument("--rehearse", type=float, default=0.3, metavar="SHARE",

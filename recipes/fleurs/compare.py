@@ -4,9 +4,9 @@
 
 Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder; fine-tuning with a tenth of
 the corpus's clips of the base's languages replayed; the paper's two baselines, decoder-only and a supplementary encoder
-layer, as they come and with as many parameters as ours; ours with each decoder, with as many parameters for all. Those that
-change the Whisper learn the languages one after the other; a pack knows its own alone. Learning rates are chosen from one
-grid on dev of the first language, with the first seed.
+layer; ours with each decoder. What is added has as many parameters for all. Those that change the Whisper learn the
+languages one after the other; a pack knows its own alone. Learning rates are chosen from one grid on dev of the first
+language, with the first seed.
 
 What is compared is transcription: a pack is given the clip (pipeline-aware), a changed Whisper names the tag by itself, and
 the base's languages are heard again after the last. Resumable by cell (OUT/cells); OUT/compare.md, .json and .png are the
@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from add_language import arguments_of, languages_of, open_out, run, say, setting_of
+from add_language import arguments_of, configs_of, languages_of, open_out, run, say, setting_of
 from alternatives import (
     Make,
     Supplementary,
@@ -47,6 +47,7 @@ from cells import (
 
 from dualasr.backbone import Backbone
 from dualasr.continual import save_figure
+from dualasr.errors import RunError
 from dualasr.languages import language_of
 from dualasr.las import LASOptions
 from dualasr.metrics import paired_bootstrap
@@ -63,7 +64,7 @@ ZERO_SHOT = "zero-shot"
 
 def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
     """The systems by name. All LoRA and packs add as many parameters as ours with the base's decoder, sized on the first
-    language, but for the paper's two baselines as they come."""
+    language."""
     options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
     backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s)[0]
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
@@ -74,18 +75,17 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
         return replace(shape, las=LASOptions(units=units_for(make, backbone, tokenizer, shape, wanted)))
 
     las = SecondaryOptions(rank=0, fork=backbone.layers, decoder="las")
-    systems: dict[str, Whole | Shape] = {
-        "full fine-tuning": Whole(), "LoRA, encoder and decoder": Whole(whole_rank(backbone, wanted)),
-        "full fine-tuning, replay": Whole(replay=0.1),
-    }  # fmt: skip
-    for name, make in (("decoder-only", Secondary), ("supplementary layer", Supplementary)):
-        systems[name] = Shape(make, las)
-        systems[f"{name}, equal parameters"] = Shape(make, with_units(make, las))
     ours = {
         "las": with_units(Secondary, replace(shape, decoder="las")), "whisper": shape,
         "ctc": replace(shape, rank=rank_for(backbone, tokenizer, replace(shape, decoder="ctc"), wanted), decoder="ctc"),
     }  # fmt: skip
-    return systems | {f"ours, {kind}": Shape(Secondary, ours[kind]) for kind in DECODERS}
+    return {
+        "full fine-tuning": Whole(), "LoRA, encoder and decoder": Whole(whole_rank(backbone, wanted)),
+        "full fine-tuning, replay": Whole(replay=0.1),
+        "decoder-only": Shape(Secondary, with_units(Secondary, las)),
+        "supplementary layer": Shape(Supplementary, with_units(Supplementary, las)),
+        **{f"ours, {kind}": Shape(Secondary, ours[kind]) for kind in DECODERS},
+    }  # fmt: skip
 
 
 def fill(comparison: Comparison, systems: dict, rates: Sequence[float], seeds: Sequence[int]) -> dict[str, dict]:
@@ -227,6 +227,8 @@ def compare(args: argparse.Namespace) -> int:
     comparison = Comparison(setting, Backbone.load(args.base, device=args.device), languages, args.old_clips, args.padded)
     systems, ours = systems_of(comparison, args.rank), f"ours, {args.decoder}"
     if args.systems:
+        if unknown := set(args.systems) - set(systems):
+            raise RunError(f"No system is named {' or '.join(sorted(unknown))}; there are: {'; '.join(systems)}.")
         systems = {name: system for name, system in systems.items() if name in (*args.systems, ours)}
     base = cell(args.out / "cells" / ZERO_SHOT / "0.json", lambda: {
         "tables": heard(comparison, DualWhisper(comparison.backbone), comparison.configs)})  # fmt: skip
@@ -244,7 +246,7 @@ def compare(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compare.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code, in their order")
+    configs_of(parser)
     arguments_of(parser)
     parser.set_defaults(steps=200, rank=36)
     g = parser.add_argument_group("comparison")

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from add_language import Setting, arguments_of, languages_of, open_out, run, setting_of
+from add_language import Setting, arguments_of, configs_of, languages_of, open_out, run, setting_of
 from alternatives import fit_pack
 from cells import MOST_NEW_TOKENS, cell, errors_of
 from scipy.stats import spearmanr
@@ -181,8 +181,8 @@ def table_2(rows: list[dict]) -> list[str]:
     cers = {row["system"]: 100 * row["cer"] for row in rows}
     named = [(name, f"{cer:.1f}", f"{PAPER_SYSTEMS[name]:.2f}" if name in PAPER_SYSTEMS else "") for name, cer in cers.items()]
     lines = ["## Table 2: systems", "", *markdown_table(("system", "CER, %", "paper"), named),
-             "The paper's differ in size: decoder-only adds 10.0 M parameters, the supplementary layer 28.7 M, the dual "
-             "pipeline about 199 M (rank 512); at 21.2 M it has 12.79 %.", ""]  # fmt: skip
+             "Ours add equally many parameters. The paper's differ: decoder-only adds 10.0 M, the supplementary layer 28.7 M, "
+             "the dual pipeline about 199 M (rank 512); at 21.2 M it has 12.79 %.", ""]  # fmt: skip
     pair = [cers.get(name) for name in ("ours, las", "supplementary layer", "decoder-only")]
     if all(pair):
         holds = pair[0] < pair[1] < pair[2]
@@ -295,7 +295,7 @@ def read_rows(folder: Path) -> list[dict]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tables.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="of FLEURS, or a language's code")
+    configs_of(parser)
     arguments_of(parser)
     parser.set_defaults(steps=400)
     g = parser.add_argument_group("tables")
