@@ -15,16 +15,16 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
-from dualasr.backbone import Backbone
+from dualasr.backbone import Backbone, find_device
 from dualasr.calibration import calibrate, choose_ctc_weight, hear_languages, with_info
 from dualasr.contamination import fingerprint, join
 from dualasr.errors import RunError
 from dualasr.language_head import fit_language_head
 from dualasr.model import DualWhisper
 from dualasr.pack import Pack, PackInfo, load_pack, save_pack
-from dualasr.secondary import Secondary
+from dualasr.secondary import Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
-from dualasr.training import checkpoints, train_secondary
+from dualasr.training import TrainingOptions, checkpoints, train_secondary
 from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text, trunk_cache
 from dualasr.whole_file import whole_file
 
@@ -35,6 +35,19 @@ MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 def _settings(options: AddLanguageOptions) -> dict:
     """Resolved arguments as JSON holds them."""
     return json.loads(json.dumps(asdict(options), default=str, ensure_ascii=False))
+
+
+def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
+    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained with."""
+    try:
+        secondary.resolve(layers)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    for name in ("steps", "batch", "accumulation", "variants"):
+        if getattr(training, name) < 1:
+            raise RunError(f"{name} is {getattr(training, name)}; wanted 1 or more.")
+    if secondary.rank < 0 or not training.learning_rate > 0:
+        raise RunError(f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more, and above 0.")
 
 
 def open_run(options: AddLanguageOptions, resume: bool) -> None:
@@ -75,9 +88,8 @@ def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None
     return pack
 
 
-def make_ready(options: AddLanguageOptions, say: Callable[[str], None]):
-    """Steps 1 to 3: the base, an untrained secondary, what it is trained on, the utterances, and the pack it goes on from."""
-    backbone = Backbone.load(options.base, device=options.device)
+def make_ready(options: AddLanguageOptions, backbone: Backbone, say: Callable[[str], None]):
+    """Steps 1 to 3: an untrained secondary, what it is trained on, the utterances, and the pack it goes on from."""
     say("1 data")
     train, dev, skipped = read_corpora(options, backbone.window_s, say)
     say(f"  {len(train)} training and {len(dev)} dev clips, {sum(u.duration for u in train) / 3600:.2f} hours")
@@ -89,7 +101,7 @@ def make_ready(options: AddLanguageOptions, say: Callable[[str], None]):
     else:
         tokenizer = replace(before.secondary.tokenizer, languages=tuple(options.languages))
     torch.manual_seed(options.training.seed)
-    secondary = Secondary(backbone, tokenizer, options.secondary).to(options.device)
+    secondary = Secondary(backbone, tokenizer, options.secondary).to(backbone.device)
     if before is not None:
         secondary.inherit(before.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
@@ -102,7 +114,7 @@ def make_ready(options: AddLanguageOptions, say: Callable[[str], None]):
     if data.skipped:
         say(f"  {len(data.skipped)} skipped in all")
     (options.run / "skipped.json").write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
-    return backbone, secondary, data, train, before
+    return secondary, data, train, before
 
 
 def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Callable[[str], None] = print) -> Pack:
@@ -113,10 +125,12 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     began, processes = time.time(), PartialState(cpu=options.device == "cpu", timeout=PATIENCE)
     if not processes.is_main_process:
         say = _say_nothing
+    backbone = Backbone.load(options.base, device=find_device(options.device))
+    check_settings(options.secondary, options.training, backbone.layers)
     with processes.main_process_first():
         if processes.is_main_process:
             open_run(options, resume)
-        backbone, secondary, data, train, before = make_ready(options, say)
+        secondary, data, train, before = make_ready(options, backbone, say)
 
     say(f"4 train, {options.training.steps} steps")
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)

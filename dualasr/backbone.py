@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE, _combine_tokens_into_words
 
 from dualasr.audio import SAMPLE_RATE
-from dualasr.errors import BaseModelError
+from dualasr.errors import BaseModelError, RunError
 from dualasr.search import Hypothesis
 
 BUILT_IN = {"micro": Path(__file__).parent / "micro"}
@@ -37,6 +37,17 @@ def base_path(name: str) -> Path:
     if name not in BUILT_IN:
         raise BaseModelError(f"There is no built-in base {name!r}; there is: {', '.join(BUILT_IN)}.")
     return BUILT_IN[name]
+
+
+def find_device(name: str) -> str:
+    """A device of torch's, of which "auto" is the GPU where there is one. Raises RunError where it is not to be had."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError: torch was built without it
+        raise RunError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from error
+    return name
 
 
 @dataclass(frozen=True)

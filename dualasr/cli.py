@@ -201,31 +201,20 @@ def _packs(args) -> list[Path]:
     return find_packs(args.pack, packs_dir(args.packs_dir), empty=args.command == "serve")
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an AssertionError: torch was built without it
-        raise RunError(f"--device {name} is not to be had here: {str(error).splitlines()[0]}") from error
-    return name
-
-
 def _load(args, **options):
     return _with_packs(_base(args, **options), args)
 
 
 def _base(args, **options):
     """The base with the selector, as yet without a pack."""
+    from dualasr.backbone import find_device
     from dualasr.model import load_model
     from dualasr.pack import read_selector
     from dualasr.selector import SelectorOptions
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
     selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
-    return load_model(args.base, device=_device(args.device), selector=selector, **options)
+    return load_model(args.base, device=find_device(args.device), selector=selector, **options)
 
 
 def _with_packs(base, args):
@@ -354,10 +343,11 @@ def run_transcribe(args) -> int:
 
     if args.ray is None:
         return transcribe_cli.transcribe_all(args, load)
+    from dualasr.backbone import find_device
     from dualasr.ray_transcription import RayTranscriber
 
     def start(args, load):
-        args.device = _device(args.device)
+        args.device = find_device(args.device)
         return RayTranscriber(args, load)
 
     return transcribe_cli.transcribe_all(args, load, start)

@@ -62,9 +62,15 @@ class Matrix:
         return change
 
     def tasks(self, mode: str = "pipeline_aware", measure: str = "cer") -> np.ndarray:
-        """R of the module's equations: (steps, tasks), a task for each step."""
+        """R of the module's equations: (steps, tasks), a task for each step, NaN for one without languages."""
         table, learnt = self.table(mode, measure), np.array(self.learnt)
-        return np.stack([table[:, learnt == k].mean(1) for k in range(len(self.steps))], 1)
+        nothing = np.full(len(table), np.nan)
+        return np.stack([table[:, learnt == k].mean(1) if k in learnt else nothing for k in range(len(self.steps))], 1)
+
+    @property
+    def first(self) -> int:
+        """The first task: 1 where no language of the base was evaluated."""
+        return min(self.learnt, default=0)
 
 
 def matrix_of(reports: Sequence[Mapping], steps: Sequence[str], learnt: Mapping[str, int],
@@ -101,15 +107,16 @@ def steps_of(reports: Sequence[Mapping]) -> tuple[list[str], dict[str, int]]:
 
 
 def awer(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:
-    """Average rate over the tasks learnt so far, by step."""
-    tasks = matrix.tasks(mode, measure)
-    return [float(tasks[k, : k + 1].mean()) for k in range(len(tasks))]
+    """Average rate over the tasks learnt so far, by step (NaN where there is none)."""
+    tasks, first = matrix.tasks(mode, measure), matrix.first
+    return [float(tasks[k, first : k + 1].mean()) if k >= first else float("nan") for k in range(len(tasks))]
 
 
 def bwt(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:
-    """Backward transfer by step: negative is forgetting. Nothing can be forgotten at step 0 (NaN)."""
-    tasks = matrix.tasks(mode, measure)
-    return [float((np.diag(tasks)[:k] - tasks[k, :k]).mean()) if k else float("nan") for k in range(len(tasks))]
+    """Backward transfer by step: negative is forgetting. At the first task nothing can be forgotten (NaN)."""
+    tasks, first = matrix.tasks(mode, measure), matrix.first
+    lost = [np.diag(tasks)[first:k] - tasks[k, first:k] for k in range(len(tasks))]
+    return [float(row.mean()) if len(row) else float("nan") for row in lost]
 
 
 def im(matrix: Matrix, joint: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:

@@ -79,10 +79,10 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
         rows.append(asdict(clip) | {"characters": length} | errors)
     rows.sort(key=lambda row: -row["agnostic_errors"] / max(row["characters"], 1))
     contents = {
-        ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",
         ".md": to_markdown(evaluation.report, command, rows),
         ".html": to_html(evaluation.report, command, rows),
         ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",  # the last
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,8 @@ def plan_batches(lengths: Sequence[int], negatives: Sequence[int], options: Trai
 
 
 class CachedClips(Dataset):
-    """Items (clip, position) -> the clip's activations under the variant and time masks of that position."""
+    """Items (clip, position) -> the clip's activations under the variant and time masks of that position; with no position
+    (None) the clip has no label, and no loss."""
 
     def __init__(self, clips: Sequence[Clip], tokenizer: PackTokenizer, options: TrainingOptions):
         self.clips, self.tokenizer, self.options = clips, tokenizer, options
@@ -135,8 +136,8 @@ class CachedClips(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        clip, rng = self.clips[item[0]], np.random.default_rng([self.options.seed, 7, item[1]])
+    def __getitem__(self, item: tuple[int, int | None]) -> dict:
+        clip, rng = self.clips[item[0]], np.random.default_rng([self.options.seed, 7, item[1] or 0])
         values = np.load(clip.entries[rng.integers(len(clip.entries))]).astype(np.float32)
         for _ in range(2):
             size = int(rng.integers(0, int(len(values) * self.options.time_mask) + 1))
@@ -148,8 +149,11 @@ class CachedClips(Dataset):
         else:
             tag = 1 + clip.language  # ids: 0 end, 1 other, 2.. tags
             tokens, labels = [end, tag, *clip.tokens], [tag, *clip.tokens, end]
+        characters = clip.characters
+        if item[1] is None:
+            labels, characters = [-100] * len(labels), ()
         return {"trunk": torch.from_numpy(values), "tokens": torch.tensor(tokens), "labels": torch.tensor(labels),
-                "characters": torch.tensor(clip.characters, dtype=torch.long),
+                "characters": torch.tensor(characters, dtype=torch.long),
                 "seed": int(rng.integers(2**60))}  # fmt: skip
 
 
@@ -261,8 +265,8 @@ class SecondaryTrainer(Trainer):
         world, rank = self.args.world_size, self.args.process_index
         if world == 1:
             return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate))
-        mine = [batch[rank::world] for batch in self.batches]  # not `prepare`d, which would deal whole batches
-        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)
+        mine = [batch[rank::world] or [(batch[0][0], None)] for batch in self.batches]  # or a clip that teaches nothing
+        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)  # `prepare` would deal whole batches
 
     def _get_output_dir(self, trial) -> str:
         return os.path.join(self.args.output_dir, "saving")

@@ -146,6 +146,12 @@ def test_a_comparison(recipe, tiny_folder, tmp_path, capsys, monkeypatch):
     assert "the same command trains it again" in capsys.readouterr().err
     assert compare.main([*arguments, "LoRA"]) == 1
     assert "No system is named LoRA; there are: full fine-tuning; LoRA, encoder" in capsys.readouterr().err
+    (corpus / "data" / "en_us").rename(tmp_path / "en_us")
+    for name in ("compare", "tables"):
+        more = ["--joint", "nowhere"] if name == "tables" else []
+        assert importlib.import_module(name).main([*arguments[:6], "--out", str(tmp_path / name), *more]) == 1
+        assert not (tmp_path / name).exists()
+    assert "must hold a language of it" in capsys.readouterr().err
 
 
 def test_a_pipeline_alone_hears_what_it_hears_in_an_evaluation(recipe, make_model, spoken):

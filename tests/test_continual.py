@@ -61,6 +61,12 @@ def test_a_language_nobody_evaluated_is_not_a_number(matrix):
     assert np.isnan(matrix.change()[0, 2:]).all() and matrix.change(measure="wer")[2] == pytest.approx([0, 0.04, 0.05, 0])
 
 
+def test_without_the_bases_languages():
+    alone = matrix_of([report([None, None, *row[2:]]) for row in WER], STEPS, {"ky": 1, "ga": 2})
+    assert awer(alone)[1:] == pytest.approx([0.30, (0.35 + 0.40) / 2]) and np.isnan(awer(alone)[0])
+    assert bwt(alone)[2] == pytest.approx(-0.05) and np.isnan(bwt(alone)[:2]).all()
+
+
 @pytest.mark.parametrize(("most", "named"), [(1.9, ["en", "de", "ky"]), (2.0, ["de", "ky"]), (4.0, ["ky"]), (5.0, [])])
 def test_regressions_at_below_and_above_the_limit(matrix, most, named):
     found = regressions(matrix, most)

@@ -108,6 +108,15 @@ def test_padding_in_a_batch_does_not_change_the_loss(backbone, make_secondary, c
     assert together == pytest.approx(apart, rel=1e-4)
 
 
+def test_the_share_of_a_process_that_gets_no_clip_teaches_nothing(backbone, make_secondary, clips, tmp_path):
+    secondary = make_secondary(backbone)
+    dataset = CachedClips(cached(backbone, secondary, tmp_path, clips), secondary.tokenizer, TrainingOptions())
+    loss = secondary(**collate([dataset[(0, None)]]), num_items_in_batch=8)["loss"]
+    own = [p for _, p in secondary.own_tensors()]
+    grads = torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+    assert loss.item() == 0 and all((grad == 0).all() for grad in grads)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_accumulating_twice_b_equals_once_two_b(backbone, make_secondary, clips, tmp_path, dropout):
     finals = []

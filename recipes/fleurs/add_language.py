@@ -13,20 +13,23 @@ is the pack, OUT/reports the evaluations. OUT is never overwritten; the same com
 
 import argparse
 import json
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from transformers.utils import logging
+from transformers.utils.logging import set_verbosity_error as silence_transformers
 
-from dualasr.adding import add_language
-from dualasr.backbone import Backbone
-from dualasr.corpus import load_corpus
+from dualasr import errors
+from dualasr.adding import add_language, check_settings
+from dualasr.backbone import Backbone, find_device
+from dualasr.corpus import Corpus, load_corpus
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
 from dualasr.evaluation import EvaluationOptions, evaluate
 from dualasr.languages import NINETEEN, FleursLanguage, language_of, tag_among
@@ -59,8 +62,8 @@ class Setting:
 
     def folder(self, config: str) -> Path:
         """Where a config's tables are, or the corpus that is named. Raises CorpusError that offers the nearest there is."""
-        if "/" in config and Path(config).is_dir():
-            return Path(config)
+        if path := config.partition("=")[2]:
+            return Path(path)
         found = {folder.name: folder for folder in find_fleurs(self.corpus)}
         if config not in found:
             near = get_close_matches(config, found) or sorted(found)
@@ -68,10 +71,14 @@ class Setting:
                               f"Make it with prepare.py --out {self.corpus} {config}.")  # fmt: skip
         return found[config]
 
+    def read(self, config: str, split: str) -> Corpus:
+        """Its clips. Raises CorpusError."""
+        code = language_named(config).code
+        return load_corpus(self.folder(config), split, languages=[code], default_language=code)
 
-def old_configs(corpus: Path, base: str, named: Sequence[str] | None) -> tuple[str, ...]:
+
+def old_configs(corpus: Path, base: str, known: Collection[str], named: Sequence[str] | None) -> tuple[str, ...]:
     """The configs of a FLEURS folder that the base knows, or those of them that are named. Raises CorpusError."""
-    known = Backbone.load(base).languages
     there = [folder.name for folder in find_fleurs(corpus)]
     old = [config for config in there if language_of(config).whisper in known]
     if named is None:
@@ -134,29 +141,33 @@ def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlie
         rehearsal=tuple(setting.folder(language.config) for language in earlier),
         vocabulary=tuple(setting.folder(config) for config in later),
     )  # fmt: skip
-    if processes < 1:
-        raise RunError(f"--processes {processes}: wanted 1 or more.")
     if processes == 1:
         return steps_1_to_6(options)
     launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=pack.name, rdzv_backend="c10d",
-                          rdzv_endpoint="localhost:0", max_restarts=0)  # fmt: skip
+                          rdzv_endpoint="localhost:0", max_restarts=0, signals_to_handle="SIGTERM")  # fmt: skip
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)  # we say what failed
     try:
         elastic_launch(launch, steps_1_to_6)(options)
     except ChildFailedError as error:
-        cause = error.get_first_failure()[1].message  # of a process that was killed it is a string
-        cause = cause["message"] if isinstance(cause, dict) else cause
-        raise RunError(f"{pack.name}: one of {processes} processes failed. {cause}") from error
+        cause = error.get_first_failure()[1].message
+        if isinstance(cause, str):  # it was killed
+            raise RunError(f"{pack.name}: one of {processes} processes failed. {cause}") from error
+        kind, _, sentence = cause["message"].partition(": ")
+        if hasattr(errors, kind):
+            raise RunError(sentence) from error
+        raise
 
 
 def steps_1_to_6(options: AddLanguageOptions) -> None:
     """In this process, or in each of several."""
+    silence_transformers()
     add_language(options, resume=True, say=lambda line: say(f"  {line}"))
 
 
 def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str) -> dict:
     """Steps 7 and 8: the report on the test split of `configs`, made unless it is there."""
     if not report.exists():
-        parts = [load_corpus(setting.folder(config), "test") for config in configs]
+        parts = [setting.read(config, "test") for config in configs]
         utterances = [u for part in parts for u in part.utterances]
         skipped = [row for part in parts for row in part.skipped]
         model = load_model(setting.base, packs, device=setting.device)
@@ -167,50 +178,75 @@ def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], rep
     return json.loads(report.read_text(encoding="utf-8"))
 
 
-def arguments_of(parser: argparse.ArgumentParser, *, processes: bool = False) -> None:
-    """What every recipe that trains has; `processes` may be several where nothing but our packs is trained."""
+def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """What every recipe that trains has, less what would mean nothing to it."""
+    def option(group, flag: str, **about) -> None:
+        if flag in without:
+            parser.set_defaults(**{flag.strip("-").replace("-", "_"): about.get("default")})
+        else:
+            group.add_argument(flag, **about)
+
     g = parser.add_argument_group("data")
     g.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="FLEURS folder, as prepare.py makes it")
     g.add_argument("--out", type=Path, required=True, metavar="DIR")
     g.add_argument("--old", nargs="+", default=None, metavar="CONFIG", help="languages of the base (all of them in the corpus)")
-    g.add_argument("--negatives", type=Path, action="append", default=[], metavar="PATH", help="more audio in other languages")
+    option(g, "--negatives", type=Path, action="append", default=[], metavar="PATH", help="more audio in other languages")
     g = parser.add_argument_group("model and training")
     g.add_argument("--base", default="micro", help="built-in base, folder, or hub id (%(default)s)")
     g.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="(%(default)s)")
-    g.add_argument("--rank", type=int, default=SecondaryOptions.rank, help="of LoRA (%(default)s)")
-    g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
+    option(g, "--rank", type=int, default=SecondaryOptions.rank, help="of LoRA (%(default)s)")
+    option(g, "--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
     g.add_argument("--steps", type=int, default=TrainingOptions.steps, help="a language (%(default)s)")
     g.add_argument("--batch", type=int, default=TrainingOptions.batch, help="clips a step (%(default)s)")
-    g.add_argument("--learning-rate", type=float, default=TrainingOptions.learning_rate, help="(%(default)s)")
+    option(g, "--learning-rate", type=float, default=TrainingOptions.learning_rate, help="(%(default)s)")
     g.add_argument("--variants", type=int, default=TrainingOptions.variants, help="augmented versions of a clip (%(default)s)")
-    g.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    option(g, "--seed", type=int, default=1, help="(%(default)s)")
     g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
     g.add_argument("--device", default="cpu", help="(%(default)s)")
-    if processes:
-        g.add_argument("--processes", type=int, default=1, metavar="N", help="that train together, as one a GPU (%(default)s)")
+    option(g, "--processes", type=int, default=1, metavar="N", help="that train together, as one a GPU (%(default)s)")
     g = parser.add_argument_group("evaluation")
     g.add_argument("--beam", type=int, default=5, help="(%(default)s)")
-    g.add_argument("--fresh", action="store_true", help="decode everything after every step, though it was decoded before")
+    option(g, "--fresh", action="store_true", help="decode everything after every step, though it was decoded before")
 
 
 def configs_of(parser: argparse.ArgumentParser) -> None:
     """The new languages of a recipe for many."""
-    parser.add_argument("configs", nargs="*", default=list(NINETEEN), metavar="CONFIG",
+    parser.add_argument("configs", nargs="*", metavar="CONFIG",
                         help="of FLEURS, or a language's code, in their order (the paper's nineteen)")  # fmt: skip
 
 
-def setting_of(args: argparse.Namespace) -> Setting:
-    """The arguments of `arguments_of`. Raises CorpusError or BaseModelError."""
-    old = old_configs(args.corpus, args.base, args.old)
+def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursLanguage, ...], Setting]:
+    """The new languages, by their configs or codes, and what all steps share. With no names, the paper's nineteen.
+
+    Raises CorpusError for a language that is unknown, not in the corpus, named twice, or the base's; BaseModelError, and
+    RunError for settings that cannot be.
+    """
+    backbone = Backbone.load(args.base)
+    known = list(backbone.languages)
+    if not names:
+        say("no language is named: the paper's nineteen")
+    languages = tuple(map(language_named, names or NINETEEN))
+    for k, language in enumerate(languages):
+        if language.code in [one.code for one in languages[:k]]:
+            raise CorpusError(f"{language.config} is named twice; name each language once.")
+        if language.whisper in known or tag_among(language.code, known):
+            raise CorpusError(f"{language.config}: {args.base} has {language.name} already; wanted a language it lacks.")
+    old = old_configs(args.corpus, args.base, known, args.old)
     if not old:
         print(f"warning: {args.corpus} holds no language that the base {args.base} knows: what it loses cannot be measured, "
               "and packs learn from nothing what is not their own; prepare.py adds some", file=sys.stderr)  # fmt: skip
-    return Setting(
-        args.corpus, args.out, old, args.base, tuple(args.negatives), args.device,
+    setting = Setting(
+        args.corpus, args.out, old, args.base, tuple(args.negatives), find_device(args.device),
         args.beam, not args.fresh, SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
         TrainingOptions(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, variants=args.variants,
                         seed=args.seed, bf16=args.bf16),
     )  # fmt: skip
+    check_settings(setting.secondary, setting.training, backbone.layers)
+    if args.processes < 1:
+        raise RunError(f"--processes {args.processes}: wanted 1 or more.")
+    for language in languages:
+        setting.folder(language.config)
+    return languages, setting
 
 
 def language_named(name: str) -> FleursLanguage:
@@ -220,34 +256,34 @@ def language_named(name: str) -> FleursLanguage:
         return language_of(name)
     if not Path(path).is_dir():
         raise CorpusError(f"{name}: {path} is no folder; wanted CODE=FOLDER with a corpus that has train, dev and test.")
-    return FleursLanguage(f"{Path(path)}/", code, code, None, "", scoring_unit(code))
-
-
-def languages_of(names: Sequence[str], base: str) -> list[FleursLanguage]:
-    """New languages by their configs or codes. Raises CorpusError for one that is unknown, named twice, or the base's."""
-    languages, known = [language_named(name) for name in names], list(Backbone.load(base).languages)
-    for k, language in enumerate(languages):
-        if language.code in [one.code for one in languages[:k]]:
-            raise CorpusError(f"{language.config} is named twice; name each language once.")
-        if language.whisper in known or tag_among(language.code, known):
-            raise CorpusError(f"{language.config}: the base {base} has {language.name} already; wanted a language it lacks.")
-    return languages
+    return FleursLanguage(name, code, code, None, "", scoring_unit(code))
 
 
 def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """A recipe's exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
     name = Path(parser.prog).stem
     args = parser.parse_args(argv)
-    logging.set_verbosity_error()  # transformers' advice is for who calls it
+    silence_transformers()
     args.command = shlex.join(["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))])
     try:
         return main(args)
     except DualasrError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+    except (OSError, SafetensorError) as error:
+        print(f"{name}: {error}; what is done is kept, and the same command goes on", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
         return 130
+
+
+def write_result(path: Path, found: dict, text: str) -> None:
+    """PATH.json and PATH.md, each whole or not at all; the latter is printed, too."""
+    for ending, content in (("json", json.dumps(found, indent=1)), ("md", text)):
+        with whole_file(path.with_suffix(f".{ending}")) as part:
+            part.write_text(content, encoding="utf-8")
+    print(text)
 
 
 def say(line: str) -> None:
@@ -255,14 +291,13 @@ def say(line: str) -> None:
 
 
 def add_one(args: argparse.Namespace) -> int:
-    (language,) = languages_of([args.config], args.base)
-    setting, earlier, named = setting_of(args), [], {one.code: one for one in map(language_named, args.earlier)}
+    (language,), setting = begin(args, [args.config])
+    earlier, named = [], {one.code: one for one in map(language_named, args.earlier)}
     for folder in args.pack:
         held = read_pack(folder)["languages"]
         if language.code in held:
             raise PackError(f"{folder} holds {language.name} already; leave it out, or add another language.")
         earlier += [named[code] if code in named else language_of(code) for code in held]
-    setting.folder(language.config)
     open_out(args.out, asdict(setting) | {"config": language.config, "packs": args.pack})
     before = [*setting.old, *(one.config for one in earlier)]
     pack = args.out / "packs" / language.code
@@ -291,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="add_language.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("config", metavar="CONFIG", help="of FLEURS, or the language's code")
-    arguments_of(parser, processes=True)
+    arguments_of(parser)
     parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="pack that is there already")
     parser.add_argument("--earlier", action="append", default=[], metavar="CODE=FOLDER",
                         help="corpus of a language of such a pack, where FLEURS has none of it")  # fmt: skip

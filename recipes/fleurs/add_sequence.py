@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from add_language import arguments_of, configs_of, languages_of, measure, open_out, run, say, setting_of, train
+from add_language import arguments_of, begin, configs_of, measure, open_out, run, say, train
 
 from dualasr.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
 from dualasr.languages import language_of
@@ -30,9 +30,7 @@ from dualasr.pack import attach_regression
 
 
 def add_many(args: argparse.Namespace) -> int:
-    languages, setting = languages_of(args.configs, args.base), setting_of(args)
-    for language in languages:
-        setting.folder(language.config)
+    languages, setting = begin(args, args.configs)
     beside = {name: read_finished(folder, grow) for name, folder, grow in
               (("joint", args.joint, "joint"), ("alone", args.alone, "pack")) if folder}  # fmt: skip
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages], "grow": args.grow,
@@ -102,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="add_sequence.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     configs_of(parser)
-    arguments_of(parser, processes=True)
+    arguments_of(parser)
     g = parser.add_argument_group("sequence")
     g.add_argument("--grow", choices=("pack", "shared", "joint"), default="pack", help="(%(default)s)")
     g.add_argument("--rehearse", type=float, default=0.3, metavar="SHARE",

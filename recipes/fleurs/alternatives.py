@@ -206,10 +206,11 @@ def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
     secondary, (train, dev, skipped) = pack.secondary, read_corpora(options, backbone.window_s)
     asked = replace(options, secondary=secondary.options)
     data = prepare(asked, backbone, secondary.tokenizer, train, dev, skipped)
-    options.run.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.run, ignore_errors=True)  # begun anew, so that the seconds are those of all steps
+    options.run.mkdir(parents=True)
     now = clock(options.device)
     began = now()
-    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=True)
+    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training)
     seconds = now() - began
     shutil.rmtree(options.run)
     model, refs = DualWhisper(backbone).with_pack(pack), [clip.text for clip in data.dev[:96]]

@@ -26,7 +26,7 @@ from alternatives import (
 from safetensors.torch import load_model, save_model
 
 from dualasr.backbone import Backbone
-from dualasr.corpus import Utterance, load_corpus
+from dualasr.corpus import Utterance
 from dualasr.errors import RunError
 from dualasr.languages import FleursLanguage, language_of
 from dualasr.model import DecodeOptions, DualWhisper
@@ -68,7 +68,7 @@ class Comparison:
     padded: float
 
     def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
-        return load_corpus(self.setting.folder(config), split).utterances[:limit]
+        return self.setting.read(config, split).utterances[:limit]
 
     @property
     def configs(self) -> list[str]:

@@ -14,7 +14,6 @@ result.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from add_language import arguments_of, configs_of, languages_of, open_out, run, say, setting_of
+from add_language import arguments_of, begin, configs_of, open_out, run, say, write_result
 from alternatives import (
     Make,
     Supplementary,
@@ -47,7 +46,7 @@ from cells import (
 
 from dualasr.backbone import Backbone
 from dualasr.continual import save_figure
-from dualasr.errors import RunError
+from dualasr.errors import CorpusError, RunError
 from dualasr.languages import language_of
 from dualasr.las import LASOptions
 from dualasr.metrics import paired_bootstrap
@@ -57,7 +56,6 @@ from dualasr.scoring import scores_of
 from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
 from dualasr.tokenizer import PackTokenizer
 from dualasr.training_data import read_corpora, read_text
-from dualasr.whole_file import whole_file
 
 ZERO_SHOT = "zero-shot"
 
@@ -218,9 +216,9 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    languages, setting = tuple(languages_of(args.configs, args.base)), setting_of(args)
-    for language in languages:
-        setting.folder(language.config)
+    languages, setting = begin(args, args.configs)
+    if not setting.old:
+        raise CorpusError(f"What adding a language costs the base is compared, too: {args.corpus} must hold a language of it.")
     about = {"configs": [one.config for one in languages], "rates": args.rates, "seeds": args.seeds, "limit": args.old_clips,
              "padded": args.padded}  # fmt: skip
     open_out(args.out, asdict(setting) | about)
@@ -234,12 +232,9 @@ def compare(args: argparse.Namespace) -> int:
         "tables": heard(comparison, DualWhisper(comparison.backbone), comparison.configs)})  # fmt: skip
     found = fill(comparison, systems, args.rates, args.seeds)
     rows = summary(comparison, base, found, ours)
-    for name, text in (("compare.json", json.dumps({"command": args.command, "rows": rows}, indent=1)),
-                       ("compare.md", to_markdown(rows, ours, args.old_clips, args.command))):  # fmt: skip
-        with whole_file(args.out / name) as part:
-            part.write_text(text, encoding="utf-8")
     draw(rows, args.out / "compare.png")
-    print((args.out / "compare.md").read_text(encoding="utf-8"))
+    write_result(args.out / "compare", {"command": args.command, "rows": rows},
+                 to_markdown(rows, ours, args.old_clips, args.command))  # fmt: skip
     return 0
 
 
@@ -247,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compare.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     configs_of(parser)
-    arguments_of(parser)
+    arguments_of(parser, without=("--negatives", "--learning-rate", "--seed", "--processes", "--fresh"))
     parser.set_defaults(steps=200, rank=36)
     g = parser.add_argument_group("comparison")
     g.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3, 4e-3], help="learning rates (%(default)s)")

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from add_language import Setting, arguments_of, configs_of, languages_of, open_out, run, setting_of
+from add_language import Setting, arguments_of, begin, configs_of, open_out, run, write_result
 from alternatives import fit_pack
 from cells import MOST_NEW_TOKENS, cell, errors_of
 from scipy.stats import spearmanr
@@ -29,7 +29,6 @@ from scipy.stats import spearmanr
 from dualasr.audio import load_audio
 from dualasr.backbone import Backbone
 from dualasr.continual import Matrix, read_finished, save_figure
-from dualasr.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.languages import FleursLanguage
 from dualasr.metrics import character_errors, comparable
@@ -39,7 +38,6 @@ from dualasr.scoring import scores_of
 from dualasr.search import Hypothesis
 from dualasr.selector import PRIMARY, Bid, SelectorOptions, select, settle
 from dualasr.training_data import AddLanguageOptions
-from dualasr.whole_file import whole_file
 
 # CER %, 19 languages: by rank, at forks 0, 8, 16, 24, 28 and 30 of 32 layers (Table 1); by system (Table 2)
 PAPER_FORKS = (0, 8, 16, 24, 28, 30)
@@ -57,10 +55,6 @@ PAPER_LANGUAGES = {  # zero-shot, group-aware, agnostic (Table 4)
 TAUS, BETAS = (0.0, 0.1, 0.5, 1.0, 3.0), (0.0, 0.15, 0.3, 0.6)
 
 
-def clips_of(setting: Setting, config: str, limit: int | None = None) -> list:
-    return load_corpus(setting.folder(config), "test").utterances[:limit]
-
-
 def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, fork: int) -> dict:
     """CER by language of a pack of all languages."""
     backbone = Backbone.load(setting.base, device=setting.device)
@@ -73,7 +67,7 @@ def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, 
     pack = fit_pack(options, backbone).pack
     model, cers = DualWhisper(backbone).with_pack(pack), {}
     for one in languages:
-        tables = errors_of(model, clips_of(setting, one.config), setting.beam)
+        tables = errors_of(model, setting.read(one.config, "test").utterances, setting.beam)
         cers[one.code] = scores_of([tables], 0, 0)["cer"]
     return {"cer": cers, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors())}
 
@@ -105,7 +99,7 @@ def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int
     (name,), found = model.packs, []
     options = DecodeOptions(beam=setting.beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
     for config in configs:
-        clips = clips_of(setting, config, limit)
+        clips = setting.read(config, "test").utterances[:limit]
         for first in range(0, len(clips), batch):
             group = clips[first : first + batch]
             heard = model.listen([load_audio(u.sound)[: model.backbone.window_samples] for u in group])
@@ -250,11 +244,14 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
 
 
 def tables(args: argparse.Namespace) -> int:
-    languages, setting = tuple(languages_of(args.configs, args.base)), setting_of(args)
-    for language in languages:
-        setting.folder(language.config)
+    languages, setting = begin(args, args.configs)
     runs = {name: read_finished(folder, grow) for name, folder, grow in
             (("joint", args.joint, "joint"), ("a pack each", args.sequence, "pack")) if folder}  # fmt: skip
+    for name, matrix in runs.items():
+        if missing := {one.code for one in languages} - set(matrix.languages):
+            raise RunError(f"The run of {name} has no {', '.join(sorted(missing))}; name the languages of that run.")
+    if args.joint and not setting.old:
+        raise RunError(f"Table 3 is of old and new languages; {args.corpus} holds no language of the base.")
     systems = read_rows(args.compare) if args.compare else []
     layers = Backbone.load(args.base).layers
     others = {"limit": args.limit, "joint": args.joint, "sequence": args.sequence, "compare": args.compare}
@@ -276,11 +273,7 @@ def tables(args: argparse.Namespace) -> int:
     if runs:
         lines += table_4(runs, codes)
     draw(grid, systems, args.out / "tables.png")
-    for name, text in (("tables.json", json.dumps({"command": args.command, **found}, indent=1)),
-                       ("tables.md", "\n".join([*lines, f"Made by `{args.command}`.", ""]))):  # fmt: skip
-        with whole_file(args.out / name) as part:
-            part.write_text(text, encoding="utf-8")
-    print((args.out / "tables.md").read_text(encoding="utf-8"))
+    write_result(args.out / "tables", {"command": args.command, **found}, "\n".join([*lines, f"Made by `{args.command}`.", ""]))
     return 0
 
 
@@ -296,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tables.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     configs_of(parser)
-    arguments_of(parser)
+    arguments_of(parser, without=("--negatives", "--rank", "--fork", "--processes", "--fresh"))
     parser.set_defaults(steps=400)
     g = parser.add_argument_group("tables")
     g.add_argument("--ranks", type=int, nargs="+", default=[4, 16, 64], help="beside 0 (%(default)s)")
