@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from add_language import Setting, arguments_of, begin, configs_of, open_out, run, write_result
-from alternatives import fit_pack
+from alternatives import BATCH, fit_pack
 from cells import MOST_NEW_TOKENS, cell, errors_of
 from scipy.stats import spearmanr
 
@@ -93,15 +93,15 @@ class Evidence:
         return (self.primary if last.route == PRIMARY else self.secondary).text, not first.settled
 
 
-def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int, batch: int = 16) -> list[Evidence]:
+def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int) -> list[Evidence]:
     """Every clip decoded by both pipelines, once."""
     model = load_model(setting.base, [pack], device=setting.device, selector=SelectorOptions.paper())
     (name,), found = model.packs, []
     options = DecodeOptions(beam=setting.beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
     for config in configs:
         clips = setting.read(config, "test").utterances[:limit]
-        for first in range(0, len(clips), batch):
-            group = clips[first : first + batch]
+        for first in range(0, len(clips), BATCH):
+            group = clips[first : first + BATCH]
             heard = model.listen([load_audio(u.sound)[: model.backbone.window_samples] for u in group])
             bids, _ = model.bids(heard)
             both = [model.decode(heard, route, options=options)[0] for route in (PRIMARY, name)]
