@@ -22,10 +22,10 @@ from dualasr.errors import RunError
 from dualasr.language_head import fit_language_head
 from dualasr.model import DualWhisper
 from dualasr.pack import Pack, PackInfo, load_pack, save_pack
-from dualasr.secondary import Secondary, SecondaryOptions
+from dualasr.secondary import Secondary
 from dualasr.tokenizer import PackTokenizer
-from dualasr.training import TrainingOptions, checkpoints, train_secondary
-from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text, trunk_cache
+from dualasr.training import checkpoints, train_secondary
+from dualasr.training_data import AddLanguageOptions, check_settings, prepare, read_corpora, read_text, trunk_cache
 from dualasr.whole_file import whole_file
 
 PATIENCE = timedelta(days=1)  # of processes that wait for the first one's trunk activations and calibration
@@ -35,19 +35,6 @@ MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 def _settings(options: AddLanguageOptions) -> dict:
     """Resolved arguments as JSON holds them."""
     return json.loads(json.dumps(asdict(options), default=str, ensure_ascii=False))
-
-
-def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
-    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained with."""
-    try:
-        secondary.resolve(layers)
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    for name in ("steps", "batch", "accumulation", "variants"):
-        if getattr(training, name) < 1:
-            raise RunError(f"{name} is {getattr(training, name)}; wanted 1 or more.")
-    if secondary.rank < 0 or not training.learning_rate > 0:
-        raise RunError(f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more, and above 0.")
 
 
 def open_run(options: AddLanguageOptions, resume: bool) -> None:

@@ -12,7 +12,7 @@ from dualasr.backbone import Backbone
 from dualasr.cores import core_pool
 from dualasr.secondary import Secondary
 from dualasr.tokenizer import PackTokenizer
-from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora, read_text, written
+from dualasr.training_data import AddLanguageOptions, check_settings, find_negatives, read_corpora, read_text, written
 from dualasr.trunk_cache import BYTES_A_VALUE
 
 
@@ -38,8 +38,9 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
 
 
 def plan(options: AddLanguageOptions) -> dict:
-    """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written."""
+    """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written. Raises as `add_language` does."""
     backbone = Backbone.load(options.base)
+    check_settings(options.secondary, options.training, backbone.layers)
     notes: list[str] = []
     train, dev, skipped = read_corpora(options, backbone.window_s, notes.append)
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))

@@ -15,7 +15,7 @@ import numpy as np
 from dualasr.audio import SUFFIXES, Sound, audio_duration
 from dualasr.backbone import Backbone
 from dualasr.corpus import Columns, Utterance, load_corpus
-from dualasr.errors import AudioError, CorpusError
+from dualasr.errors import AudioError, CorpusError, RunError
 from dualasr.secondary import SecondaryOptions
 from dualasr.text import normalise
 from dualasr.tokenizer import PackTokenizer
@@ -59,6 +59,19 @@ class AddLanguageOptions:
     @property
     def run(self) -> Path:
         return self.out.with_name(self.out.name + ".run")
+
+
+def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
+    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained with."""
+    try:
+        secondary.resolve(layers)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    for name in ("steps", "batch", "accumulation", "variants", "evaluate_every", "save_every"):
+        if getattr(training, name) < 1:
+            raise RunError(f"{name} is {getattr(training, name)}; wanted 1 or more.")
+    if secondary.rank < 0 or not training.learning_rate > 0:
+        raise RunError(f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more, and above 0.")
 
 
 @dataclass(frozen=True)

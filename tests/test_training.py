@@ -338,6 +338,18 @@ def test_unknown_language_of_the_corpus(options):
         add_language(replace(options, languages={"ga": "Irish"}), say=silent)
 
 
+@pytest.mark.parametrize("change", [
+    {"secondary": SecondaryOptions(fork=99)}, {"secondary": SecondaryOptions(rank=-1)},
+    *({"training": TrainingOptions(**{name: 0})} for name in ("steps", "batch", "accumulation", "variants", "save_every")),
+    {"training": TrainingOptions(learning_rate=float("nan"))},
+])  # fmt: skip
+def test_settings_that_cannot_be(options, change):
+    for begin in (add_language, plan):
+        with pytest.raises(RunError, match="outside the encoder|wanted"):
+            begin(replace(options, **change))
+    assert not options.run.exists()
+
+
 def test_dry_run_writes_nothing(options):
     facts = plan(options)
     assert facts["train"] == 12 and facts["dev"] == 2 and facts["parameters"] > 0 and facts["minutes"] >= 0

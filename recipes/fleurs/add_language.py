@@ -27,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils.logging import set_verbosity_error as silence_transformers
 
 from dualasr import errors
-from dualasr.adding import add_language, check_settings
+from dualasr.adding import add_language
 from dualasr.backbone import Backbone, find_device
 from dualasr.corpus import Corpus, load_corpus
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
@@ -41,7 +41,7 @@ from dualasr.secondary import DECODERS, SecondaryOptions
 from dualasr.tables import find_fleurs
 from dualasr.text import scoring_unit
 from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions
+from dualasr.training_data import AddLanguageOptions, check_settings
 from dualasr.whole_file import whole_file
 
 
