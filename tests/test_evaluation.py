@@ -239,10 +239,10 @@ def test_a_report_that_cannot_be_written_leaves_nothing(make_model, spoken, tmp_
     with pytest.raises(RunError, match=re.escape(str(tmp_path / "file" / "report"))):
         write_report(tmp_path / "file" / "report", evaluation)
     folder = tmp_path / "taken"
-    (folder / "report.json").mkdir(parents=True)  # a folder stands where the first file should go
+    (folder / "report.md").mkdir(parents=True)  # a folder stands where the first file should go
     with pytest.raises(RunError, match=re.escape(str(folder / "report"))):
         write_report(folder / "report", evaluation)
-    assert [path.name for path in folder.iterdir()] == ["report.json"]
+    assert [path.name for path in folder.iterdir()] == ["report.md"]
 
 
 def test_words_for_silence_and_noise_are_counted(make_model, spoken):
