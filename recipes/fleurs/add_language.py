@@ -215,13 +215,14 @@ def configs_of(parser: argparse.ArgumentParser) -> None:
                         help="of FLEURS, or a language's code, in their order (the paper's nineteen)")  # fmt: skip
 
 
-def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursLanguage, ...], Setting]:
-    """The new languages, by their configs or codes, and what all steps share. With no names, the paper's nineteen.
+def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursLanguage, ...], Setting, Backbone]:
+    """The new languages, by their configs or codes, what all steps share, and the base. With no names, the paper's nineteen.
 
     Raises CorpusError for a language that is unknown, not in the corpus, named twice, or the base's; BaseModelError, and
     RunError for settings that cannot be.
     """
-    backbone = Backbone.load(args.base)
+    device = find_device(args.device)
+    backbone = Backbone.load(args.base, device=device)
     known = list(backbone.languages)
     if not names:
         say("no language is named: the paper's nineteen")
@@ -236,7 +237,7 @@ def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursL
         print(f"warning: {args.corpus} holds no language that the base {args.base} knows: what it loses cannot be measured, "
               "and packs learn from nothing what is not their own; prepare.py adds some", file=sys.stderr)  # fmt: skip
     setting = Setting(
-        args.corpus, args.out, old, args.base, tuple(args.negatives), find_device(args.device),
+        args.corpus, args.out, old, args.base, tuple(args.negatives), device,
         args.beam, not args.fresh, SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
         TrainingOptions(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, variants=args.variants,
                         seed=args.seed, bf16=args.bf16),
@@ -246,7 +247,7 @@ def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursL
         raise RunError(f"--processes {args.processes}: wanted 1 or more.")
     for language in languages:
         setting.folder(language.config)
-    return languages, setting
+    return languages, setting, backbone
 
 
 def language_named(name: str) -> FleursLanguage:
@@ -291,7 +292,7 @@ def say(line: str) -> None:
 
 
 def add_one(args: argparse.Namespace) -> int:
-    (language,), setting = begin(args, [args.config])
+    (language,), setting, _ = begin(args, [args.config])
     earlier, named = [], {one.code: one for one in map(language_named, args.earlier)}
     for folder in args.pack:
         held = read_pack(folder)["languages"]

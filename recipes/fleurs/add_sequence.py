@@ -30,7 +30,7 @@ from dualasr.pack import attach_regression
 
 
 def add_many(args: argparse.Namespace) -> int:
-    languages, setting = begin(args, args.configs)
+    languages, setting, _ = begin(args, args.configs)
     beside = {name: read_finished(folder, grow) for name, folder, grow in
               (("joint", args.joint, "joint"), ("alone", args.alone, "pack")) if folder}  # fmt: skip
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages], "grow": args.grow,

@@ -44,7 +44,6 @@ from cells import (
     on_test,
 )
 
-from dualasr.backbone import Backbone
 from dualasr.continual import save_figure
 from dualasr.errors import CorpusError, RunError
 from dualasr.languages import language_of
@@ -216,13 +215,13 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    languages, setting = begin(args, args.configs)
+    languages, setting, backbone = begin(args, args.configs)
     if not setting.old:
         raise CorpusError(f"What adding a language costs the base is compared, too: {args.corpus} must hold a language of it.")
     about = {"configs": [one.config for one in languages], "rates": args.rates, "seeds": args.seeds, "limit": args.old_clips,
              "padded": args.padded}  # fmt: skip
     open_out(args.out, asdict(setting) | about)
-    comparison = Comparison(setting, Backbone.load(args.base, device=args.device), languages, args.old_clips, args.padded)
+    comparison = Comparison(setting, backbone, languages, args.old_clips, args.padded)
     systems, ours = systems_of(comparison, args.rank), f"ours, {args.decoder}"
     if args.systems:
         if unknown := set(args.systems) - set(systems):

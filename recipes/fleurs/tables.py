@@ -55,9 +55,8 @@ PAPER_LANGUAGES = {  # zero-shot, group-aware, agnostic (Table 4)
 TAUS, BETAS = (0.0, 0.1, 0.5, 1.0, 3.0), (0.0, 0.15, 0.3, 0.6)
 
 
-def grid_cell(setting: Setting, languages: Sequence[FleursLanguage], rank: int, fork: int) -> dict:
+def grid_cell(setting: Setting, backbone: Backbone, languages: Sequence[FleursLanguage], rank: int, fork: int) -> dict:
     """CER by language of a pack of all languages."""
-    backbone = Backbone.load(setting.base, device=setting.device)
     options = AddLanguageOptions(
         base=setting.base, corpora=tuple(setting.folder(one.config) for one in languages),
         languages={one.code: one.name for one in languages}, out=setting.out / "cells" / f"{rank}-{fork}",
@@ -244,7 +243,7 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
 
 
 def tables(args: argparse.Namespace) -> int:
-    languages, setting = begin(args, args.configs)
+    languages, setting, backbone = begin(args, args.configs)
     runs = {name: read_finished(folder, grow) for name, folder, grow in
             (("joint", args.joint, "joint"), ("a pack each", args.sequence, "pack")) if folder}  # fmt: skip
     for name, matrix in runs.items():
@@ -253,13 +252,14 @@ def tables(args: argparse.Namespace) -> int:
     if args.joint and not setting.old:
         raise RunError(f"Table 3 is of old and new languages; {args.corpus} holds no language of the base.")
     systems = read_rows(args.compare) if args.compare else []
-    layers = Backbone.load(args.base).layers
+    layers = backbone.layers
     others = {"limit": args.limit, "joint": args.joint, "sequence": args.sequence, "compare": args.compare}
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages]} | others)
     wanted = [(0, layers), *((rank, fork) for rank in args.ranks if rank for fork in args.forks or range(layers))]
     cells, grid = args.out / "cells", {}
     for rank, fork in wanted:
-        grid[rank, fork] = cell(cells / f"{rank}-{fork}.json", lambda one=(rank, fork): grid_cell(setting, languages, *one))
+        grid[rank, fork] = cell(cells / f"{rank}-{fork}.json", lambda one=(rank, fork): grid_cell(
+            setting, backbone, languages, *one))  # fmt: skip
     codes, lines, found = [one.code for one in languages], ["# The paper's tables in miniature", ""], {"grid": [
         {"rank": rank, "fork": fork, **row} for (rank, fork), row in grid.items()]}  # fmt: skip
     lines += table_1(grid, layers) + figure_2(grid)
