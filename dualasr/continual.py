@@ -10,7 +10,7 @@ step k. As CL-MASR computes them (Della Libera et al. 2023, arXiv 2310.16931):
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -131,8 +131,6 @@ def fwt(matrix: Matrix, alone: Matrix, mode: str = "pipeline_aware", measure: st
 
 def _beside(matrix: Matrix, other: Matrix, rows: Sequence[int], mode: str, measure: str) -> list[float]:
     """R_kk less the mean of the other's rates on the languages of task k, each of its row; step 0 has none."""
-    if missing := set(matrix.languages) - set(other.languages):
-        raise RunError(f"The other run has no {', '.join(sorted(missing))}; compare runs over the same languages.")
     theirs, tasks = other.table(mode, measure), matrix.tasks(mode, measure)
     values = [float("nan")]
     for k in range(1, len(matrix.steps)):
@@ -299,13 +297,17 @@ def read_matrix(path: Path) -> Matrix:
         raise RunError(f"{path} is no matrix of a sequence ({error}); wanted the matrix.json of add_sequence.py.") from error
 
 
-def read_finished(path: Path, grow: str) -> Matrix:
-    """`read_matrix` of a run to compare with. Raises RunError where it is not finished, or grew in another way."""
+def read_finished(path: Path, grow: str, languages: Collection[str]) -> Matrix:
+    """`read_matrix` of a run to compare with. Raises RunError where it is not finished, grew in another way, or lacks one of
+    the languages (codes)."""
     matrix = read_matrix(path)
     if matrix.grow != grow:
         raise RunError(f"{path} is a --grow {matrix.grow} run; wanted one of --grow {grow}.")
     if not matrix.is_whole:
         raise RunError(f"{path} is not finished: it ends after {matrix.steps[-1]}; start its command again, it goes on.")
+    if missing := sorted(set(languages) - set(matrix.languages)):
+        raise RunError(f"{path} has no {', '.join(missing)}, only {', '.join(matrix.languages)}; name a run over the same "
+                       "languages.")  # fmt: skip
     return matrix
 
 

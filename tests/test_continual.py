@@ -122,19 +122,15 @@ def test_no_matrix(tmp_path, content):
 
 def test_a_run_to_compare_with_is_whole_and_of_its_kind(matrix, tmp_path):
     write_matrix(tmp_path, matrix, "make")
-    assert read_finished(tmp_path, "pack").steps == matrix.steps
+    assert read_finished(tmp_path, "pack", LEARNT).steps == matrix.steps
+    with pytest.raises(RunError, match="has no om, or, only "):
+        read_finished(tmp_path, "pack", [*LEARNT, "or", "om"])
     with pytest.raises(RunError, match="is a --grow pack run; wanted one of --grow joint"):
-        read_finished(tmp_path, "joint")
+        read_finished(tmp_path, "joint", LEARNT)
     half = matrix_of([report(row) for row in WER[:2]], STEPS[:2], LEARNT, "joint")
     write_matrix(tmp_path, half, "make")
     with pytest.raises(RunError, match="not finished: it ends after [+] ky"):
-        read_finished(tmp_path, "joint")
-
-
-def test_other_languages(matrix):
-    other = matrix_of([report(WER[0])] * 3, STEPS, {"en": 0, "ky": 1})
-    with pytest.raises(RunError, match="has no de, ga"):
-        fwt(matrix, other)
+        read_finished(tmp_path, "joint", LEARNT)
 
 
 def test_steps_of_evaluations_with_more_and_more_packs(matrix):

@@ -31,14 +31,14 @@ from dualasr.pack import attach_regression
 
 def add_many(args: argparse.Namespace) -> int:
     languages, setting, _ = begin(args, args.configs)
-    beside = {name: read_finished(folder, grow) for name, folder, grow in
+    groups = [languages] if args.grow == "joint" else [[language] for language in languages]
+    learnt = {language_of(config).code: 0 for config in setting.old}
+    learnt |= {language.code: k for k, group in enumerate(groups, 1) for language in group}
+    beside = {name: read_finished(folder, grow, learnt) for name, folder, grow in
               (("joint", args.joint, "joint"), ("alone", args.alone, "pack")) if folder}  # fmt: skip
     open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages], "grow": args.grow,
                                           "rehearse": args.rehearse})  # fmt: skip
-    groups = [languages] if args.grow == "joint" else [[language] for language in languages]
     steps = ["base", *("joint" if args.grow == "joint" else f"+ {group[0].code}" for group in groups)]
-    learnt = {language_of(config).code: 0 for config in setting.old}
-    learnt |= {language.code: k for k, group in enumerate(groups, 1) for language in group}
     packs: list[Path] = []
     reports, lost = [], []
     there = len(read_matrix(args.out).steps) if (args.out / "matrix.json").exists() else 0

@@ -244,11 +244,9 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
 
 def tables(args: argparse.Namespace) -> int:
     languages, setting, backbone = begin(args, args.configs)
-    runs = {name: read_finished(folder, grow) for name, folder, grow in
+    codes = [one.code for one in languages]
+    runs = {name: read_finished(folder, grow, codes) for name, folder, grow in
             (("joint", args.joint, "joint"), ("a pack each", args.sequence, "pack")) if folder}  # fmt: skip
-    for name, matrix in runs.items():
-        if missing := {one.code for one in languages} - set(matrix.languages):
-            raise RunError(f"The run of {name} has no {', '.join(sorted(missing))}; name the languages of that run.")
     if args.joint and not setting.old:
         raise RunError(f"Table 3 is of old and new languages; {args.corpus} holds no language of the base.")
     systems = read_rows(args.compare) if args.compare else []
@@ -260,8 +258,8 @@ def tables(args: argparse.Namespace) -> int:
     for rank, fork in wanted:
         grid[rank, fork] = cell(cells / f"{rank}-{fork}.json", lambda one=(rank, fork): grid_cell(
             setting, backbone, languages, *one))  # fmt: skip
-    codes, lines, found = [one.code for one in languages], ["# The paper's tables in miniature", ""], {"grid": [
-        {"rank": rank, "fork": fork, **row} for (rank, fork), row in grid.items()]}  # fmt: skip
+    lines = ["# The paper's tables in miniature", ""]
+    found = {"grid": [{"rank": rank, "fork": fork, **row} for (rank, fork), row in grid.items()]}
     lines += table_1(grid, layers) + figure_2(grid)
     if systems:
         lines += table_2(systems)
