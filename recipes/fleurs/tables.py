@@ -161,7 +161,8 @@ def _pct(rate: float) -> str:
 
 def figure_2(grid: dict[tuple[int, int], dict]) -> list[str]:
     points = sorted((found["parameters"], mean_cer(found)) for (rank, _), found in grid.items() if rank)
-    lines = ["## Figure 2: what added parameters bring", "", "![](tables.png)", ""]
+    lines = ["## Figure 2: what added parameters bring", "", "![](tables.png)", "",
+             "Circles: one pack of all languages; crosses: systems of the comparison, what one language adds.", ""]  # fmt: skip
     if len(points) < 3:
         return lines
     order = float(spearmanr(*zip(*points, strict=True)).statistic)
@@ -221,7 +222,7 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
     for k, fork in enumerate(sorted({fork for rank, fork in grid if rank})):
@@ -236,7 +237,10 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
             axes.annotate(row["system"], (row["parameters"] / 1e6, 100 * row["cer"]), fontsize=7, color="0.4",
                           textcoords="offset points", xytext=(4, 3))  # fmt: skip
     axes.plot(*zip(*PAPER_SIZES, strict=True), "+--", color="0.7", markersize=6, linewidth=0.8, label="paper")
-    axes.set(xlabel="added parameters, millions", ylabel="CER, %", title="What added parameters bring")
+    axes.set(xscale="log", xlabel="added parameters, millions", ylabel="CER, %", title="What added parameters bring")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)
