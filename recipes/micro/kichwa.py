@@ -90,9 +90,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--corpus-only", action="store_true", help="make OUT/corpus, for recipes/fleurs, and stop")
     args = parser.parse_args()
 
     corpus = hold_out_chapter(args.data, args.out, args.chapter)
+    if args.corpus_only:
+        return print(corpus)
     negatives = (args.data / "swahili", args.data / "fsdd", play_backwards(corpus, args.out), *args.negatives)
     ours = SecondaryOptions(rank=args.rank, decoder=args.decoder)
     equal = LASOptions(units=units_for(args.base, corpus, ours))
