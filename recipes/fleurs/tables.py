@@ -162,7 +162,7 @@ def _pct(rate: float) -> str:
 def figure_2(grid: dict[tuple[int, int], dict]) -> list[str]:
     points = sorted((found["parameters"], mean_cer(found)) for (rank, _), found in grid.items() if rank)
     lines = ["## Figure 2: what added parameters bring", "", "![](tables.png)", "",
-             "Circles: one pack of all languages; crosses: systems of the comparison, what one language adds.", ""]  # fmt: skip
+             "Circles: one pack of all languages; crosses: what one language adds, systems of --compare.", ""]  # fmt: skip
     if len(points) < 3:
         return lines
     order = float(spearmanr(*zip(*points, strict=True)).statistic)
@@ -239,8 +239,8 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
     axes.plot(*zip(*PAPER_SIZES, strict=True), "+--", color="0.7", markersize=6, linewidth=0.8, label="paper")
     axes.set(xscale="log", xlabel="added parameters, millions", ylabel="CER, %", title="What added parameters bring")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)

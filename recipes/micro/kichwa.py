@@ -95,7 +95,8 @@ def main() -> None:
 
     corpus = hold_out_chapter(args.data, args.out, args.chapter)
     if args.corpus_only:
-        return print(corpus)
+        print(corpus)
+        return
     negatives = (args.data / "swahili", args.data / "fsdd", play_backwards(corpus, args.out), *args.negatives)
     ours = SecondaryOptions(rank=args.rank, decoder=args.decoder)
     equal = LASOptions(units=units_for(args.base, corpus, ours))
