@@ -135,9 +135,10 @@ def table_1(grid: dict[tuple[int, int], dict], layers: int) -> list[str]:
     for rank in ranks:
         rows.append((str(rank), *(_pct(mean_cer(grid[rank, fork])) if (rank, fork) in grid else "" for fork in forks)))
     theirs = [(str(rank), *(f"{cer:.2f}" for cer in row)) for rank, row in PAPER_RANKS.items()]
-    lines = ["## Table 1: rank and fork", "", f"CER, %, the mean of the languages, fork of {layers} layers:", "",
-             *markdown_table(("rank", *map(str, forks)), rows), "The paper, fork of 32 layers:", "",
-             *markdown_table(("rank", *map(str, PAPER_FORKS)), theirs)]  # fmt: skip
+    lines = ["## Table 1: rank and fork", "",
+             f"CER, %, the mean of the languages; {layers} encoder layers, LoRA from the fork on:", "",
+             *markdown_table((r"rank \ fork", *map(str, forks)), rows), "The paper, 32 layers:", "",
+             *markdown_table((r"rank \ fork", *map(str, PAPER_FORKS)), theirs)]  # fmt: skip
     half, last = layers // 2, max((fork for fork in forks if fork < layers), default=0)
     if not ranks or not {0, half} <= set(forks):
         return [*lines, "Forks 0 and half depth are not both here: whether the paper's trend holds is not said.", ""]
