@@ -205,7 +205,7 @@ def draw(rows: list[dict], path: Path) -> None:
     colours = ["C0" if row["system"].startswith("ours") else "0.6" for row in rows]
     axes.barh(places, cers[:, 0], xerr=cers[:, 1:].T, color=colours, height=0.65, error_kw={"elinewidth": 1})
     for place, row, (cer, _, high) in zip(places, rows, cers, strict=True):
-        note = f"{cer:.1f}" + (f"   base {100 * row['base_change']:+.1f} WER" if row.get("base_change") else "")
+        note = f"{cer:.1f}" + (f"   base {100 * row['base_change']:+.1f} WER" if row.get("base_change") is not None else "")
         axes.text(cer + high + 0.6, place, note, va="center", fontsize=8)
     axes.set_yticks(places, [row["system"] for row in rows])
     axes.set(xlabel="CER of the new languages, %, and what the base's languages lost")
