@@ -43,7 +43,12 @@ NOTHING_YET = "There is no sound yet: record some, choose a file, or try an exam
 def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> None:
     """Put the page at the root of an application. With a key it asks for a password, which is the key; any name will do."""
     auth = None if key is None else lambda name, password: hmac.compare_digest(password.encode(), key.encode())
-    gr.mount_gradio_app(app, build_page(scheduler), "/", auth=auth, auth_message=key and LOGIN, **look())
+    page = build_page(scheduler)
+    # Gradio checks the paths that an event names only where this is true, and only `launch` sets
+    # it, not `mount_gradio_app`. Without the check, a visitor can have any file that this process
+    # can read copied to gradio's cache, from which every file is served.
+    page.has_launched = True
+    gr.mount_gradio_app(app, page, "/", auth=auth, auth_message=key and LOGIN, **look())
 
 
 def look() -> dict:
