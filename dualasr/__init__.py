@@ -5,11 +5,11 @@ from importlib import import_module
 __all__ = ["DualWhisper", "Transcription", "base_path", "load_model", "transcribe"]
 
 _HOMES = {
-    "DualWhisper": "model",
-    "Transcription": "transcript",
-    "base_path": "backbone",
-    "load_model": "model",
-    "transcribe": "transcription",
+    "DualWhisper": "model.dual_whisper",
+    "Transcription": "transcription.transcript",
+    "base_path": "model.whisper",
+    "load_model": "packs.load",
+    "transcribe": "transcription.transcribe",
 }
 
 

@@ -1,5 +1,5 @@
 """python -m dualasr"""
 
-from dualasr.cli import main
+from dualasr.cli.main import main
 
 raise SystemExit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from dualasr.cli import main
+from dualasr.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["serve", *sys.argv[1:]]))

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from dualasr.errors import DualasrError
-from dualasr.model import DualWhisper
+from dualasr.model.dual_whisper import DualWhisper
 
 from .descriptions import BEARER, Health, Packs, errors
 from .gate import Gate, UploadLimits

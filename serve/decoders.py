@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualasr.backbone import Backbone
 from dualasr.languages import LANGUAGES
-from dualasr.model import DualWhisper
-from dualasr.selector import PRIMARY
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.selector import PRIMARY
+from dualasr.model.whisper import Backbone
 
 _NAMES = {language.code: language.name for language in LANGUAGES.values()}
 

@@ -6,7 +6,7 @@ The reason is the text that `dualasr.selector` writes; the tests make every form
 import math
 import re
 
-from dualasr.selector import PRIMARY
+from dualasr.model.selector import PRIMARY
 
 from .decoders import title_of
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from dualasr.transcript import Transcription
+from dualasr.transcription.transcript import Transcription
 
 from .orders import Order
 from .scheduler import Scheduler, Ticket

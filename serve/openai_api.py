@@ -15,11 +15,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 
-from dualasr.audio import SUFFIXES
+from dualasr.audio.load import SUFFIXES
 from dualasr.errors import AudioError, DualasrError
-from dualasr.model import DualWhisper
-from dualasr.selector import PRIMARY
-from dualasr.transcript import Transcription
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.selector import PRIMARY
+from dualasr.transcription.transcript import Transcription
 
 from .decoders import base_name
 from .descriptions import BEARER, EVENTS, Model, Models, errors, transcript

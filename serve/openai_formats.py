@@ -6,8 +6,8 @@ from typing import Literal
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from dualasr.transcript import Segment, Transcription
-from dualasr.writers import render
+from dualasr.transcription.transcript import Segment, Transcription
+from dualasr.transcription.writers import render
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualasr.errors import BaseModelError
-from dualasr.fallback import Fallback, ladder
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.recording import TranscribeOptions
-from dualasr.selector import PRIMARY
-from dualasr.transcribe_cli import language_code
-from dualasr.transcription import check_choice
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.fallback import Fallback, ladder
+from dualasr.model.selector import PRIMARY
+from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.transcribe import check_choice
 
 AUTO = "auto"
 
@@ -51,9 +50,9 @@ def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = No
         beam=beam, prompt=prompt, timestamps=model.backbone.tells_time, fallback=Fallback(ladder(temperature)),
         generate={"task": "translate"} if translate else {},
     )  # fmt: skip
-    code = language_code(language, model) if language else None
+    code = model.language_code(language) if language else None
     forced = PRIMARY if translate else None if route == AUTO else route
     if languages:
-        model = model.among([language_code(name, model) for name in languages])
+        model = model.among([model.language_code(name) for name in languages])
     check_choice(model, forced, code)
     return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))

@@ -16,9 +16,9 @@ import gradio as gr
 from fastapi import FastAPI
 
 from dualasr.errors import DualasrError
-from dualasr.model import DualWhisper
-from dualasr.transcript import Transcription
-from dualasr.writers import render
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.transcription.transcript import Transcription
+from dualasr.transcription.writers import render
 
 from .decoders import decoders_of, language_choices, language_name
 from .orders import AUTO, Order, order_of

@@ -6,8 +6,8 @@ from html import escape
 from itertools import groupby
 from urllib.parse import quote
 
-from dualasr.selector import PRIMARY
-from dualasr.transcript import Segment, Transcription, Word
+from dualasr.model.selector import PRIMARY
+from dualasr.transcription.transcript import Segment, Transcription, Word
 
 from .decoders import Decoder, by_decoder, heading_of, language_name, title_of
 from .explanation import explain

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 
-from dualasr.backbone import Backbone
-from dualasr.model import DualWhisper
-from dualasr.pack import REGRESSION, Pack, model_card
-from dualasr.pack_folder import pack_size
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.pack import Pack
+from dualasr.model.whisper import Backbone
+from dualasr.packs.folder import pack_size
+from dualasr.packs.format import REGRESSION, model_card
 
 from .decoders import base_name
 from .markdown import markdown_html

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import soundfile
 
-from dualasr.audio import Sound
+from dualasr.audio.files import UNKNOWN_FRAMES
+from dualasr.audio.load import Sound
+from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError
-from dualasr.model import DualWhisper
-from dualasr.recording import Recording
-from dualasr.sound_files import UNKNOWN_FRAMES
-from dualasr.transcript import Transcription
-from dualasr.transcription import answer
-from dualasr.windows import Window
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.transcription.recording import Recording
+from dualasr.transcription.transcribe import answer
+from dualasr.transcription.transcript import Transcription
 
 from .orders import Order
 

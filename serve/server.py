@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from dualasr.model import DualWhisper
+from dualasr.model.dual_whisper import DualWhisper
 
 from .app import Settings, create_app
 from .scheduler import Limits, Scheduler

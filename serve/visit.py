@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualasr.errors import DualasrError
-from dualasr.transcript import Transcription
+from dualasr.transcription.transcript import Transcription
 
 from .growing import grow
 from .orders import Order

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.cli import QUIET
+from dualasr.cli.main import QUIET
 
 os.environ.update(QUIET | {"HF_HUB_OFFLINE": "1"})  # before transformers is imported
 
-from dualasr.backbone import Backbone, base_path
-from dualasr.model import DualWhisper
-from dualasr.pack import Pack, PackInfo
-from dualasr.secondary import Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.secondary import Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.whisper import Backbone, base_path
 
 torch.set_num_threads(1)  # two-layer models are slower on many
 

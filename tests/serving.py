@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import SAMPLE_RATE
-from dualasr.backbone import Backbone
-from dualasr.bidding import Heard
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.pack import Pack, PackInfo
-from dualasr.recording import TranscribeOptions
-from dualasr.transcript import Transcription
+from dualasr.audio.load import SAMPLE_RATE
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.language_id import Heard
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.whisper import Backbone
+from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.transcript import Transcription
 
 uvicorn = pytest.importorskip("uvicorn")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.alignment import LAG, align_words, mark_characters, split_words
-from dualasr.tokenizer import PackTokenizer
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.transcription.alignment import LAG, align_words, mark_characters, split_words
 
 TEXT = "кар тоо"
 

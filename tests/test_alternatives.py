@@ -13,15 +13,15 @@ import soundfile
 import torch
 from peft import LoraConfig, get_peft_model
 
-from dualasr.corpus import Utterance
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.model import DecodeOptions
-from dualasr.search import Hypothesis
-from dualasr.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.selector import PRIMARY, Bid, Calibration
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import TrainingOptions
-from dualasr.trunk_cache import TrunkCache
+from dualasr.data.corpus import Utterance
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.search import Hypothesis
+from dualasr.model.secondary import LORA_TARGETS, Secondary, SecondaryOptions
+from dualasr.model.selector import PRIMARY, Bid, Calibration
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.training.options import TrainingOptions
+from dualasr.training.trunk_cache import TrunkCache
 
 TEXTS = ["Тоодо кар жаады.", "Апам нан бышырды.", "Балдар мектепке барды.", "Ат суу ичти."] * 12
 

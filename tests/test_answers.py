@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import soundfile
 
-from dualasr.answers import Answers, digest, pipeline_key
-from dualasr.backbone import Backbone
-from dualasr.corpus import Utterance
+from dualasr.data.corpus import Utterance
 from dualasr.errors import RunError
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.search import Hypothesis
-from dualasr.selector import SelectorOptions
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.evaluation.hypothesis_cache import Answers, digest, pipeline_key
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.search import Hypothesis
+from dualasr.model.selector import SelectorOptions
+from dualasr.model.whisper import Backbone
 
 OPTIONS = EvaluationOptions(beam=2, batch=2, bootstrap=20, probes=0)
 

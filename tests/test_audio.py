@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import SAMPLE_RATE, Sound, audio_duration, load_audio, split_windows
+from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, load_audio, split_windows
 from dualasr.errors import AudioError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

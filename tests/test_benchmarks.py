@@ -10,9 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from dualasr.backbone import Backbone
-from dualasr.model import DecodeOptions, load_model
-from dualasr.selector import PRIMARY
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.selector import PRIMARY
+from dualasr.model.whisper import Backbone
+from dualasr.packs.load import load_model
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "micro"
 
@@ -45,7 +46,7 @@ def test_a_whisper_of_random_weights_has_whispers_ids_and_its_packs_lose(recipes
 
 
 def test_renamed_packs_keep_apart_and_decode_under_their_new_languages(recipes, make_model, backbone, clips, tmp_path):
-    from dualasr.pack import save_pack
+    from dualasr.packs.format import save_pack
 
     save_pack(tmp_path / "north", make_model(("north", "ky")).packs["north"], backbone)
     routing = recipes("bench_routing")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import Sound
-from dualasr.calibration import choose_ctc_weight, largest_within_error
+from dualasr.audio.load import Sound
 from dualasr.metrics import character_errors
 from dualasr.text import normalise
+from dualasr.training.calibration import choose_ctc_weight, largest_within_error
 
 
 def test_where_dev_cannot_tell_the_larger_weight_is_taken():

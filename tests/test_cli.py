@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.cli import main
-from dualasr.pack import Pack, PackInfo, save_pack
+from dualasr.cli.main import main
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.packs.format import save_pack
 
 COMMANDS = ("quickstart", "add-language", "evaluate", "calibrate", "compare", "transcribe", "corpus", "export", "packs")
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dualasr.cli import main
-from dualasr.compare import compare, to_markdown, write_comparison
+from dualasr.cli.main import main
 from dualasr.errors import RunError
+from dualasr.evaluation.compare import compare, to_markdown, write_comparison
 from dualasr.metrics import paired_bootstrap, per_sentence_errors
 
 

@@ -8,15 +8,15 @@ import pytest
 import soundfile
 from safetensors.numpy import save_file
 
-from dualasr.adding import add_language
-from dualasr.audio import Sound
-from dualasr.contamination import SIMILAR, Fingerprints, audit, fingerprint
-from dualasr.corpus import Utterance, write_manifest
+from dualasr.audio.load import Sound
+from dualasr.data.corpus import Utterance, write_manifest
+from dualasr.data.fingerprints import SIMILAR, Fingerprints, fingerprint
 from dualasr.errors import PackError
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.model import load_model
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions
+from dualasr.evaluation.contamination import audit
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.packs.load import load_model
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
 
 TRAINED = (
     "The farmer carried two baskets of plums across the old stone bridge before the rain began.",
@@ -91,7 +91,7 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
 def speech():
     """Six readings, (samples,) at 16 kHz: four of TRAINED by one voice, then two of those sentences by another."""
     pytest.importorskip("espeakng_loader")
-    from dualasr.synth import Speaker, Voice
+    from dualasr.data.espeak import Speaker, Voice
 
     one, two = Voice("f2", 160, 45, 50), Voice("m4", 140, 30, 40)
     with Speaker() as speaker:
@@ -174,8 +174,8 @@ def test_damaged_files_are_refused(tmp_path):
 def leaky(tmp_path_factory):
     """A pack that has learned twelve Kyrgyz clips by heart, and test clips: six of those, six that it never met."""
     pytest.importorskip("espeakng_loader")
-    from dualasr.generate import sentences
-    from dualasr.synth import Speaker, Voice
+    from dualasr.data.espeak import Speaker, Voice
+    from dualasr.data.synthetic import sentences
 
     folder, rows = tmp_path_factory.mktemp("leaky"), []
     texts, splits = sentences("ky", "train")[:20], ["train"] * 12 + ["test"] * 6 + ["dev"] * 2

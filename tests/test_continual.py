@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dualasr.continual import (
+from dualasr.errors import RunError
+from dualasr.evaluation.continual import (
     awer,
     bwt,
     fwt,
@@ -19,7 +20,6 @@ from dualasr.continual import (
     to_markdown,
     write_matrix,
 )
-from dualasr.errors import RunError
 
 STEPS = ("base", "+ ky", "+ ga")
 LEARNT = {"en": 0, "de": 0, "ky": 1, "ga": 2}

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from dualasr.cores import core_pool, one_ahead
+from dualasr.parallel import core_pool, one_ahead
 
 
 def test_operations_take_one_core_and_the_count_comes_back():

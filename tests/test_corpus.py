@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dualasr.corpus import Corpus, Utterance, load_corpus, write_manifest
+from dualasr.data.corpus import Corpus, Utterance, load_corpus, write_manifest
 from dualasr.errors import CorpusError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

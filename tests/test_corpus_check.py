@@ -10,10 +10,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualasr.cli import main
-from dualasr.corpus import Utterance, load_corpus
-from dualasr.corpus_check import check_corpus, odd_words, sentence_of, to_text
-from dualasr.corpus_split import SplitOptions, deal
+from dualasr.cli.main import main
+from dualasr.data.check import check_corpus, odd_words, sentence_of, to_text
+from dualasr.data.corpus import Utterance, load_corpus
+from dualasr.data.split import SplitOptions, deal
 from dualasr.errors import CorpusError
 
 RNG = np.random.default_rng(0)

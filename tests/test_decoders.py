@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from dualasr.model import DualWhisper
-from dualasr.pack import Pack, PackInfo, load_pack, save_pack
-from dualasr.search import beam_search
-from dualasr.secondary import DECODERS, MOST_TOKENS, SearchOptions, SecondaryOptions
-from dualasr.whisper_decoder import WhisperDecoder
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.search import beam_search
+from dualasr.model.secondary import DECODERS, MOST_TOKENS, SearchOptions, SecondaryOptions
+from dualasr.model.whisper_decoder import WhisperDecoder
+from dualasr.packs.format import load_pack, save_pack
 
 INFO = PackInfo("north", {"ky": "Kyrgyz"})
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import load_audio, split_windows
-from dualasr.corpus import SkippedRow, Utterance
+from dualasr.audio.load import load_audio, split_windows
+from dualasr.data.corpus import SkippedRow, Utterance
 from dualasr.errors import CorpusError, RunError
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.hallucination import probes
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.evaluation.hallucination import probes
+from dualasr.evaluation.report import to_markdown, write_report
+from dualasr.evaluation.scoring import MODES
 from dualasr.metrics import bootstrap_interval, per_sentence_errors
-from dualasr.model import DecodeOptions
-from dualasr.recording import TranscribeOptions
-from dualasr.report import to_markdown, write_report
-from dualasr.scoring import MODES
-from dualasr.selector import SelectorOptions
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.selector import SelectorOptions
 from dualasr.text import normalise
-from dualasr.transcription import transcribe
+from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.transcribe import transcribe
 
 GREEDY = EvaluationOptions(beam=1, batch=3, bootstrap=50, probes=0)
 COMMAND = "dualasr evaluate --base micro --data corpus"

@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.backbone import Backbone, base_path
-from dualasr.cli import QUIET, main
+from dualasr.cli.main import QUIET, main
 from dualasr.errors import PackError, RunError
-from dualasr.export import export, save_base
-from dualasr.model import DecodeOptions, load_model
-from dualasr.pack import Pack, PackInfo, save_pack
-from dualasr.secondary import DECODERS, slice_trunk
-from dualasr.tokenizer import byte_of_character
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.secondary import DECODERS, slice_trunk
+from dualasr.model.tokenizer import byte_of_character
+from dualasr.model.whisper import Backbone, base_path
+from dualasr.packs.export import export, save_base
+from dualasr.packs.format import save_pack
+from dualasr.packs.load import load_model
 
 ALONE = """
 import json, sys
 import numpy as np
 sys.modules["peft"] = None  # `import peft` raises
-from dualasr.model import DecodeOptions, load_model
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.packs.load import load_model
 clips, found = list(np.load(sys.argv[1]).values()), {}
 for folder in sys.argv[2:]:
     model = load_model(folder + "/base", [folder])

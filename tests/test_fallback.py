@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dualasr.fallback import Fallback, compression_ratio, decode_with_fallback
-from dualasr.search import Hypothesis
+from dualasr.model.fallback import Fallback, compression_ratio, decode_with_fallback
+from dualasr.model.search import Hypothesis
 
 
 def test_what_fails():

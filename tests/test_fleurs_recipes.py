@@ -14,9 +14,9 @@ import pytest
 import soundfile
 from safetensors.torch import load_file
 
-from dualasr.continual import read_matrix
-from dualasr.model import load_model
-from dualasr.selector import SelectorOptions
+from dualasr.evaluation.continual import read_matrix
+from dualasr.model.selector import SelectorOptions
+from dualasr.packs.load import load_model
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "fleurs"
 SENTENCES = {

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.contamination import fingerprint
-from dualasr.corpus import load_corpus
-from dualasr.errors import CorpusError
-from dualasr.generate import (
+from dualasr.data.corpus import load_corpus
+from dualasr.data.fingerprints import fingerprint
+from dualasr.data.synthetic import (
     ENLARGED,
     NEGATIVES,
     NEW,
@@ -20,6 +19,7 @@ from dualasr.generate import (
     sentences,
     texts_of,
 )
+from dualasr.errors import CorpusError
 from dualasr.languages import code_of
 from dualasr.text import normalise
 

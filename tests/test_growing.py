@@ -9,13 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from dualasr.adding import add_language
 from dualasr.errors import RunError
-from dualasr.model import DualWhisper
-from dualasr.pack import load_pack, read_pack
-from dualasr.secondary import DECODERS, SecondaryOptions
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.secondary import DECODERS, SecondaryOptions
+from dualasr.packs.format import load_pack, read_fingerprints, read_pack
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
+from dualasr.training.prepare import read_corpora, read_text
 
 SENTENCES = {"ky": ["ат суу", "кар нан", "суу кар"], "ga": ["tá sé", "an lá", "sé an"], "om": ["bara gaarii", "mana"]}
 
@@ -80,7 +80,7 @@ def test_a_pack_goes_on(tiny_folder, backbone, corpora, tmp_path):
     assert [t.languages for t in tokenizers] == [("ky",), ("ky", "ga")]
     loaded = load_pack(tmp_path / "two", backbone)
     assert list(loaded.info.languages) == ["ky", "ga"] and read_pack(tmp_path / "two")["training"]["goes on from"] == "one"
-    assert len(loaded.fingerprints) == 10 + 10 + 3  # what the first was trained on, the new, what was rehearsed
+    assert len(read_fingerprints(loaded.folder)) == 10 + 10 + 3  # what the first was trained on, the new, what was rehearsed
     assert DualWhisper(backbone).with_pack(loaded).route_of("ky") == loaded.name
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.language_head import UNHEARD, fit_language_head
-from dualasr.secondary import Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import Clip
+from dualasr.model.secondary import Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.training.dataset import Clip
+from dualasr.training.language_head import UNHEARD, fit_language_head
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dualasr.language_statistics import RANK, Discriminant, fit_statistics
+from dualasr.model.language_statistics import RANK, Discriminant, fit_statistics
 
 
 def draw(rng, mean, mixing, count):

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import soundfile
 
-from dualasr.corpus import Utterance
+from dualasr.data.corpus import Utterance
 from dualasr.errors import CorpusError, PackError
-from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
 from dualasr.languages import LANGUAGES, NINETEEN, code_of, language_of, tag_among
-from dualasr.model import load_model
+from dualasr.packs.load import load_model
 from dualasr.text import scoring_unit
-from dualasr.transcription import transcribe
+from dualasr.transcription.transcribe import transcribe
 
 
 def test_there_are_102_and_the_nineteen_have_no_tag():

@@ -13,10 +13,10 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualasr.audio import audio_duration, load_audio
-from dualasr.corpus import Columns, Utterance, load_corpus, write_manifest
+from dualasr.audio.load import audio_duration, load_audio
+from dualasr.data.corpus import Columns, Utterance, load_corpus, write_manifest
+from dualasr.data.huggingface import is_hub_id
 from dualasr.errors import CorpusError
-from dualasr.hf_datasets import is_hub_id
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RAMP = np.arange(-16_000, 16_000) / 40_000  # 2 s; every sample tells where it is

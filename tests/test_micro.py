@@ -8,9 +8,9 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 import dualasr
-from dualasr.generate import sentences
+from dualasr.training.quickstart import OLD
+from dualasr.data.synthetic import sentences
 from dualasr.metrics import character_errors
-from dualasr.quickstart import OLD
 from dualasr.text import normalise
 
 FORBIDDEN = {"ga", "ky", "or", "om", "qu", "qu-EC", "quz", "que", "qug"}
@@ -27,7 +27,7 @@ def plain():
 def speech():
     """Six test sentences a language by test voices: (language, text, samples)."""
     pytest.importorskip("espeakng_loader")
-    from dualasr.synth import Speaker, draw_voice
+    from dualasr.data.espeak import Speaker, draw_voice
 
     rng, clips = np.random.default_rng(5), []
     with Speaker() as speaker:
@@ -61,7 +61,7 @@ def test_it_is_small_and_never_met_the_new_languages():
             assert len(source["sha256"]) == 64
         record = record.get("started_from")
     vocabulary = json.loads((folder / "vocab.json").read_text())
-    from dualasr.tokenizer import byte_of_character
+    from dualasr.model.tokenizer import byte_of_character
 
     alphabet = byte_of_character()
     units = [bytes(alphabet[c] for c in unit).decode("utf-8", "ignore") for unit in vocabulary if "<|" not in unit]
@@ -89,7 +89,7 @@ def test_the_primary_route_is_plain_transformers(plain, speech):
 
 
 def test_silence_noise_and_music_are_no_speech():
-    from dualasr.augment import coloured_noise, music
+    from dualasr.audio.augment import coloured_noise, music
 
     rng = np.random.default_rng(3)
     sounds = [make(48_000, rng).astype(np.float32) * 0.05 for make in (coloured_noise, music) for _ in range(4)]

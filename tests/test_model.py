@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from dualasr.bidding import LEAST_DOUBT
 from dualasr.errors import PackError
-from dualasr.language_statistics import fit_statistics
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.pack import Pack, PackInfo
-from dualasr.secondary import best_candidate, slice_trunk
-from dualasr.selector import SelectorOptions
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.language_id import LEAST_DOUBT
+from dualasr.model.language_statistics import fit_statistics
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.secondary import best_candidate, slice_trunk
+from dualasr.model.selector import SelectorOptions
 
 
 def test_encode_from_fork_equals_full_encode(backbone, clips):
@@ -72,7 +72,7 @@ def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(make_mode
         return generate(**asked)
 
     monkeypatch.setattr(model.backbone.model, "generate", count)
-    monkeypatch.setattr("dualasr.backbone.MOST_BEAMS", 5)
+    monkeypatch.setattr("dualasr.model.whisper.MOST_BEAMS", 5)
     parts, same = model.decode(heard, "primary", options=options)
     assert max(rows) <= 5 and sum(rows) == 2 * len(clips)
     assert [h.tokens for h in parts] == [h.tokens for h in whole] and same == languages

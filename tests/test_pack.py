@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.backbone import Backbone
 from dualasr.errors import PackError, RunError
-from dualasr.language_statistics import fit_statistics
-from dualasr.model import load_model
-from dualasr.pack import FORMAT_VERSION, REGRESSION, Pack, PackInfo, attach_regression, load_pack, read_pack, save_pack
-from dualasr.pack_folder import add_pack
-from dualasr.selector import Calibration, Logistic
+from dualasr.model.language_statistics import fit_statistics
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.selector import Calibration, Logistic
+from dualasr.model.whisper import Backbone
+from dualasr.packs.folder import add_pack
+from dualasr.packs.format import FORMAT_VERSION, REGRESSION, attach_regression, load_pack, read_pack, save_pack
+from dualasr.packs.load import load_model
 
 CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
 INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=CALIBRATION, scores={"dev CER": 0.2})
@@ -29,7 +30,7 @@ def pack(backbone, make_secondary, tmp_path):
 
 def reseal(folder, change):
     """Edit pack.json as an attacker who knows the format would."""
-    from dualasr.pack import _seal
+    from dualasr.packs.format import _seal
 
     record = json.loads((folder / "pack.json").read_text())
     change(record)

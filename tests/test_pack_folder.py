@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dualasr.cli import main
+from dualasr.cli.main import main
 from dualasr.errors import PackError, RunError
-from dualasr.pack import Pack, PackInfo, read_pack, save_pack
-from dualasr.pack_folder import add_pack, find_packs, packs_dir, remove_pack
-from dualasr.scoring import MODES
+from dualasr.evaluation.scoring import MODES
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.packs.folder import add_pack, find_packs, packs_dir, remove_pack
+from dualasr.packs.format import read_pack, save_pack
 
 LANGUAGES = {"north": ("ky", "Kyrgyz"), "west": ("ga", "Irish"), "twin": ("ky", "Kyrgyz")}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.corpus import load_corpus
+from dualasr.data.corpus import load_corpus
+from dualasr.data.synthetic import GenerateOptions
 from dualasr.errors import RunError
-from dualasr.generate import GenerateOptions
 from dualasr.languages import NINETEEN
 
 spec = importlib.util.spec_from_file_location("prepare", Path(__file__).parents[1] / "recipes" / "fleurs" / "prepare.py")

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.corpus import load_corpus
+from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.audio.vad import VadOptions
+from dualasr.training.quickstart import NEW, OLD, QuickstartOptions, quickstart
+from dualasr.data.corpus import load_corpus
 from dualasr.errors import RunError
-from dualasr.model import load_model
-from dualasr.pack import read_pack
-from dualasr.quickstart import NEW, OLD, QuickstartOptions, quickstart
-from dualasr.recording import TranscribeOptions
-from dualasr.transcription import transcribe
-from dualasr.vad import VadOptions
+from dualasr.packs.format import read_pack
+from dualasr.packs.load import load_model
+from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.transcribe import transcribe
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dualasr.cli import main
-from dualasr.pack import save_pack
-from dualasr.ray_transcription import block_size
-from dualasr.selector import Calibration
-from dualasr.writers import FORMATS
+from dualasr.cli.main import main
+from dualasr.cli.transcribe_ray import block_size
+from dualasr.model.selector import Calibration
+from dualasr.packs.format import save_pack
+from dualasr.transcription.writers import FORMATS
 
 EAGER = ["--no_speech_threshold", "None", "--temperature_increment_on_fallback", "None", "--beam_size", "1"]  # random weights
 

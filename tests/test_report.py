@@ -6,9 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dualasr.report import to_markdown
-from dualasr.report_content import MODES, worst_clips
-from dualasr.report_html import to_html
+from dualasr.evaluation.report import to_html, to_markdown
+from dualasr.evaluation.report_sections import MODES, worst_clips
 
 COMMAND = "dualasr evaluate --base micro --pack north --corpus corpus"
 EVIL = '<script>alert("1")</script> | `x` & co'

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.las import LASDecoder, LASOptions
-from dualasr.search import beam_search, ctc_greedy, ctc_prefix_beam
+from dualasr.model.las_decoder import LASDecoder, LASOptions
+from dualasr.model.search import beam_search, ctc_greedy, ctc_prefix_beam
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualasr.audio import load_audio
-from dualasr.corpus import load_corpus
+from dualasr.audio.load import load_audio
+from dualasr.data.annotations import Segment, parse_elan, parse_subtitles, parse_textgrid
+from dualasr.data.corpus import load_corpus
 from dualasr.errors import CorpusError
-from dualasr.segments import Segment, parse_elan, parse_subtitles, parse_textgrid
 
 RAMP = np.arange(64_000, dtype=np.float32) / 64_000  # 4 s
 

@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 
 from dualasr.errors import PackError
-from dualasr.pack import read_selector
-from dualasr.selector import (
-    PRIMARY,
-    Bid,
-    Calibration,
-    Logistic,
-    SelectorOptions,
-    fit_logistic,
-    language_probs,
-    select,
-    settle,
-)
+from dualasr.model.selector import PRIMARY, Bid, Calibration, Logistic, SelectorOptions, language_probs, select, settle
+from dualasr.packs.format import read_selector
+from dualasr.training.calibration import fit_logistic
 
 
 class Transcript:

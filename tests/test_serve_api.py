@@ -20,7 +20,7 @@ from dualasr_serve.orders import order_of
 from dualasr_serve.scheduler import Limits, Scheduler
 from prometheus_client.parser import text_string_to_metric_families
 
-from dualasr.transcription import transcribe
+from dualasr.transcription.transcribe import transcribe
 
 KEY = "clé-de-test"[3:]
 WEB = httpx.Client(timeout=60)  # of a busy machine

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dualasr.synth import Speaker, Voice
+from dualasr.data.espeak import Speaker, Voice
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402

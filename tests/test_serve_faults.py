@@ -20,8 +20,8 @@ import pytest
 import soundfile
 from serving import small_model, write_sound
 
-from dualasr.cli import main
-from dualasr.pack import save_pack
+from dualasr.cli.main import main
+from dualasr.packs.format import save_pack
 
 pytest.importorskip("fastapi")
 

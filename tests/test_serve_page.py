@@ -18,8 +18,8 @@ from dualasr_serve.scheduler import Limits, Scheduler
 from dualasr_serve.visit import Visit
 
 from dualasr.errors import AudioError, DualasrError
-from dualasr.selector import PRIMARY, Bid, Calibration, SelectorOptions, select, settle
-from dualasr.transcript import Segment, Transcription, Word
+from dualasr.model.selector import PRIMARY, Bid, Calibration, SelectorOptions, select, settle
+from dualasr.transcription.transcript import Segment, Transcription, Word
 
 DECODERS = (
     Decoder(PRIMARY, {"en": "English", "de": "German"}),

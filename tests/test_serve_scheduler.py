@@ -11,7 +11,7 @@ import soundfile
 from serving import QUICK, gist, held, small_model, write_sound
 
 from dualasr.errors import AudioError
-from dualasr.transcription import transcribe
+from dualasr.transcription.transcribe import transcribe
 
 pytest.importorskip("fastapi")
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import Sound
-from dualasr.calibrating import calibrate_set, read_unknown
-from dualasr.cli import main
+from dualasr.audio.load import Sound
+from dualasr.cli.main import main
 from dualasr.errors import CorpusError, PackError, RunError
-from dualasr.pack import Pack, PackInfo, read_selector, save_pack, write_selector
-from dualasr.search import Hypothesis
-from dualasr.selector import PRIMARY, Bid, Calibration, Logistic, SelectorOptions
-from dualasr.set_calibration import Claim, SetOptions, decide, fit_set, hear_set, measure
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.search import Hypothesis
+from dualasr.model.selector import PRIMARY, Bid, Calibration, Logistic, SelectorOptions
+from dualasr.packs.format import read_selector, save_pack, write_selector
+from dualasr.training.set_calibration import Claim, SetOptions, calibrate_set, decide, fit_set, hear_set, measure, read_unknown
 
 DUEL = Calibration(duel=Logistic((1.0, 1.0, 0.0)))
 

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import soxr
 
-from dualasr import sound_files
-from dualasr.audio import SAMPLE_RATE, Sound, audio_duration, load_audio, stream_audio
+from dualasr.audio import files as sound_files
+from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, load_audio, stream_audio
 from dualasr.errors import AudioError
 
 SUBTYPES = {  # of each container libsndfile can write, up to three

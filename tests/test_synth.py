@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from dualasr.training.quickstart import NEW, OLD
+from dualasr.data.espeak import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
+from dualasr.data.synthetic import sentences
 from dualasr.errors import DualasrError, MissingExtraError
-from dualasr.generate import sentences
-from dualasr.quickstart import NEW, OLD
-from dualasr.synth import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
 from dualasr.text import word_types
 
 pytest.importorskip("espeakng_loader")

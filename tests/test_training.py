@@ -16,17 +16,19 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from dualasr.adding import add_language
-from dualasr.audio import Sound
+from dualasr.audio.load import Sound
 from dualasr.errors import CorpusError, RunError
-from dualasr.las import LASOptions
-from dualasr.model import DualWhisper
-from dualasr.pack import load_pack, read_pack
-from dualasr.planning import plan
-from dualasr.secondary import SecondaryOptions, slice_trunk
-from dualasr.training import CachedClips, Clip, TrainingOptions, check_label, collate, plan_batches, train_secondary
-from dualasr.training_data import AddLanguageOptions, find_negatives, read_corpora, trunk_cache
-from dualasr.trunk_cache import TrunkCache
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.las_decoder import LASOptions
+from dualasr.model.secondary import SecondaryOptions, slice_trunk
+from dualasr.packs.format import load_pack, read_pack
+from dualasr.training.add_language import add_language
+from dualasr.training.dataset import CachedClips, Clip, check_label, collate, plan_batches
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
+from dualasr.training.plan import plan
+from dualasr.training.prepare import find_negatives, read_corpora, trunk_cache
+from dualasr.training.trainer import train_secondary
+from dualasr.training.trunk_cache import TrunkCache
 
 WORDS = "кар тоо суу ат нан апа бала үй жол күн".split()
 

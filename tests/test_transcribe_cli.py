@@ -16,13 +16,13 @@ import soundfile
 import srt
 import webvtt
 
-from dualasr.cli import build_parser, main
+from dualasr.audio.files import LibsndfileReader
+from dualasr.cli.main import build_parser, main
+from dualasr.cli.transcribe import find_inputs
+from dualasr.cli.transcribe_options import check_choice, clip_timestamps, options_of
 from dualasr.errors import RunError
-from dualasr.pack import save_pack
-from dualasr.selector import Calibration
-from dualasr.sound_files import LibsndfileReader
-from dualasr.transcribe_cli import find_inputs
-from dualasr.transcribe_flags import check_choice, clip_timestamps, options_of
+from dualasr.model.selector import Calibration
+from dualasr.packs.format import save_pack
 
 ALL = ("json", "srt", "tsv", "txt", "vtt")
 EAGER = ["--no_speech_threshold", "None", "--temperature_increment_on_fallback", "None", "--beam_size", "1"]  # random weights
@@ -361,7 +361,7 @@ def test_a_folder_that_cannot_be_looked_into_fails_and_the_others_are_done(run, 
 def test_how_far_it_is_where_no_bar_is_drawn(run, sounds, tmp_path, capsys, monkeypatch):
     asked = ("-o", tmp_path / "out", "-f", "txt", "--batch_size", "1")
     assert run(sounds, *asked) == 0 and "of audio" not in capsys.readouterr().err, "not every moment"
-    monkeypatch.setattr("dualasr.transcribe_cli.LINE_EVERY", 0.0)
+    monkeypatch.setattr("dualasr.cli.transcribe.LINE_EVERY", 0.0)
     assert run(sounds, *asked) == 0
     assert "1 of 2 files; 3 s of audio, " in capsys.readouterr().err
 

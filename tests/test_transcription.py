@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio import SAMPLE_RATE, load_audio
+from dualasr.audio.load import SAMPLE_RATE, load_audio
 from dualasr.errors import AudioError, NoSamplesError, PackError
-from dualasr.fallback import Fallback, compression_ratio
-from dualasr.model import DecodeOptions, WindowResult
-from dualasr.recording import Piece, Recording, TranscribeOptions, _join
-from dualasr.search import Hypothesis
-from dualasr.selector import SelectorOptions
-from dualasr.transcript import Segment
-from dualasr.transcription import transcribe, transcribe_files
+from dualasr.model.dual_whisper import DecodeOptions, WindowResult
+from dualasr.model.fallback import Fallback, compression_ratio
+from dualasr.model.search import Hypothesis
+from dualasr.model.selector import SelectorOptions
+from dualasr.transcription.recording import Piece, Recording, TranscribeOptions, _join
+from dualasr.transcription.transcribe import transcribe, transcribe_files
+from dualasr.transcription.transcript import Segment
 
 ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.backbone import Backbone
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.pack import Pack, PackInfo, load_pack, save_pack
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.whisper import Backbone
+from dualasr.packs.format import load_pack, save_pack
 
 
 def find_vocabulary() -> Path | None:
@@ -29,7 +30,7 @@ def build_tokenizer(path: Path):
     from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-    from dualasr.tokenizer import byte_of_character
+    from dualasr.model.tokenizer import byte_of_character
 
     character = {byte: c for c, byte in byte_of_character().items()}
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, path.read_text().splitlines())}

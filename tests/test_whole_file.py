@@ -2,7 +2,7 @@
 
 import pytest
 
-from dualasr.whole_file import whole_file, whole_folder
+from dualasr.atomic import whole_file, whole_folder
 
 
 def test_a_file_appears_whole(tmp_path):

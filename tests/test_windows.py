@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualasr.audio import SAMPLE_RATE, load_audio, quietest_cut, split_windows
+from dualasr.audio.load import SAMPLE_RATE, load_audio, quietest_cut, split_windows
+from dualasr.audio.vad import CHUNK, SileroVad, VadOptions, follow
+from dualasr.audio.windows import _speech, windows_of
+from dualasr.data.espeak import Speaker, Voice
 from dualasr.errors import MissingExtraError
-from dualasr.synth import Speaker, Voice
-from dualasr.vad import CHUNK, SileroVad, VadOptions, follow
-from dualasr.windows import _speech, windows_of
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 HAS_VAD = all(importlib.util.find_spec(name) for name in ("silero_vad", "onnxruntime"))

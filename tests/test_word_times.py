@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.attention_alignment import warp_words
-from dualasr.backbone import Backbone, Span
+from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.errors import BaseModelError
-from dualasr.model import DecodeOptions, load_model
-from dualasr.recording import Piece, TranscribeOptions, _segments
-from dualasr.selector import PRIMARY
-from dualasr.synth import Speaker, draw_voice
-from dualasr.transcript import Word
-from dualasr.transcription import transcribe
-from dualasr.word_times import sentences, words_of
+from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.selector import PRIMARY
+from dualasr.model.whisper import Backbone, Span
+from dualasr.packs.load import load_model
+from dualasr.transcription.alignment import warp_words, words_of
+from dualasr.transcription.recording import Piece, TranscribeOptions, _segments, sentences
+from dualasr.transcription.transcribe import transcribe
+from dualasr.transcription.transcript import Word
 
 
 def staircase(places, frames: int, heads: int = 2) -> torch.Tensor:

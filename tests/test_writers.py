@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualasr.errors import RunError
-from dualasr.subtitles import SubtitleOptions, cues
-from dualasr.transcript import Segment, Transcription, Word
-from dualasr.writers import FORMATS, output_paths, render, write
+from dualasr.transcription.subtitles import SubtitleOptions, cues
+from dualasr.transcription.transcript import Segment, Transcription, Word
+from dualasr.transcription.writers import FORMATS, output_paths, render, write
 
 
 def segment(start, end, text, language="ky", words=()):

@@ -27,22 +27,21 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils.logging import set_verbosity_error as silence_transformers
 
 from dualasr import errors
-from dualasr.adding import add_language
-from dualasr.backbone import Backbone, find_device
-from dualasr.corpus import Corpus, load_corpus
+from dualasr.atomic import whole_file
+from dualasr.data.corpus import Corpus, load_corpus
+from dualasr.data.fleurs import find_fleurs
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
-from dualasr.evaluation import EvaluationOptions, evaluate
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.evaluation.markdown import markdown_table
+from dualasr.evaluation.report import write_report
 from dualasr.languages import NINETEEN, FleursLanguage, language_of, tag_among
-from dualasr.model import load_model
-from dualasr.pack import read_pack
-from dualasr.report import write_report
-from dualasr.report_content import markdown_table
-from dualasr.secondary import DECODERS, SecondaryOptions
-from dualasr.tables import find_fleurs
+from dualasr.model.secondary import DECODERS, SecondaryOptions
+from dualasr.model.whisper import Backbone, find_device
+from dualasr.packs.format import read_pack
+from dualasr.packs.load import load_model
 from dualasr.text import scoring_unit
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions, check_settings
-from dualasr.whole_file import whole_file
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions, check_settings
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from add_language import arguments_of, begin, configs_of, measure, open_out, run, say, train
 
-from dualasr.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
+from dualasr.evaluation.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
 from dualasr.languages import language_of
-from dualasr.pack import attach_regression
+from dualasr.packs.format import attach_regression
 
 
 def add_many(args: argparse.Namespace) -> int:

@@ -21,19 +21,21 @@ from tqdm import tqdm
 from transformers import get_scheduler
 from transformers.modeling_outputs import BaseModelOutput
 
-from dualasr.audio import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
-from dualasr.backbone import Backbone
-from dualasr.calibration import choose_ctc_weight
-from dualasr.cores import core_pool, one_ahead
-from dualasr.corpus import Utterance
-from dualasr.las import LASOptions
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.pack import Pack, PackInfo
-from dualasr.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import TrainingOptions, plan_batches, train_secondary
-from dualasr.training_data import AddLanguageOptions, prepare, read_corpora, read_text
-from dualasr.trunk_cache import TrunkCache
+from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
+from dualasr.data.corpus import Utterance
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.las_decoder import LASOptions
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.whisper import Backbone
+from dualasr.parallel import core_pool, one_ahead
+from dualasr.training.calibration import choose_ctc_weight
+from dualasr.training.dataset import plan_batches
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
+from dualasr.training.prepare import prepare, read_corpora, read_text
+from dualasr.training.trainer import train_secondary
+from dualasr.training.trunk_cache import TrunkCache
 
 BATCH = 16  # windows that are transcribed together
 

@@ -25,18 +25,19 @@ from alternatives import (
 )
 from safetensors.torch import load_model, save_model
 
-from dualasr.backbone import Backbone
-from dualasr.corpus import Utterance
+from dualasr.atomic import whole_file
+from dualasr.data.corpus import Utterance
 from dualasr.errors import RunError
+from dualasr.evaluation.scoring import Tables, error_tables, scores_of
 from dualasr.languages import FleursLanguage, language_of
-from dualasr.model import DecodeOptions, DualWhisper
-from dualasr.scoring import Tables, error_tables, scores_of
-from dualasr.secondary import SecondaryOptions
-from dualasr.selector import PRIMARY
-from dualasr.training import load_own, save_own
-from dualasr.training_data import AddLanguageOptions, read_corpora, read_text
-from dualasr.trunk_cache import TrunkCache
-from dualasr.whole_file import whole_file
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.secondary import SecondaryOptions
+from dualasr.model.selector import PRIMARY
+from dualasr.model.whisper import Backbone
+from dualasr.training.options import AddLanguageOptions
+from dualasr.training.prepare import read_corpora, read_text
+from dualasr.training.trainer import load_own, save_own
+from dualasr.training.trunk_cache import TrunkCache
 
 MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
 

@@ -44,17 +44,17 @@ from cells import (
     on_test,
 )
 
-from dualasr.continual import save_figure
 from dualasr.errors import CorpusError, RunError
+from dualasr.evaluation.markdown import markdown_table
+from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.scoring import scores_of
 from dualasr.languages import language_of
-from dualasr.las import LASOptions
 from dualasr.metrics import paired_bootstrap
-from dualasr.model import DualWhisper
-from dualasr.report_content import markdown_table
-from dualasr.scoring import scores_of
-from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training_data import read_corpora, read_text
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.las_decoder import LASOptions
+from dualasr.model.secondary import DECODERS, Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.training.prepare import read_corpora, read_text
 
 ZERO_SHOT = "zero-shot"
 

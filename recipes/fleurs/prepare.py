@@ -35,15 +35,16 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dualasr.audio import SAMPLE_RATE, audio_duration, load_audio
-from dualasr.contamination import FORMAT, Fingerprints, audit, fingerprint, join
-from dualasr.corpus import Corpus, load_corpus
+from dualasr.atomic import whole_file
+from dualasr.audio.load import SAMPLE_RATE, audio_duration, load_audio
+from dualasr.data.corpus import Corpus, load_corpus
+from dualasr.data.fingerprints import FORMAT, Fingerprints, fingerprint, join
+from dualasr.data.fleurs import find_fleurs
+from dualasr.data.synthetic import NUMBERS, GenerateOptions, speak_config
 from dualasr.errors import AudioError, CorpusError, DualasrError, MissingExtraError, PackError, RunError
-from dualasr.generate import NUMBERS, GenerateOptions, speak_config
+from dualasr.evaluation.contamination import audit
+from dualasr.evaluation.markdown import markdown_table
 from dualasr.languages import NINETEEN, language_of
-from dualasr.report_content import markdown_table
-from dualasr.tables import find_fleurs
-from dualasr.whole_file import whole_file
 
 SPLITS = ("train", "dev", "test")
 SHOWN = 20  # skipped rows and leaks on the screen; prepare.json has all

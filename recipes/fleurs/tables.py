@@ -26,18 +26,20 @@ from alternatives import BATCH, fit_pack
 from cells import MOST_NEW_TOKENS, cell, errors_of
 from scipy.stats import spearmanr
 
-from dualasr.audio import load_audio
-from dualasr.backbone import Backbone
-from dualasr.continual import Matrix, read_finished, save_figure
+from dualasr.audio.load import load_audio
 from dualasr.errors import RunError
+from dualasr.evaluation.continual import Matrix, read_finished
+from dualasr.evaluation.markdown import markdown_table
+from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.scoring import scores_of
 from dualasr.languages import FleursLanguage
 from dualasr.metrics import character_errors, comparable
-from dualasr.model import DecodeOptions, DualWhisper, load_model
-from dualasr.report_content import markdown_table
-from dualasr.scoring import scores_of
-from dualasr.search import Hypothesis
-from dualasr.selector import PRIMARY, Bid, SelectorOptions, select, settle
-from dualasr.training_data import AddLanguageOptions
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.search import Hypothesis
+from dualasr.model.selector import PRIMARY, Bid, SelectorOptions, select, settle
+from dualasr.model.whisper import Backbone
+from dualasr.packs.load import load_model
+from dualasr.training.options import AddLanguageOptions
 
 # CER %, 19 languages: by rank, at forks 0, 8, 16, 24, 28 and 30 of 32 layers (Table 1); by system (Table 2)
 PAPER_FORKS = (0, 8, 16, 24, 28, 30)

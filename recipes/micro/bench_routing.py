@@ -21,12 +21,14 @@ from side_by_side import Row, full_windows, in_fresh_process, peak_mib, run, tak
 from transformers.modeling_outputs import BaseModelOutput
 from whisper_shape import write_packs, write_whisper
 
-from dualasr.backbone import Backbone
-from dualasr.model import DecodeOptions, DualWhisper, load_model
-from dualasr.pack import Pack, load_pack
-from dualasr.search import Hypothesis
-from dualasr.secondary import SearchOptions, slice_trunk
-from dualasr.selector import PRIMARY, SelectorOptions
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.pack import Pack
+from dualasr.model.search import Hypothesis
+from dualasr.model.secondary import SearchOptions, slice_trunk
+from dualasr.model.selector import PRIMARY, SelectorOptions
+from dualasr.model.whisper import Backbone
+from dualasr.packs.format import load_pack
+from dualasr.packs.load import load_model
 
 TEN = 10
 

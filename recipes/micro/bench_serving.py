@@ -35,9 +35,9 @@ import numpy as np
 import soundfile
 from side_by_side import PAUSE
 
-from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.corpus import load_corpus
-from dualasr.utterance import Utterance
+from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.data.corpus import load_corpus
+from dualasr.data.utterance import Utterance
 
 KEY = "benchmark"
 WAIT = 600.0

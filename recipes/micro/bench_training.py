@@ -23,16 +23,18 @@ from kichwa import CODE, hold_out_chapter, play_backwards
 from peft import LoraConfig, get_peft_model
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
-from dualasr.audio import load_audio
-from dualasr.backbone import Backbone
-from dualasr.cores import core_pool
+from dualasr.audio.load import load_audio
 from dualasr.metrics import character_errors
-from dualasr.secondary import DECODERS, LORA_TARGETS, Secondary, SecondaryOptions
+from dualasr.model.secondary import DECODERS, LORA_TARGETS, Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.whisper import Backbone
+from dualasr.parallel import core_pool
 from dualasr.text import normalise
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import CachedClips, TrainingOptions, collate, plan_batches, train_secondary
-from dualasr.training_data import AddLanguageOptions, prepare, read_corpora
-from dualasr.trunk_cache import TrunkCache
+from dualasr.training.dataset import CachedClips, collate, plan_batches
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
+from dualasr.training.prepare import prepare, read_corpora
+from dualasr.training.trainer import train_secondary
+from dualasr.training.trunk_cache import TrunkCache
 
 DEV = 64  # clips of the held-out chapter that both are measured on, on the way
 TAG = "es"  # the base has no Kichwa: the usual recipe borrows a neighbour's tag

@@ -24,11 +24,12 @@ import torch
 from side_by_side import Row, full_windows, in_fresh_process, joined, peak_mib, run, take_turns
 from whisper_shape import write_whisper
 
-from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.backbone import Backbone
-from dualasr.model import DecodeOptions, DualWhisper, load_model
-from dualasr.selector import PRIMARY
-from dualasr.transcription import transcribe
+from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.selector import PRIMARY
+from dualasr.model.whisper import Backbone
+from dualasr.packs.load import load_model
+from dualasr.transcription.transcribe import transcribe
 
 BATCH = 8
 LANGUAGE = "en"

@@ -17,17 +17,16 @@ import numpy as np
 import soundfile
 from kichwa import CODE
 
-from dualasr.adding import add_language
-from dualasr.audio import SAMPLE_RATE
-from dualasr.continual import save_figure
-from dualasr.corpus import Utterance, load_corpus, write_manifest
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.generate import recombine
-from dualasr.model import load_model
-from dualasr.report import write_report
-from dualasr.synth import Speaker, draw_voice
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions
+from dualasr.audio.load import SAMPLE_RATE
+from dualasr.data.corpus import Utterance, load_corpus, write_manifest
+from dualasr.data.espeak import Speaker, draw_voice
+from dualasr.data.synthetic import recombine
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.report import write_report
+from dualasr.packs.load import load_model
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
 
 GENERATED = 1000  # clips
 

@@ -18,21 +18,20 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from dualasr.adding import add_language
-from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.backbone import Backbone
-from dualasr.corpus import load_corpus, write_manifest
-from dualasr.evaluation import EvaluationOptions, evaluate
-from dualasr.las import LASOptions
+from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.data.corpus import load_corpus, write_manifest
+from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
+from dualasr.evaluation.report import write_report
+from dualasr.evaluation.scoring import tables_of
 from dualasr.metrics import paired_bootstrap
-from dualasr.model import load_model
-from dualasr.pack import read_pack
-from dualasr.report import write_report
-from dualasr.scoring import tables_of
-from dualasr.secondary import DECODERS, Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions
+from dualasr.model.las_decoder import LASOptions
+from dualasr.model.secondary import DECODERS, Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.whisper import Backbone
+from dualasr.packs.format import read_pack
+from dualasr.packs.load import load_model
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
 
 CODE = "qu-EC"
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.audio import SAMPLE_RATE
-from dualasr.augment import augment, coloured_noise, music
-from dualasr.corpus import text_file
-from dualasr.synth import TRAIN_VARIANTS, Speaker, draw_voice
-from dualasr.whole_file import whole_file
+from dualasr.atomic import whole_file
+from dualasr.audio.augment import augment, coloured_noise, music
+from dualasr.audio.load import SAMPLE_RATE
+from dualasr.data.corpus import text_file
+from dualasr.data.espeak import TRAIN_VARIANTS, Speaker, draw_voice
 
 LETTERS = {
     "en": "a-z", "es": "a-zñáéíóúü", "de": "a-zäöüß", "tr": "a-zçğıöşüâîû", "bg": "а-я", "pt": "a-zàáâãçéêíóôõú",

@@ -16,13 +16,13 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from whisper_shape import SHAPES, random_whisper
 
-from dualasr.audio import SAMPLE_RATE
-from dualasr.backbone import Backbone
-from dualasr.report_content import markdown_table
-from dualasr.secondary import LORA_TARGETS, MARGIN, Secondary, SecondaryOptions
-from dualasr.tokenizer import PackTokenizer
-from dualasr.training import TrainingOptions
-from dualasr.trunk_cache import BYTES_A_VALUE
+from dualasr.audio.load import SAMPLE_RATE
+from dualasr.evaluation.markdown import markdown_table
+from dualasr.model.secondary import LORA_TARGETS, MARGIN, Secondary, SecondaryOptions
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.whisper import Backbone
+from dualasr.training.options import TrainingOptions
+from dualasr.training.trunk_cache import BYTES_A_VALUE
 
 ATTENTION = {  # which torch's counter does not know by itself
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:

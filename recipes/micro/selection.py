@@ -19,22 +19,21 @@ import soundfile
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from dualasr.adding import add_language
-from dualasr.audio import SAMPLE_RATE, Sound, load_audio
-from dualasr.augment import coloured_noise, music
-from dualasr.calibrating import calibrate_set, pipeline_of
-from dualasr.corpus import load_corpus, text_file
+from dualasr.atomic import whole_file, whole_folder
+from dualasr.audio.augment import coloured_noise, music
+from dualasr.audio.load import SAMPLE_RATE, Sound, load_audio
+from dualasr.data.corpus import load_corpus, text_file
+from dualasr.data.espeak import Speaker, draw_voice
+from dualasr.data.utterance import Utterance
+from dualasr.evaluation.markdown import markdown_table
 from dualasr.languages import language_of
 from dualasr.metrics import character_errors, comparable
-from dualasr.model import DualWhisper, load_model
-from dualasr.report_content import markdown_table
-from dualasr.selector import PRIMARY, SelectorOptions
-from dualasr.set_calibration import Claim, SetOptions, decide, hear_set, measure
-from dualasr.synth import Speaker, draw_voice
-from dualasr.training import TrainingOptions
-from dualasr.training_data import AddLanguageOptions
-from dualasr.utterance import Utterance
-from dualasr.whole_file import whole_file, whole_folder
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.selector import PRIMARY, SelectorOptions
+from dualasr.packs.load import load_model
+from dualasr.training.add_language import add_language
+from dualasr.training.options import AddLanguageOptions, TrainingOptions
+from dualasr.training.set_calibration import Claim, SetOptions, calibrate_set, decide, hear_set, measure, pipeline_of
 
 FOREIGN = {"dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"), "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt")}
 

@@ -20,11 +20,11 @@ import torch
 from transformers.utils import logging
 from whisper_shape import SHAPES
 
-from dualasr.audio import SAMPLE_RATE, load_audio
-from dualasr.backbone import Backbone
-from dualasr.cli import QUIET
-from dualasr.corpus import load_corpus
-from dualasr.utterance import Utterance
+from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.cli.main import QUIET
+from dualasr.data.corpus import load_corpus
+from dualasr.data.utterance import Utterance
+from dualasr.model.whisper import Backbone
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PAUSE = np.zeros(SAMPLE_RATE // 3, np.float32)

@@ -36,8 +36,8 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from dualasr.augment import spec_augment
-from dualasr.cores import core_pool
+from dualasr.audio.augment import spec_augment
+from dualasr.parallel import core_pool
 
 WINDOW_FRAMES, NO_SPEECH = 1500, "nospeech"
 

@@ -19,13 +19,14 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from dualasr.backbone import Backbone
-from dualasr.export import save_base
-from dualasr.language_statistics import fit_statistics
-from dualasr.pack import Pack, PackInfo, save_pack
-from dualasr.secondary import Secondary
-from dualasr.selector import Calibration, Logistic
-from dualasr.tokenizer import PackTokenizer, byte_of_character
+from dualasr.model.language_statistics import fit_statistics
+from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.secondary import Secondary
+from dualasr.model.selector import Calibration, Logistic
+from dualasr.model.tokenizer import PackTokenizer, byte_of_character
+from dualasr.model.whisper import Backbone
+from dualasr.packs.export import save_base
+from dualasr.packs.format import save_pack
 
 SHAPES = {"tiny": (384, 4, 6), "base": (512, 6, 8), "small": (768, 12, 12), "medium": (1024, 24, 16),
           "large-v2": (1280, 32, 20)}  # width, layers, heads

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dualasr.alignment import split_words
-from dualasr.generate import sentences
-from dualasr.model import DecodeOptions, DualWhisper, load_model
-from dualasr.report_content import markdown_table
-from dualasr.selector import PRIMARY
-from dualasr.synth import Speaker, Utterance, draw_voice
+from dualasr.data.espeak import Speaker, Utterance, draw_voice
+from dualasr.data.synthetic import sentences
+from dualasr.evaluation.markdown import markdown_table
+from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.selector import PRIMARY
+from dualasr.packs.load import load_model
 from dualasr.text import normalise
-from dualasr.transcript import Word
-from dualasr.word_times import words_of
+from dualasr.transcription.alignment import split_words, words_of
+from dualasr.transcription.transcript import Word
 
 
 def spoken_words(text: str, said: Utterance) -> list[tuple[str, float, float]]:

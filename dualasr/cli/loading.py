@@ -1,0 +1,81 @@
+"""What the commands share: the flags that name a base, packs and a corpus, and how these are loaded."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dualasr.errors import CorpusError
+
+BASE_HELP = "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
+
+
+def packs_dir_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--packs_dir", type=Path, metavar="DIR",
+                         help="where packs are looked for by name (DUALASR_PACKS, or the user's data folder)")  # fmt: skip
+
+
+def model_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base", "--model", default="micro", help=BASE_HELP)
+    command.add_argument("--pack", type=Path, action="append", default=[], metavar="PACK",
+                         help="language pack: its folder, its name, or a folder of packs; repeat for several")  # fmt: skip
+    packs_dir_flag(command)
+    command.add_argument("--device", default="auto", help="auto (cuda where there is one), cpu, cuda, cuda:1 (%(default)s)")
+    command.add_argument("--selector", default="calibrated",
+                         help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
+
+
+def layout_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--column", action="append", default=[], metavar="FIELD=NAME",
+                         help="column of a table: audio, text, language, split, speaker, id, start or end, as "
+                         "text=transcription; what is not named is guessed")  # fmt: skip
+    command.add_argument("--tier", metavar="NAME", help="tier of ELAN files and TextGrids (all)")
+
+
+def layout(args) -> dict:
+    """What --column and --tier say. Raises CorpusError."""
+    from dualasr.data.corpus import Columns
+
+    pairs = [item.partition("=") for item in args.column]
+    known = Columns.__dataclass_fields__
+    for field, _, name in pairs:
+        if field not in known or not name:
+            raise CorpusError(f"--column {field}{'=' + name if name else ''}: wanted FIELD=NAME, with FIELD one of "
+                              f"{', '.join(known)}.")  # fmt: skip
+    return {"columns": Columns(**{field: name for field, _, name in pairs}), "tier": args.tier}
+
+
+def pack_folders(args) -> list[Path]:
+    """The folders of --pack, as they are now."""
+    from dualasr.packs.folder import find_packs, packs_dir
+
+    return find_packs(args.pack, packs_dir(args.packs_dir), empty=args.command == "serve")
+
+
+def load(args, **options):
+    return with_packs(load_base(args, **options), args)
+
+
+def load_base(args, **options):
+    """The base with the selector, as yet without a pack."""
+    from dualasr.model.selector import SelectorOptions
+    from dualasr.model.whisper import find_device
+    from dualasr.packs.format import read_selector
+    from dualasr.packs.load import load_model
+
+    named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
+    selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
+    return load_model(args.base, device=find_device(args.device), selector=selector, **options)
+
+
+def with_packs(base, args):
+    """The base with the packs that are there now."""
+    from dualasr.packs import load as packs_load
+
+    model, selector = packs_load.with_packs(base, pack_folders(args)), base.selector
+    if selector.packs and set(selector.packs) != set(model.packs):
+        print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
+              f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
+    for name, pack in model.packs.items():
+        if not pack.info.calibration.negatives:
+            print(f"dualasr: warning: pack {name!r} had no --negatives; its routing is unreliable", file=sys.stderr)
+    return model

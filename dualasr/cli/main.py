@@ -1,0 +1,64 @@
+"""The command line: one sub-command for each job. Exit code 0, 1 for an error, 130 for Ctrl-C."""
+
+import argparse
+import os
+import sys
+
+from dualasr.cli import add_language, calibrate, corpus, evaluate, packs, quickstart, serve, transcribe
+from dualasr.errors import DualasrError
+
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
+         "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
+COMMANDS = (  # name, its flags, what it does, and what the help says
+    ("quickstart", quickstart.add_flags, quickstart.run,
+     "the main job on generated speech: add two languages, measure, transcribe"),
+    ("add-language", add_language.add_flags, add_language.run, "train a language pack for a frozen base"),
+    ("evaluate", evaluate.add_flags, evaluate.run, "WER and CER, pipeline-aware and language-agnostic, and routing"),
+    ("calibrate", calibrate.add_flags, calibrate.run, "fit the selector of a set of packs on dev audio"),
+    ("compare", evaluate.add_compare_flags, evaluate.run_compare,
+     "how far two reports on the same clips lie apart, with paired intervals"),
+    ("transcribe", transcribe.add_flags, transcribe.run, "transcribe files, each by the pipeline that knows its language"),
+    ("serve", serve.add_flags, serve.run, "a page to try it on, and OpenAI's transcription endpoint"),
+    ("corpus", corpus.add_flags, corpus.run, "look into a corpus, or split it into train, dev and test"),
+    ("export", packs.add_export_flags, packs.run_export,
+     "a pack merged and alone, and its base for faster-whisper and whisper.cpp"),
+    ("packs", packs.add_flags, packs.run, "list, look into, check, add and remove packs"),
+)  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    about = "Teach Whisper a new language without making it forget the ones it knows."
+    parser = argparse.ArgumentParser(prog="dualasr", description=about)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add_flags, run, text in COMMANDS:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        add_flags(command)
+        command.set_defaults(run=run)
+        _take_both_spellings(command)
+    return parser
+
+
+def _take_both_spellings(command: argparse.ArgumentParser) -> None:
+    """`--output-dir` beside `--output_dir`, and the reverse; the help shows the one."""
+    for flag, action in list(command._option_string_actions.items()):
+        if flag.startswith("--"):
+            for other in (flag[2:].replace("_", "-"), flag[2:].replace("-", "_")):
+                command._option_string_actions.setdefault(f"--{other}", action)
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _take_both_spellings(below)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return args.run(args)
+    except DualasrError as error:
+        print(f"dualasr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dualasr: interrupted; what was finished is kept", file=sys.stderr)
+        return 130

@@ -1,0 +1,61 @@
+"""Common Voice releases: a table for each split, clips beside them."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from dualasr.data.tables import unpacked
+from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, names_a_split, numbered_lines, row_of
+
+
+def find_common_voice(path: Path) -> list[Path]:
+    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, of a folder of such, or such a table itself."""
+
+    def has_clips(folder: Path) -> bool:
+        return (folder / "clips").is_dir() or (folder / "clips.tar.gz").is_file()
+
+    if path.is_file():
+        tables = [path] if has_clips(path.parent) else []
+    else:
+        folders = [path] if has_clips(path) else sorted(filter(has_clips, path.glob("*/")))
+        tables = [table for folder in folders for table in sorted(folder.glob("*.tsv"))]
+    return [table for table in tables if table.suffix == ".tsv" and {"client_id", "path", "sentence"} <= {*_first(table)}]
+
+
+def _first(table: Path) -> list[str]:
+    """The cells of a TSV's first line."""
+    with table.open("rb") as file:
+        return file.readline(100_000).decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
+
+
+def common_voice_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
+    """Rows of Common Voice's tables, clips in clips/; no quoting. Each table is a split of its own name.
+
+    Where validated.tsv stands without train, dev and test, its rows belong to every split.
+    """
+    found.splits.update(table.stem for table in tables)
+    divided = {table.parent for table in tables if names_a_split(table.stem)}
+    if asked.split is None:  # each clip once: train, dev and test are drawn from validated; other and invalidated are neither
+        tables = [t for t in tables if (names_a_split(t.stem) if t.parent in divided else t.stem == "validated")] or tables
+    for table in tables:
+        split = table.stem if table.parent in divided or table.stem != "validated" else None
+        if not asked.takes_split(split):
+            continue
+        clips, header = unpacked(table.parent, "clips"), _first(table)
+        for source, line in islice(numbered_lines(table), 1, None):
+            try:
+                cells = line.decode().rstrip("\r\n").split("\t")  # no quoting: a " is a character of the text
+            except UnicodeDecodeError:
+                yield source, NOT_UTF8
+                continue
+            if len(cells) != len(header):
+                yield source, f"has {len(cells)} columns, the header has {len(header)}"
+                continue
+            row = dict(zip(header, cells, strict=True))
+            if not asked.takes_language(row.get("locale") or asked.default_language):
+                continue
+            if os.path.basename(row["path"]) != row["path"]:
+                yield source, f"audio path {row['path']} climbs out of {clips}"
+                continue
+            yield source, row_of(asked, row["path"], [clips], row["sentence"], row.get("locale"), split,
+                                 speaker=row["client_id"])  # fmt: skip

@@ -1,0 +1,224 @@
+"""Transcribed speech on disk as one stream of utterances, whatever its layout.
+
+Only the index is read, never the sound. A row that cannot be used is kept in sight: it is listed with its file, line
+and reason, so that utterances and skipped rows add up to the rows asked for.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dualasr.atomic import whole_file
+from dualasr.audio.load import SUFFIXES, Sound
+from dualasr.data.annotations import find_segments, segment_rows
+from dualasr.data.common_voice import common_voice_rows, find_common_voice
+from dualasr.data.fleurs import find_fleurs, fleurs_rows
+from dualasr.data.huggingface import dataset_rows, hub_rows, is_hub_id, is_saved
+from dualasr.data.kaldi import find_kaldi, kaldi_rows
+from dualasr.data.tables import find_tables, table_rows
+from dualasr.data.utterance import (
+    NOT_UTF8,
+    Asked,
+    Columns,
+    Found,
+    Rows,
+    SkippedRow,
+    Utterance,
+    numbered_lines,
+    row_of,
+    within_recording,
+)
+from dualasr.errors import CorpusError
+
+__all__ = ["Columns", "Corpus", "SkippedRow", "Utterance", "load_corpus", "text_file", "write_manifest"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One split of a corpus, as read from `path` in `layout`; `splits` are all that were seen, `notes` what was guessed."""
+
+    utterances: tuple[Utterance, ...]
+    skipped: tuple[SkippedRow, ...]
+    path: Path
+    layout: str
+    splits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hours(self) -> float:
+        """Hours of sound, over the utterances whose duration is known."""
+        return sum(utterance.duration or 0.0 for utterance in self.utterances) / 3600
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({utterance.language for utterance in self.utterances}))
+
+
+def load_corpus(
+    path: str | Path,
+    split: str | None,
+    *,
+    languages: Collection[str] | None = None,
+    default_language: str | None = None,
+    strict: bool = False,
+    require_text: bool = True,
+    columns: Columns = Columns(),
+    tier: str | None = None,
+) -> Corpus:
+    """The utterances of one split (None: of all of them), in the order of the files. The layout is told from what is there:
+
+    - jsonl: a .jsonl file, or a folder with manifest.jsonl. Fields: audio (or audio_filepath; absolute, or inside the
+      manifest's folder), text, lang (or language; else `default_language`), and if known id (else the audio path),
+      split, speaker, duration in seconds, sentence; of a segment start and end in seconds, or NeMo's offset and duration.
+    - datasets: a folder that `datasets` saved, or `datasets:owner/name[:config]`, `hf://datasets/owner/name[:config]`.
+    - kaldi: a folder with wav.scp and text, or a folder of such folders, each a split of its name.
+    - common-voice: a folder with the release's .tsv files and clips/, or clips.tar.gz.
+    - fleurs: a folder with data/{config}/{split}.tsv or {config}/{split}.tsv, or such a config folder itself. Sound in
+      audio/{split}/, or in audio/{split}.tar.gz, which is unpacked there once. The text is the raw transcription, the
+      language the config's name up to the first "_" (`cmn_hans_cn` is `cmn`), the id config/split/file stem.
+    - table: a .csv or .tsv file with a header, or a folder with one, or with train, dev and test tables. `columns` names
+      its columns; what it does not name is guessed, and said in `notes`. Sound beside it, or in audio/, clips/ or wav/.
+    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem; `tier` names one of the first two's.
+
+    valid, validation, val and dev are one split; a row without a split belongs to every split. `languages` keeps only
+    these (FLEURS: languages or configs). A row that is malformed, a duplicate, a segment beyond its recording (more than
+    0.1 s), or without audio path, audio file, language or (if `require_text`) text is skipped and listed; with `strict`
+    it raises. Raises CorpusError if the path is in no layout, lacks a column or tier, no row is usable, most of the rows
+    are not UTF-8, or an archive is damaged or climbs out; MissingExtraError without `datasets`.
+    """
+    path, found = Path(path), Found()
+    wanted = None if languages is None else frozenset(languages)
+    asked = Asked(split, wanted, default_language, require_text, columns, tier)
+    layout, rows = _read(path, asked, found)
+    utterances: dict[str, Utterance] = {}
+    skipped: list[SkippedRow] = []
+    lengths: dict[Path, float | str] = {}
+    garbled = 0
+    for source, row in rows:
+        if isinstance(row, str):
+            reason = row
+            garbled += NOT_UTF8 in row
+        elif require_text and not row.text:
+            reason = "has no text"
+        elif not os.path.isfile(row.audio):
+            reason = f"audio file {row.audio} is missing"
+        elif row.id in utterances:
+            reason = f"id {row.id!r} was used before"
+        elif isinstance(bounded := within_recording(row, lengths), str):
+            reason = bounded
+        else:
+            utterances[row.id] = bounded
+            continue
+        if strict:
+            raise CorpusError(f"{source}: {reason}")
+        skipped.append(SkippedRow(source, reason))
+    if 2 * garbled > len(utterances) + len(skipped):
+        raise CorpusError(f"{path}: {garbled} of {len(utterances) + len(skipped)} rows are not UTF-8; if it is Latin-1, "
+                          "convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW")  # fmt: skip
+    if not utterances:
+        of = "" if wanted is None else f" for the languages {', '.join(sorted(wanted))}"
+        splits = f"splits found: {', '.join(sorted(found.splits)) or 'none'}; {len(skipped)} rows were skipped"
+        first = f", the first one at {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+        which = "" if split is None else f"split {split!r} "
+        raise CorpusError(f"{path}: {which}has no usable rows{of}; {splits}{first}")
+    return Corpus(tuple(utterances.values()), tuple(skipped), path, layout, tuple(sorted(found.splits)), tuple(found.notes))
+
+
+def _read(path: Path, asked: Asked, found: Found) -> tuple[str, Rows]:
+    """The layout of a path, and its rows. Raises CorpusError if it is in none."""
+    manifest = path / "manifest.jsonl" if path.is_dir() else path
+    if is_hub_id(path) and not path.exists():
+        return "datasets", hub_rows(path, asked, found)
+    if manifest.is_file() and manifest.suffix == ".jsonl":
+        return "jsonl", _jsonl_rows(manifest, asked, found)
+    if is_saved(path):
+        return "datasets", dataset_rows(path, asked, found)
+    if folders := find_kaldi(path):
+        return "kaldi", kaldi_rows(path, folders, asked, found)
+    if asked.columns == Columns():  # named columns are a table's
+        if tables := find_common_voice(path):
+            return "common-voice", common_voice_rows(tables, asked, found)
+        if configs := find_fleurs(path):
+            return "fleurs", fleurs_rows(configs, asked, found)
+    if tables := find_tables(path):
+        return "table", table_rows(tables, asked, found)
+    if files := find_segments(path):
+        return "segments", segment_rows(path, files, asked, found)
+    raise CorpusError(
+        f"{path}: {'is no corpus' if path.exists() else 'does not exist'}; wanted JSONL (a .jsonl file or a folder with "
+        "manifest.jsonl), a .csv or .tsv table with audio beside it, a folder of Common Voice, Kaldi or `datasets`, "
+        "recordings with .eaf, .TextGrid, .srt or .vtt beside them, or a FLEURS folder (data/{config}/{split}.tsv, "
+        "{config}/{split}.tsv or {split}.tsv)"
+    )
+
+
+def text_file(folder: Path, language: str) -> Path:
+    """The sentences of a language in a folder of text, `<code>.txt` or `*_<code>.txt`. Raises CorpusError."""
+    found = sorted([*folder.glob(f"*_{language}.txt"), *folder.glob(f"{language}.txt")])
+    if not found:
+        raise CorpusError(f"{folder} has no file {language}.txt or *_{language}.txt; put one sentence a line there.")
+    return found[0]
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write a JSONL manifest that `load_corpus` reads back, whole or not at all.
+
+    Audio inside the manifest's folder is named relative to it, so the folder can be moved; other audio absolutely.
+    """
+    path = Path(path)
+    folder = os.path.abspath(path.parent)
+    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        for utterance in utterances:
+            audio = Path(os.path.abspath(utterance.audio))
+            row = asdict(utterance)
+            row["lang"] = row.pop("language")
+            row["audio"] = (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _jsonl_rows(manifest: Path, asked: Asked, found: Found) -> Rows:
+    for source, line in numbered_lines(manifest):
+        fields = _json_fields(line)
+        if isinstance(fields, str):
+            yield source, fields
+            continue
+        split, language = fields["split"], fields["lang"] or fields["language"]
+        found.splits.update({split} - {None, ""})
+        if asked.takes_split(split) and asked.takes_language(language or asked.default_language):
+            id, speaker, sentence = (None if fields.get(name) is None else str(fields[name])
+                                     for name in ("id", "speaker", "sentence"))  # fmt: skip
+            start = fields.get("start") if fields.get("start") is not None else fields.get("offset")
+            yield source, row_of(
+                asked, fields["audio"] or fields["audio_filepath"], [manifest.parent], fields["text"], language, split,
+                id=id, speaker=speaker, sentence=sentence, start=start, end=fields.get("end"), duration=fields.get("duration"),
+            )  # fmt: skip
+
+
+def _json_fields(line: bytes) -> dict | str:
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return f"is not JSON: {NOT_UTF8}"
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON ({error})"
+    if not isinstance(fields, dict):
+        return "is not a JSON object"
+    for name in ("text", "lang", "language", "split", "audio", "audio_filepath"):
+        if not isinstance(fields.setdefault(name, None), str | None):
+            return f"{name} is {fields[name]!r}, not a string"
+    return fields
+
+
+def sounds_below(path: Path) -> list[Sound]:
+    """Every sound file below a folder, sorted; of what is no folder none."""
+    return [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
+
+
+def splits_of(path: Path) -> tuple[str, ...]:
+    """The splits of a corpus; none of one without, or of what is no corpus."""
+    try:
+        return load_corpus(path, None, default_language="und", require_text=False).splits
+    except CorpusError:
+        return ()

@@ -1,0 +1,111 @@
+"""Corpora of Hugging Face `datasets`: a folder that save_to_disk wrote, or a hub id."""
+
+import os
+import re
+from pathlib import Path
+
+from dualasr.atomic import whole_file
+from dualasr.data.tables import match_columns, row_of_fields
+from dualasr.data.utterance import Asked, Found, Rows, names_a_split
+from dualasr.errors import CorpusError, MissingExtraError
+
+_HUB = re.compile(r"(?:datasets:|hf:/+datasets/)([^:]+?)/?(?::(.+))?")
+
+
+def is_saved(path: Path) -> bool:
+    """Whether save_to_disk wrote this folder."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
+
+
+def is_hub_id(path: str | Path) -> bool:
+    """`datasets:owner/name`, `hf://datasets/owner/name`, each with :config if there is one."""
+    return _HUB.fullmatch(str(path)) is not None
+
+
+def dataset_rows(path: Path, asked: Asked, found: Found) -> Rows:
+    """Rows of a saved data set; sound inside it is written once to {path}.audio beside it.
+
+    Raises MissingExtraError without `datasets`, CorpusError for a folder that it cannot load.
+    """
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # it raises anything from KeyError to Arrow's own
+        raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
+    yield from _rows(loaded, str(path), path.with_name(path.name + ".audio"), [path, path.parent], asked, found)
+
+
+def hub_rows(path: str | Path, asked: Asked, found: Found) -> Rows:
+    """Rows of a data set on the hub, which is downloaded whole. Not run here: the hub cannot be reached from our machines.
+
+    Raises like `dataset_rows`.
+    """
+    datasets = _datasets()
+    name, config = _HUB.fullmatch(str(path)).groups()
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except Exception as error:
+        raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "dualasr-audio"
+    yield from _rows(loaded, str(path), cache, [cache], asked, found)
+
+
+def _datasets():
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "datasets") from error
+    return datasets
+
+
+def _rows(loaded, where: str, cache: Path, roots: list[Path], asked: Asked, found: Found) -> Rows:
+    from datasets import Audio, Dataset
+
+    own = str(getattr(loaded, "split", None) or "")
+    parts = {own if names_a_split(own) else "": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    for split, part in parts.items():
+        found.splits.update({split} - {""})
+        at, guessed = match_columns(asked.columns, part.column_names, asked.require_text, where)
+        if guessed:
+            found.say(guessed)
+        if "split" not in at and not asked.takes_split(split):
+            continue
+        names = {field: part.column_names[i] for field, i in at.items()}
+        folder = cache / part._fingerprint  # of what it holds: another data set at this place has another
+        is_sound = isinstance(part.features[names["audio"]], Audio)
+        if is_sound:
+            part = part.cast_column(names["audio"], Audio(decode=False))  # decoding needs torchcodec
+        for i, row in enumerate(part.select_columns(list(dict.fromkeys(names.values())))):
+            source = f"{where}:{split or 'row'}:{i}"
+            sound = row[names["audio"]]
+            fields = {field: _cell(row[name], part.features[name]) for field, name in names.items() if field != "audio"}
+            if is_sound:
+                name = (sound or {}).get("path") or ""
+                fields["id"] = fields.get("id") or ":".join(filter(None, (split, str(i), os.path.basename(name))))
+                own = fields.get("split") or split
+                if sound and sound["bytes"] is not None and asked.takes_split(own):
+                    sound = str(_written(folder / f"{i}{Path(name).suffix.lower() or '.audio'}", sound["bytes"]))
+                else:
+                    sound = name
+            if (made := row_of_fields({**fields, "audio": sound and str(sound)}, asked, found, roots, split)) is not None:
+                yield source, made
+
+
+def _cell(value, feature) -> str | None:
+    """A value as a table holds it; a class label by its name."""
+    if value is not None and hasattr(feature, "int2str"):
+        value = feature.int2str(value)
+    return None if value is None else str(value).strip()
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """A file with these bytes; whole or not at all. Raises CorpusError."""
+    path = Path(os.path.abspath(path))  # a relative one would be looked for inside the corpus
+    if path.is_file():
+        return path
+    try:
+        with whole_file(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise CorpusError(f"{path.parent}: the data set's sound cannot be written there ({error.strerror}).") from error
+    return path

@@ -1,0 +1,74 @@
+"""Kaldi data folders: wav.scp and text, and if there are segments, utt2spk, utt2lang."""
+
+from pathlib import Path
+
+from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, names_a_split, number, numbered_lines, row_of
+
+Table = dict[str, tuple[str, str]]  # key -> file:line, rest of the line
+
+
+def find_kaldi(path: Path) -> list[Path]:
+    """The folders with a wav.scp: the folder itself, or those one level below it or below its data."""
+    if (path / "wav.scp").is_file():
+        return [path]
+    for pattern in ("*/wav.scp", "data/*/wav.scp"):
+        if found := sorted(scp.parent for scp in path.glob(pattern)):
+            return found
+    return []
+
+
+def kaldi_rows(root: Path, folders: list[Path], asked: Asked, found: Found) -> Rows:
+    """Rows of Kaldi folders. A folder below `root` is a split of its own name; relative paths start there or at `root`.
+
+    An entry of wav.scp that is a command is refused and never run. An end of -1 in segments is the recording's.
+    """
+    for folder in folders:
+        name = folder.resolve().name
+        split = name if folder != root or names_a_split(name) else None
+        found.splits.update({split} - {None})
+        if not asked.takes_split(split):
+            continue
+        tables, bad = {}, []
+        for file in ("wav.scp", "text", "segments", "utt2spk", "utt2lang"):
+            tables[file], unusable = _table(folder / file)
+            bad += unusable
+        yield from bad
+        sounds, texts, segments = tables["wav.scp"], tables["text"], tables["segments"]
+        divided = (folder / "segments").is_file()
+        rows = segments if divided else sounds
+        yield from ((source, f"{id!r} is in text and not in {'segments' if divided else 'wav.scp'}")
+                    for id, (source, _) in texts.items() if id not in rows)  # fmt: skip
+        for id, (source, rest) in rows.items():
+            language, speaker, text = (tables[file].get(id, ("", ""))[1] for file in ("utt2lang", "utt2spk", "text"))
+            if not asked.takes_language(language or asked.default_language):
+                continue
+            span, audio = {}, rest
+            if divided:
+                if len(parts := rest.split()) != 3:
+                    yield source, f"has {len(parts) + 1} columns, wanted utterance, recording, start and end"
+                    continue
+                if parts[0] not in sounds:
+                    yield source, f"its recording {parts[0]!r} is not in wav.scp"
+                    continue
+                span = {"start": number(parts[1]), "end": None if number(parts[2]) == -1 else number(parts[2])}
+                audio = sounds[parts[0]][1]
+            if audio.endswith("|") or audio.startswith("|"):
+                yield source, f"its sound is a command, which is never run: {audio[:60]}; write the sound to a file first"
+                continue
+            yield source, row_of(asked, audio, [folder, root], text, language, split, id=id, speaker=speaker, **span)
+
+
+def _table(path: Path) -> tuple[Table, list[tuple[str, str]]]:
+    """Lines by their key, and those that cannot be used with the reason; nothing if there is no such file."""
+    rows, bad = {}, []
+    for source, line in numbered_lines(path) if path.is_file() else ():
+        try:
+            key, _, rest = line.decode("utf-8-sig").strip().replace("\t", " ").partition(" ")
+        except UnicodeDecodeError:
+            bad.append((source, NOT_UTF8))
+            continue
+        if key in rows:
+            bad.append((source, f"id {key!r} was used before"))
+        else:
+            rows[key] = source, rest.strip()
+    return rows, bad

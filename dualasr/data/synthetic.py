@@ -1,0 +1,138 @@
+"""A FLEURS-shaped corpus read aloud by espeak-ng: data/{config}/{train,dev,test}.tsv and audio/{split}/, 16 kHz FLAC.
+
+The sentences are dualasr's own (data/sentences). No test sentence and no test voice is in a training set. A new language
+has three splits; one of the base has a test, and a train from other words, for audio that a pack learns not to claim.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dualasr.audio.load import SAMPLE_RATE
+from dualasr.data.corpus import text_file
+from dualasr.data.espeak import Speaker, draw_voice
+from dualasr.data.fingerprints import GRAM, SIMILAR
+from dualasr.errors import CorpusError
+from dualasr.languages import code_of, language_of
+from dualasr.text import normalise
+
+# A number for each language, for its random stream: it sounds the same whatever is generated beside it.
+NUMBERS = {"ky_kg": 0, "ga_ie": 1, "en_us": 2, "es_419": 3, "de_de": 4, "tr_tr": 5, "bg_bg": 6, "or_in": 7, "om_et": 8}
+NEW = ("ky_kg", "ga_ie", "or_in", "om_et")  # that have sentences for every split
+ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
+NEGATIVES = 240  # training clips of a language of the base
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """`readings` voices for each training sentence, `test_readings` for each of test.
+
+    `text` is a folder of more sentences, <code>.txt or *_<code>.txt; `limit` takes the first sentences of each split alone.
+    """
+
+    readings: int = 2
+    test_readings: int = 1
+    text: Path | None = None
+    seed: int = 1
+    limit: int | None = None
+
+
+def sentences(language: str, split: str) -> list[str]:
+    """The committed sentences of a language and split, one a line."""
+    return (files("dualasr.data") / "sentences" / f"{language}.{split}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def _grams(text: str) -> set[str]:
+    text = f" {normalise(text, 'marks')} "
+    return {text[i : i + GRAM] for i in range(len(text) - GRAM + 1)}
+
+
+def recombine(pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()) -> list[str]:
+    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet.
+
+    Half a question remains a question: a pack that never heard one in other languages takes the melody for its own.
+    None of them is nearly one of `held`: Jaccard similarity of character 4-grams well below the limit of the audit
+    (contamination.py), which estimates it.
+    """
+    made, kept = [], [_grams(text) for text in held]
+    while len(made) < count:
+        first, second = (pool[rng.integers(len(pool))].split() for _ in range(2))
+        text = " ".join(first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]).strip(",")
+        mine = _grams(text)
+        if all(len(mine & other) < (SIMILAR - 0.1) * len(mine | other) for other in kept):
+            made.append(text)
+    return made
+
+
+def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+    """Texts to read and their sentence ids."""
+    code, limit = code_of(config), options.limit
+    if config not in NEW and split == "train":
+        texts = recombine(sentences(code, "negatives")[:limit], 2 * limit if limit else NEGATIVES, rng)
+        return texts, list(range(len(texts)))
+    texts = sentences(code, split)[:limit]
+    if split != "train":
+        readings = options.test_readings if split == "test" else 1
+        return texts * readings, list(range(len(texts))) * readings
+    more, held = [], sentences(code, "dev") + sentences(code, "test")
+    if options.text is not None:
+        said = {line.strip().lower() for line in held}
+        lines = text_file(options.text, code).read_text(encoding="utf-8").splitlines()
+        more = [line for line in lines if line.strip().lower() not in said]
+    pool = texts + more
+    if more:
+        texts = pool + recombine(pool, max(0, ENLARGED - len(pool)), rng, held)
+    else:
+        texts = pool * options.readings + recombine(pool, len(pool), rng, held)
+    return texts, list(range(len(texts)))
+
+
+def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
+    """Tables and audio of a config into an empty folder, the same every time, whatever was spoken before.
+
+    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    """
+    if config not in NUMBERS:
+        raise CorpusError(f"{config} has no sentences to be read; there is {', '.join(NUMBERS)}.")
+    with Speaker() as speaker:
+        for split in ("train", "dev", "test") if config in NEW else ("train", "test"):
+            _speak_split(config, split, folder, options, speaker)
+
+
+def _speak_split(config: str, split: str, folder: Path, options: GenerateOptions, speaker: Speaker) -> None:
+    rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
+    texts, ids = texts_of(config, split, options, rng)
+    (folder / "audio" / split).mkdir(parents=True)
+    rows = []
+    for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
+        samples = speaker.speak(text, code_of(config), draw_voice(rng, "test" if split == "test" else "train"))
+        if len(samples) < SAMPLE_RATE // 4:
+            continue
+        name = f"{i:05d}.flac"
+        soundfile.write(folder / "audio" / split / name, samples, SAMPLE_RATE)
+        plain = text.lower()
+        rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
+    (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions(),
+                    say: Callable[[str], None] = print) -> None:  # fmt: skip
+    """`root`/data/{config} of each config that is not there yet, whole or not at all.
+
+    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    """
+    for config in (language_of(config).config for config in configs):
+        folder = root / "data" / config
+        if folder.exists():
+            continue
+        part = folder.with_name(f".{config}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        speak_config(config, part, options)
+        os.replace(part, folder)
+        say(f"  {config}")

@@ -1,0 +1,196 @@
+"""Corpora whose rows stand in CSV or TSV files with a header."""
+
+import csv
+import os
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+
+from dualasr.data.utterance import (
+    NOT_UTF8,
+    Asked,
+    Columns,
+    Found,
+    Rows,
+    Utterance,
+    names_a_split,
+    number,
+    row_of,
+)
+from dualasr.errors import CorpusError
+
+_GUESSES = {  # in order of preference
+    "audio": "audio path file filename file_name audio_path audio_file audio_filename audio_filepath filepath file_path wav "
+             "wav_path wav_file clip recording",
+    "text": "text sentence transcript transcription transcripts transcriptions raw_transcription utterance",
+    "language": "lang language locale language_code lang_id",
+    "split": "split subset partition",
+    "speaker": "speaker speaker_id spk spk_id spkid client_id",
+    "id": "id utt_id utterance_id uttid segment_id",
+    "start": "start start_time start_s begin onset",
+    "end": "end end_time end_s stop",
+}  # fmt: skip
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_LONGEST = 10  # lines of one quoted row; more is a quote that was never closed
+_SOUND_FOLDERS = ("audio", "clips", "wav", "wavs")
+
+
+def find_tables(path: Path) -> list[Path]:
+    """The tables of a corpus: a file, train/dev/test tables in a folder, or the only table of one. Raises CorpusError."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in (".csv", ".tsv") else []
+    tables = sorted(p for p in path.glob("*.*") if p.suffix.lower() in (".csv", ".tsv") and p.name[0] != "." and p.is_file())
+    named = [table for table in tables if names_a_split(table.stem)]
+    if len(tables) > 1 and not named:
+        raise CorpusError(f"{path}: holds {len(tables)} tables, {', '.join(t.name for t in tables[:5])}; name one of them, "
+                          "or call them train, dev and test.")  # fmt: skip
+    return named or tables
+
+
+def table_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
+    """Rows of CSV or TSV files with a header; sound beside the table or in a folder audio, clips, wav or the split's."""
+    for table in tables:
+        lines = _lines_of(table)
+        header, delimiter = _header(table, lines, asked)
+        at, guessed = match_columns(asked.columns, header, asked.require_text, str(table))
+        if guessed:
+            found.say(guessed)
+        split = table.stem if names_a_split(table.stem) else None
+        found.splits.update({split} - {None})
+        if "split" not in at and not asked.takes_split(split):
+            continue
+        roots = [table.parent, *(folder for name in _SOUND_FOLDERS if (folder := unpacked(table.parent, name)).is_dir())]
+        if split:
+            roots += [folder for root in tuple(roots) if (folder := unpacked(root, split)).is_dir()]
+        records = _records(lines, delimiter)
+        next(records)
+        for line, record in records:
+            if isinstance(record, list) and len(record) != len(header):
+                record = f"has {len(record)} columns, the header has {len(header)}"
+            if isinstance(record, str):
+                yield f"{table}:{line}", record
+                continue
+            fields = {name: record[i].strip() for name, i in at.items()}
+            if (row := row_of_fields(fields, asked, found, roots, split)) is not None:
+                yield f"{table}:{line}", row
+
+
+def row_of_fields(fields: dict, asked: Asked, found: Found, roots: list[Path], split: str | None) -> Utterance | str | None:
+    """The row of a table's cells by `Columns` name, where `split` is the table's own; None if it is not asked for."""
+    own, language = fields.get("split") or split, fields.get("language")
+    found.splits.update({own} - {None})
+    if not asked.takes_split(own) or not asked.takes_language(language or asked.default_language):
+        return None
+    audio = fields["audio"]
+    return row_of(
+        asked, audio, roots, fields.get("text"), language, own,
+        id=fields.get("id") or (f"{split}/{audio}" if split and audio else audio), speaker=fields.get("speaker"),
+        start=number(fields.get("start")), end=number(fields.get("end")),
+    )  # fmt: skip
+
+
+def match_columns(columns: Columns, header: list[str], require_text: bool, where: str) -> tuple[dict[str, int], str]:
+    """Where each column stands, by its `Columns` name, and a sentence on what was guessed. Raises CorpusError."""
+    names = [name.strip() for name in header]
+    lower = [name.lower() for name in names]
+    at, guessed = {}, []
+    for field, given in asdict(columns).items():
+        if given is not None and given not in names:
+            raise CorpusError(f"{where}: has no column {given!r} for {field}; {_found(names, [given])}.")
+        guesses = _GUESSES[field].split()
+        name = given or next((names[lower.index(guess)] for guess in guesses if guess in lower), None)
+        if name is not None:
+            at[field] = names.index(name)
+            if given is None:
+                guessed.append(f"{field}={name}")
+        elif field == "audio" or (field == "text" and require_text):
+            raise CorpusError(f"{where}: has no column that can be guessed to be {field}; {_found(names, guesses)}. Name it "
+                              f"with --column {field}=NAME.")  # fmt: skip
+    return at, f"guessed the columns {', '.join(guessed)}" if guessed else ""
+
+
+def _found(names: list[str], wanted: list[str]) -> str:
+    lower = {name.lower(): name for name in names}
+    near = [match for name in wanted for match in get_close_matches(name.lower(), lower, 1)]
+    return f"columns found: {', '.join(names)}" + (f"; the nearest is {lower[near[0]]!r}" if near else "")
+
+
+def _lines_of(table: Path) -> list[bytes]:
+    with table.open("rb") as file:
+        lines = file.readlines()
+    if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise CorpusError(f"{table}: is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {table.name} > new.csv")
+    if lines and lines[0].startswith(b"\xef\xbb\xbf"):
+        lines[0] = lines[0][3:]
+    return lines
+
+
+def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+    """Line number and cells of each row, or why it has none.
+
+    A row that does not parse costs one line, so that a quote which is never closed does not swallow the rows after it. In
+    a TSV such a quote is a character of the text.
+    """
+    i = 0
+    while i < len(lines):
+        used = 1
+        if lines[i].strip():
+            reader = csv.reader((line.decode() for line in lines[i : i + _LONGEST]), delimiter=delimiter, strict=True)
+            try:
+                record, used = next(reader), reader.line_num
+            except UnicodeDecodeError:
+                record = NOT_UTF8
+            except csv.Error as error:
+                record = f"is no row of a table ({error})"
+                if delimiter == "\t":
+                    record = lines[i].decode().rstrip("\r\n").split("\t")
+            yield i + 1, record
+        i += used
+
+
+def _header(table: Path, lines: list[bytes], asked: Asked) -> tuple[list[str], str]:
+    """The header and its delimiter: the one by which most of the wanted columns are there, of those the most columns."""
+    known = {name for field in asdict(asked.columns) for name in _GUESSES[field].split()}
+    wanted = {name for name in asdict(asked.columns).values() if name}
+    best: tuple[tuple[int, int, bool], list[str], str] | None = None
+    for delimiter in _DELIMITERS:
+        _, header = next(_records(lines, delimiter), (0, []))
+        if isinstance(header, str):
+            continue
+        names = [name.strip() for name in header]
+        hits = sum(name in wanted or name.lower() in known for name in names)
+        usual = delimiter == ("\t" if table.suffix.lower() == ".tsv" else ",")
+        if best is None or (hits, len(names), usual) > best[0]:
+            best = (hits, len(names), usual), names, delimiter
+    if best is None:
+        raise CorpusError(f"{table}: its header is no row of a UTF-8 table; wanted names of columns. If it is Latin-1, convert "
+                          f"it: iconv -f LATIN1 -t UTF-8 {table.name} > new.csv")  # fmt: skip
+    _, header, delimiter = best
+    if not header:
+        raise CorpusError(f"{table}: is empty; wanted a header with columns for audio and text.")
+    if len(header) == 1:
+        raise CorpusError(f"{table}: has one column, {header[0][:80]!r}, when cut at {_DELIMITERS[delimiter]}; wanted columns "
+                          f"for audio and text, separated by {', '.join(_DELIMITERS.values())}.")  # fmt: skip
+    return header, delimiter
+
+
+def unpacked(folder: Path, name: str) -> Path:
+    """folder/{name}, unpacked from folder/{name}.tar.gz if need be; it appears whole or not at all. Raises CorpusError."""
+    target, archive = folder / name, folder / f"{name}.tar.gz"
+    if target.is_dir() or not archive.is_file():
+        return target
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
+            flat = Path(temporary, "unpacked")
+            with tarfile.open(archive) as tar:
+                tar.extractall(flat, filter="data")
+            nested = flat / name
+            os.rename(nested if nested.is_dir() else flat, target)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:  # TarError: also a member that climbs out
+        if not target.is_dir():  # else another process was faster
+            raise CorpusError(f"{archive}: cannot be unpacked ({error})") from error
+    return target

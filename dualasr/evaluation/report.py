@@ -1,0 +1,113 @@
+"""An evaluation on paper: Markdown and HTML to read, JSON to compute with, and the clips behind the rates, worst first."""
+
+import json
+import os
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dualasr.errors import RunError
+from dualasr.evaluation.evaluate import Evaluation
+from dualasr.evaluation.markdown import cell, markdown_table
+from dualasr.evaluation.plots import rates_plot, reliability_plot
+from dualasr.evaluation.report_sections import MODES, WorstClip, sections, title, worst_clips
+from dualasr.evaluation.scoring import tables_of
+
+_WIDTH = 100  # columns of an alignment
+
+
+def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
+    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command that makes it again.
+
+    `clips`: rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
+    """
+    lines = [f"# {title(report)}", ""]
+    for section in sections(report):
+        if section.key == "whisper":  # the fine print comes after
+            lines += _worst(worst_clips(report, clips))
+        lines += [f"## {section.title}", "", section.text, ""]
+        lines += markdown_table(section.head, section.rows) if section.head else []
+    lines += ["The command that makes it again:", "", "```sh", command, "```", ""] if command else []
+    return "\n".join(lines)
+
+
+def _worst(clips: Sequence[WorstClip]) -> list[str]:
+    if not clips:
+        return []
+    lines = ["## Worst clips", "", "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.", ""]
+    for clip in clips:
+        lines += [f"{cell(clip.id)}: {cell(clip.note)}", "", "```text", *_side_by_side(clip.aligned), "```", ""]
+    return lines
+
+
+def _side_by_side(aligned: Sequence[tuple[str, str, str]]) -> list[str]:
+    """REF, HYP and the letter of each error in columns, wrapped at `_WIDTH`."""
+    letters = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
+    lines, columns, used = [], [], 0
+    for kind, ref, hyp in [*aligned, ("end", "", "")]:
+        width = max(_columns(ref), _columns(hyp), 1) + 1
+        if columns and (kind == "end" or used + width > _WIDTH):
+            for name, cells in zip(("REF", "HYP", "   "), zip(*columns, strict=True), strict=True):
+                lines.append(f"{name} {''.join(cells)}".rstrip())
+            columns, used = [], 0
+        if kind != "end":
+            columns.append([text + " " * (width - _columns(text)) for text in (ref, hyp, letters[kind])])
+            used += width
+    return lines
+
+
+def _columns(text: str) -> int:
+    """Columns a terminal needs: none for a mark, two for a wide character."""
+    return sum(0 if unicodedata.category(c)[0] in "MC" and unicodedata.category(c) != "Mc" else
+               2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)  # fmt: skip
+
+
+def write_report(path: str | Path, evaluation: Evaluation, command: str | None = None) -> None:
+    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic CER first.
+
+    The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at all; a former report is
+    replaced once all are written. Raises RunError, which names the path, where that fails.
+    """
+    path = Path(path)
+    path = path.with_suffix("") if path.suffix == ".json" else path
+    rows = []
+    for clip in evaluation.clips:
+        errors = {}
+        for mode in (mode for mode in MODES if getattr(clip, mode, None)):
+            errors[f"{mode}_errors"], length = tables_of([clip], mode)["marks"]["cer"][0].tolist()
+        rows.append(asdict(clip) | {"characters": length} | errors)
+    rows.sort(key=lambda row: -row["agnostic_errors"] / max(row["characters"], 1))
+    contents = {
+        ".md": to_markdown(evaluation.report, command, rows),
+        ".html": to_html(evaluation.report, command, rows),
+        ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",  # the last
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as part:
+            for ending, content in contents.items():
+                Path(part, ending).write_text(content, encoding="utf-8")
+            for ending in contents:
+                os.replace(Path(part, ending), f"{path}{ending}")
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"Cannot write the report {path}: {reason}. Free some space or choose another place.") from error
+
+
+def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
+    """A page of all that `report.to_markdown` says, with plots; `clips` as there. All text of the report is escaped."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    plots = {"rates": rates_plot(report), "calibration": reliability_plot(report)}
+    expected = {code: entry["pipeline"] for code, entry in report["languages"].items() if entry["known"]}
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return page.render(
+        title=title(report), sections=sections(report), plots={key: Markup(svg) for key, svg in plots.items() if svg},
+        confusion=report["routing"]["confusion"], expected=expected, worst=worst_clips(report, clips), command=command,
+        letters={"equal": "", "substitute": "S", "delete": "D", "insert": "I"},
+    )  # fmt: skip

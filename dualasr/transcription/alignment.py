@@ -1,0 +1,165 @@
+"""When each word of a transcript was said: CTC forced alignment on a pack's character head.
+
+CTC marks a character by a frame or two inside it. The mark of the space before a word stands where the word begins; a word
+without one before it begins a little before its first character's mark, and ends with the mark of its last letter.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torchaudio.functional import forced_align
+from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
+
+from dualasr.model.dual_whisper import DualWhisper, WindowResult
+from dualasr.model.language_id import Heard, encode
+from dualasr.model.selector import PRIMARY
+from dualasr.model.tokenizer import PackTokenizer
+from dualasr.text import scoring_unit
+from dualasr.transcription.transcript import Word
+
+FILTER_WIDTH = 7  # frames
+
+LAG = 0.045  # s from where a character begins to its mark: the median over four packs, of 30 clips each
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where CTC says a character: its place in the text, frames `first` to `end` (not with it), its highest probability."""
+
+    index: int
+    first: int
+    end: int
+    probability: float
+
+
+def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, frame_s: float, seconds: float,
+                unit: Literal["word", "character"] = "word", start: float = 0.0) -> tuple[Word, ...]:  # fmt: skip
+    """The words of a text in a window of so many seconds, in order and without overlap; joined they are the text.
+
+    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds, the first begins at
+    `start`. A word's probability is the mean of its marks'. A word is `shared` where it has no character that the head knows,
+    or no alignment of the text fits the sound: it shares the time between its neighbours evenly.
+    """
+    places = split_words(text, unit)
+    marks = mark_characters(log_probs, text, tokenizer) or ()
+    words: list[Word | None] = []
+    for first, last in places:
+        mine = [k for k, mark in enumerate(marks) if first <= mark.index < last and _is_letter(text[mark.index])]
+        if not mine:
+            words.append(None)
+            continue
+        before = marks[mine[0] - 1] if mine[0] else None
+        begins = marks[mine[0]].first * frame_s - LAG
+        if before is not None:
+            begins = before.first * frame_s if text[before.index].isspace() else max(begins, before.end * frame_s)
+        earlier = next((word.end for word in reversed(words) if word), 0.0)
+        begins = min(max(begins, earlier), seconds)
+        ends = min(max(marks[mine[-1]].end * frame_s, begins), seconds)
+        probability = sum(marks[k].probability for k in mine) / len(mine)
+        words.append(Word(begins, ends, text[first:last], probability, False))
+    texts = [text[first:last] for first, last in places]
+    return tuple(replace(w, start=start + w.start, end=start + w.end) for w in _share(words, texts, seconds))
+
+
+def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int, int]]:
+    """First character of each word and the one after its last: the space before a word is part of it, as Whisper has it.
+
+    Where a language is written without spaces every letter with its marks is a word, with the punctuation after it.
+    """
+    starts = [i for i, c in enumerate(text) if not c.isspace() and (i == 0 or text[i - 1].isspace())]
+    if unit == "character":
+        starts = sorted({*starts[:1], *(i for i, c in enumerate(text) if unicodedata.category(c)[0] in "LN")})
+    if not starts:
+        return []
+    while any(text[i - 1].isspace() for i in starts[1:]):
+        starts = [i - 1 if i and text[i - 1].isspace() else i for i in starts]
+    return list(zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True))
+
+
+def mark_characters(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer) -> tuple[Mark, ...] | None:
+    """The most likely marks of the characters that the head knows; None where there is none, or too few frames for them."""
+    units = tokenizer.encode_characters(text)
+    known = [i for i, c in enumerate(text) if tokenizer.encode_characters(c)]
+    repeats = sum(a == b for a, b in zip(units, units[1:], strict=False))
+    if not units or len(log_probs) < len(units) + repeats:
+        return None
+    path, scores = forced_align(log_probs.float().cpu().unsqueeze(0), torch.tensor([units]))
+    marks: list[Mark] = []
+    before = 0
+    for frame, (unit, score) in enumerate(zip(path[0].tolist(), scores[0].exp().tolist(), strict=True)):
+        if unit and unit == before:
+            mark = marks.pop()
+            marks.append(Mark(mark.index, mark.first, frame + 1, max(mark.probability, score)))
+        elif unit:
+            marks.append(Mark(known[len(marks)], frame, frame + 1, score))
+        before = unit
+    return tuple(marks)
+
+
+def _is_letter(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNM"
+
+
+def _share(words: list[Word | None], texts: list[str], seconds: float) -> list[Word]:
+    """Words without a time share the gap between their neighbours evenly."""
+    filled: list[Word] = []
+    for k, word in enumerate(words):
+        if word is None:
+            run = next((j for j in range(k, len(words)) if words[j]), len(words)) - k
+            start = filled[-1].end if filled else 0.0
+            end = words[k + run].start if k + run < len(words) else seconds
+            word = Word(start, start + (end - start) / run, texts[k], None, True)
+        filled.append(word)
+    return filled
+
+
+def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequence[tuple[str, int]], frame_s: float,
+               seconds: float) -> tuple[Word, ...]:  # fmt: skip
+    """The words of a window of so many seconds, in order and without overlap.
+
+    weights (heads, tokens + 1, frames) over the clip's own frames, the last row the end token's; probabilities (tokens,);
+    words as text and number of tokens, of which there are as many as tokens in all. A word's probability is the mean of
+    its tokens'.
+    """
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
+    spread, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
+    heads = _median_filter(((weights - mean) / spread.clamp_min(1e-9)).unsqueeze(0), FILTER_WIDTH)[0]
+    tokens, frames = _dynamic_time_warping(-heads.mean(0).double().cpu().numpy())
+    first = np.flatnonzero(np.diff(tokens, prepend=-1))  # where the path comes to each token
+    starts = frames[first] * frame_s
+    found, at, likely = [], 0, probabilities.tolist()
+    for text, count in words:
+        begins, ends = (min(float(starts[place]), seconds) for place in (at, at + count))
+        found.append(Word(begins, ends, text, sum(likely[at : at + count]) / count, False))
+        at += count
+    return tuple(found)
+
+
+def words_of(model: DualWhisper, heard: Heard, results: Sequence[WindowResult], task: str = "transcribe"
+             ) -> list[tuple[Word, ...]]:  # fmt: skip
+    """The words of each window, in seconds of the window.
+
+    The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its character head.
+    """
+    return [_words(model, heard.of([i]), result, task) for i, result in enumerate(results)]
+
+
+def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) -> tuple[Word, ...]:
+    text, [seconds] = result.text.strip(), heard.seconds
+    if not text:
+        return ()
+    if result.route != PRIMARY:
+        pack = model.pack(result.route)
+        secondary, (encoded, lengths) = pack.secondary, encode(pack, heard)
+        frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
+        return align_words(frames, text, secondary.tokenizer, secondary.frame_s, seconds, scoring_unit(result.language))
+    backbone = model.backbone
+    tokens = backbone.text_tokens(result.tokens)
+    weights, probabilities = backbone.attend(heard.encoded, result.language, tokens, task)
+    frame_s = backbone.window_s / backbone.positions
+    words = backbone.token_words(tokens, result.language)
+    return warp_words(weights[..., : heard.frames[0]], probabilities, words, frame_s, seconds)

@@ -1,0 +1,282 @@
+"""A file on its way from windows to a transcript: what is heard of it, what the neighbours of a window change, the whole.
+
+The primary inside the model stays plain Whisper. Whatever keeps text out of a transcript, such as a window that is digital
+silence or one that Whisper itself takes for no speech, is decided here. A file is read as a stream: memory does not depend on
+how long it is.
+"""
+
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, stream_audio
+from dualasr.audio.vad import VadOptions
+from dualasr.audio.windows import Window, windows_of
+from dualasr.errors import AudioError, DualasrError, NoSamplesError
+from dualasr.model.dual_whisper import DecodeOptions, WindowResult
+from dualasr.model.fallback import compression_ratio
+from dualasr.model.selector import PRIMARY, SelectorOptions
+from dualasr.model.whisper import Span
+from dualasr.transcription.transcript import Segment, Transcription, Word, space_between
+
+LONG_PAUSE = 1.0  # s; nobody reads on over it
+_SENTENCE_END = re.compile(r"[.!?…。！？؟۔।॥።]['\"”’»」』)\]]*\s*$")
+
+UNSURE = 0.5  # temperature above which a text is not carried on, as in Whisper
+Audio = str | Path | Sound | np.ndarray
+Answered = tuple[WindowResult, tuple[Word, ...]]
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How a file is decoded, and which of its windows give no text.
+
+    batch: windows decoded at once. A window is no speech where no_speech_prob > no_speech_threshold and avg_logprob <
+    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A window is silence, and is not
+    decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech alone. `stretches` (start,
+    end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both go another way goes with them
+    if its lead is below `smoothing`, in log-odds, and none of the three is no speech.
+
+    words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
+    them. The prompt of `decode` is what was said before a file, so that its first window alone is given it; with
+    `carry_prompt` all are. With `condition_on_previous_text` what the primary wrote of a file is told to its next window, too,
+    unless it looks like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route
+    and language are those of the most seconds of windows that the primary takes for speech, and there is no text. Raises
+    ValueError for a batch below 1.
+    """
+
+    decode: DecodeOptions = DecodeOptions()
+    batch: int = 8
+    words: bool = False
+    sentences: bool = False
+    carry_prompt: bool = False
+    condition_on_previous_text: bool = False
+    detect_only: bool = False
+    no_speech_threshold: float = 0.6
+    logprob_threshold: float = -1.0
+    silence_peak: float = 1e-4
+    vad: VadOptions | None = None
+    stretches: tuple[tuple[float, float | None], ...] = ()
+    smoothing: float = 2.0
+
+    def __post_init__(self):
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it must be at least 1 window")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A window that was decoded: seconds in its file, and what came of it."""
+
+    start: float
+    end: float
+    result: WindowResult
+    words: tuple[Word, ...] = ()  # in seconds of the window
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass
+class Recording:
+    """A sound between its first window and its last answer.
+
+    `spans` is the backbone's; `heard` is told the seconds of sound as they are read; `told` counts the pieces of `news`.
+    """
+
+    audio: Audio
+    options: TranscribeOptions
+    spans: Callable[[Sequence[int], float], tuple[Span, ...]] = lambda tokens, seconds: ()
+    pieces: list[Piece] = field(default_factory=list)
+    kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
+    samples: int = 0
+    heard: Callable[[float], None] = lambda seconds: None
+    silent: int = 0
+    told: int = 0
+    error: DualasrError | None = None
+
+    def windows(self, window_s: float) -> Iterator[Window]:
+        """The windows with sound. Raises AudioError where the sound cannot be read, or none of the stretches holds any."""
+        behind = None
+        for start, blocks in _blocks(self.audio, self.options.stretches):
+            try:
+                for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
+                    if len(window.samples) >= SHORTEST and float(np.abs(window.samples).max()) >= self.options.silence_peak:
+                        yield replace(window, start=start + window.start)
+                    else:
+                        self.silent += 1
+            except NoSamplesError as error:
+                behind = error
+        if behind and not self.samples:
+            raise behind
+
+    def _counted(self, block: np.ndarray) -> np.ndarray:
+        self.samples += len(block)
+        self.heard(len(block) / SAMPLE_RATE)
+        return block
+
+    def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered],
+             selector: SelectorOptions) -> None:  # fmt: skip
+        """Keep an answer; the one before it is heard `again`, by their route, where its neighbours outvote it."""
+        self.pieces.append(piece)
+        self.kept.append(samples)
+        if len(self.pieces) < 3 or any(piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]):
+            return
+        before, lone, after = self.pieces[-3:]
+        routes = {before.result.route, after.result.route}
+        if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
+            [route], odds = routes, lone.result.scores[lone.result.rival]["log_odds"]
+            close = abs(odds + selector.beta) < self.options.smoothing
+            if close and (route == PRIMARY or route == lone.result.rival and odds >= selector.floors.get(route, -np.inf)):
+                changed, words = again(self.kept[0], route)
+                reason = f"{lone.result.reason}; both neighbours go to {route}"
+                self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
+
+    def decode(self) -> DecodeOptions:
+        """The options of the next window where it is told of the file so far: what the primary wrote, back to the last window
+        that went elsewhere, looks like a failure or was drawn at more than UNSURE; without what is no speech. The caller's
+        prompt stands before it if it reaches back to the beginning, or is carried on."""
+        decode, texts, whole = self.options.decode, [], True
+        for piece in reversed(self.pieces):
+            result, answer = piece.result, piece.result.hypotheses.get(PRIMARY)
+            if _is_no_speech(result, self.options):
+                continue
+            failed = decode.fallback and answer and decode.fallback.fails(answer[0], result.no_speech_prob)
+            if result.route != PRIMARY or answer is None or failed or result.temperature > UNSURE:
+                whole = False
+                break
+            texts.append(result.text.strip())
+        if self.options.carry_prompt:
+            return replace(decode, context=" ".join(texts[::-1]))
+        return replace(decode, prompt="", context=" ".join([*([decode.prompt] if whole else []), *texts[::-1]]).strip())
+
+    @property
+    def seconds(self) -> float:
+        """Of sound that was read so far."""
+        return self.samples / SAMPLE_RATE
+
+    def result(self) -> Transcription | DualasrError:
+        """The transcript, or the error that ended it."""
+        return self.error or self._transcription(self.pieces)
+
+    def news(self, *, last: bool = False) -> Iterator[Segment]:
+        """The segments of the windows that were settled since this was asked before; after the `last` answer all are."""
+        fresh = self.pieces[self.told : None if last else -1]
+        self.told += len(fresh)
+        return self._said(fresh)
+
+    def _said(self, pieces: Sequence[Piece]) -> Iterator[Segment]:
+        for piece in pieces:
+            if piece.result.text.strip() and not _is_no_speech(piece.result, self.options):
+                yield from _segments(piece, self.spans, self.options)
+
+    def settled(self) -> Transcription:
+        """The transcript so far, of the windows whose answer no later one can change."""
+        return self._transcription(self.pieces[:-1])
+
+    def _transcription(self, pieces: Sequence[Piece]) -> Transcription:
+        speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
+        segments, texts = tuple(self._said(pieces)), sum(bool(piece.result.text.strip()) for piece in speech)
+        told = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
+        if self.options.detect_only:
+            told = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
+        routes, languages = Counter(), Counter()
+        for route, language, seconds in told:
+            routes[route] += seconds
+            languages[language] += seconds
+        windows = {"text": texts, "empty": len(speech) - texts, "no_speech": len(pieces) - len(speech),
+                   "silent": self.silent}  # fmt: skip
+        scores = {"windows": windows, "route_seconds": dict(routes), "language_seconds": dict(languages)}
+        return Transcription(
+            _join(segments), max(languages, key=languages.get, default=None), max(routes, key=routes.get, default=PRIMARY),
+            _mean_language_probs(pieces), segments, self.seconds, scores,
+        )  # fmt: skip
+
+
+def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
+    """The stretches of a sound that are heard: the second each starts at, and its blocks."""
+    if isinstance(audio, str | os.PathLike | Sound):
+        sound = audio if isinstance(audio, Sound) else Sound(Path(audio))
+        for start, end in stretches or ((0.0, None),):
+            ends = [e for e in (sound.end, None if end is None else sound.start + end) if e is not None]
+            yield start, stream_audio(Sound(sound.path, sound.start + start, min(ends, default=None)))
+    else:
+        samples = _checked(audio)
+        for start, end in stretches or ((0.0, None),):
+            yield start, iter([samples[round(start * SAMPLE_RATE) : None if end is None else round(end * SAMPLE_RATE)]])
+
+
+def _checked(audio: np.ndarray) -> np.ndarray:
+    """Samples as float32, shape (samples,), finite. Raises AudioError."""
+    samples = np.asarray(audio)
+    if samples.dtype.kind != "f":
+        raise AudioError(f"The audio array holds {samples.dtype}, not floats; scale it to +-1 (int16: divide by 32768).")
+    if samples.ndim != 1:
+        raise AudioError(f"The audio array has shape {samples.shape}, not (samples,); average its channels.")
+    if not np.isfinite(samples).all():
+        raise AudioError("The audio array has NaN or infinite samples; replace or remove them.")
+    return samples.astype(np.float32, copy=False)
+
+
+def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
+    """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too, if there is one."""
+    unsure = options.detect_only or result.avg_logprob < options.logprob_threshold
+    return unsure and result.no_speech_prob > options.no_speech_threshold
+
+
+def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]], options: TranscribeOptions
+              ) -> Iterator[Segment]:  # fmt: skip
+    """A window's segments: what stands between the primary's timestamps, its sentences, or all of it; with their words."""
+    result = piece.result
+    spans = time(result.tokens, piece.seconds) if result.route == PRIMARY else ()
+    if not spans and options.sentences:
+        spans = sentences(piece.words)
+    words = deque(replace(word, start=piece.start + word.start, end=piece.start + word.end) for word in piece.words)
+    if len(spans) < 2 and not any(span.tokens for span in spans):
+        spans = (replace(spans[0] if spans else Span(0.0, piece.seconds, result.text.strip()), tokens=result.tokens),)
+    seek, compression = round(100 * piece.start), compression_ratio(result.text)
+    for span in spans:
+        mine, letters = [], len("".join(span.text.split()))
+        while words and letters > 0:
+            mine.append(words.popleft())
+            letters -= len("".join(mine[-1].word.split()))
+        yield Segment(
+            piece.start + span.start, piece.start + span.end, span.text, result.language, result.route, result.avg_logprob,
+            result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine) if options.words else (),
+            seek, span.tokens, result.temperature, compression,
+        )  # fmt: skip
+
+
+def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:
+    """Mean of the windows' posteriors, weighted by duration, most likely first."""
+    total, mean = sum(piece.seconds for piece in pieces), Counter()
+    for piece in pieces:
+        for code, prob in piece.result.language_probs.items():
+            mean[code] += prob * piece.seconds / total
+    return dict(mean.most_common())
+
+
+def _join(segments: tuple[Segment, ...]) -> str:
+    """The texts in one line, with a space between two unless both languages are written without."""
+    text = segments[0].text if segments else ""
+    for before, after in pairwise(segments):
+        text += space_between(before, after) + after.text
+    return text
+
+
+def sentences(words: Sequence[Word]) -> tuple[Span, ...]:
+    """The sentences that words make, from the first word's start to the last one's end; a long pause ends one, too."""
+    spans, mine = [], []
+    for word, after in zip_longest(words, words[1:]):
+        mine.append(word)
+        if after is None or _SENTENCE_END.search(word.word) or after.start - word.end > LONG_PAUSE:
+            spans.append(Span(mine[0].start, mine[-1].end, "".join(w.word for w in mine).strip()))
+            mine = []
+    return tuple(spans)
