@@ -14,7 +14,7 @@ import soundfile
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
-from dualasr.model.language_id import Heard
+from dualasr.model.language_id import EncodedAudio
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.whisper import Backbone
 from dualasr.transcription.recording import TranscribeOptions
@@ -41,10 +41,10 @@ class HeldModel(DualWhisper):
     free: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
 
-    def listen(self, clips: Sequence[np.ndarray]) -> Heard:
+    def encode_audio(self, clips: Sequence[np.ndarray]) -> EncodedAudio:
         self.reached.set()
         assert self.free.wait(60), "nobody let the model go on"
-        return super().listen(clips)
+        return super().encode_audio(clips)
 
 
 def small_model(folder: Path, make_secondary, packs=(("north", "ky"), ("south", "ga")), kind=DualWhisper) -> DualWhisper:

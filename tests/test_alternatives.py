@@ -18,7 +18,7 @@ from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
 from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.search import Hypothesis
 from dualasr.model.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.model.selector import PRIMARY, Bid, Calibration
+from dualasr.model.selector import PRIMARY, Calibration, PackScore
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.options import TrainingOptions
 from dualasr.training.trunk_cache import TrunkCache
@@ -171,10 +171,10 @@ def test_the_papers_selector_over_tau_and_beta(recipe):
     tables = importlib.import_module("tables")
 
     def clip(code: str, best_tag: float, tag: float, averages: tuple[float, float]):
-        bid = Bid("pack", ("ky", "ga"), 0.0, Calibration(), (0.5, 0.5), best_tag=tag)
+        score = PackScore("pack", ("ky", "ga"), 0.0, Calibration(), (0.5, 0.5), best_tag=tag)
         texts = ("right", "wrong") if code == "en" else ("wrong", "right")
         both = [Hypothesis((1, 2), text, 3 * average, True) for text, average in zip(texts, averages, strict=True)]
-        return tables.Evidence(code, "right", 2.0, best_tag, bid, *both)
+        return tables.Evidence(code, "right", 2.0, best_tag, score, *both)
 
     sure, doubtful = clip("en", -0.01, -0.9, (-0.2, -0.9)), clip("ky", -0.1, -0.3, (-1.0, -0.9))
     rows = {(row["tau"], row["beta"]): row for row in tables.sweep([sure, doubtful], ["ky"])}

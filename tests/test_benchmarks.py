@@ -52,8 +52,8 @@ def test_renamed_packs_keep_apart_and_decode_under_their_new_languages(recipes, 
     routing = recipes("bench_routing")
     packs = routing.packs_from_disk(backbone, [tmp_path / "north"], 3)
     assert [pack.name for pack in packs] == ["north-0", "north-1", "north-2"]
-    model = routing.with_packs(backbone, packs, head_floor=-np.inf)
-    assert sum(bid.tag is not None for bid in model.bids(model.listen(clips[:1]))[0][0]) == 2
+    model = routing.with_packs(backbone, packs, head_threshold=-np.inf)
+    assert sum(score.tag is not None for score in model.score_packs(model.encode_audio(clips[:1]))[0][0]) == 2
     texts = {model.transcribe_windows(clips[:1], language=f"ky-x-{k}")[0].text for k in range(3)}
     assert len(texts) == 1 and texts != {""}
 

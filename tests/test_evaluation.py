@@ -90,7 +90,7 @@ def test_the_report_adds_up(make_model, spoken, clips, utterance):
 
 
 @pytest.mark.parametrize(("beam", "selector"), [
-    (1, SelectorOptions()), (1, SelectorOptions(tau=1e9)), (1, SelectorOptions(tau=1e9, asked=1)),
+    (1, SelectorOptions()), (1, SelectorOptions(tau=1e9)), (1, SelectorOptions(tau=1e9, max_candidates=1)),
     (1, SelectorOptions.paper()), (1, SelectorOptions(beta=1e3)), (1, SelectorOptions(beta=-1e3)),
     (3, SelectorOptions(tau=1e9)),
 ])  # fmt: skip

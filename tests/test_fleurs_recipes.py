@@ -266,10 +266,10 @@ def test_a_pack_that_steals(recipes, sequence, corpus, tiny_folder, tmp_path, ca
     table = corpus / "data" / "en_us" / "test.tsv"
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     for row in rows:
-        heard = model.listen([soundfile.read(table.parent / "audio" / "test" / row[1], dtype="float32")[0]])
+        heard = model.encode_audio([soundfile.read(table.parent / "audio" / "test" / row[1], dtype="float32")[0]])
         row[2] = row[3] = " ".join(model.decode(heard, "primary")[0][0].text.split())
     table.write_text("".join("\t".join(row) + "\n" for row in rows))
-    load, thieving = module.load_model, SelectorOptions(tau=-1e9, beta=1e9, head_floor=-1e9)
+    load, thieving = module.load_model, SelectorOptions(tau=-1e9, beta=1e9, head_threshold=-1e9)
     monkeypatch.setattr(module, "load_model", lambda *args, **more: replace(load(*args, **more), selector=thieving))
     assert sequence(tmp_path / "stop", "--max-regression", 0.5, "--stop-on-regression") == 1
     assert "en worsened by" in capsys.readouterr().err

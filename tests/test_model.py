@@ -10,7 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from dualasr.errors import PackError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
-from dualasr.model.language_id import LEAST_DOUBT
+from dualasr.model.language_id import MIN_UNCERTAINTY
 from dualasr.model.language_statistics import fit_statistics
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import best_candidate, slice_trunk
@@ -45,9 +45,9 @@ def test_secondary_shares_the_base_tensors(backbone, make_secondary):
 
 def test_batch_of_n_equals_n_of_one(make_model, clips):
     model = make_model(("north", "ky"))
-    together = model.listen(clips)
+    together = model.encode_audio(clips)
     for i, clip in enumerate(clips):
-        alone = model.listen([clip])
+        alone = model.encode_audio([clip])
         assert torch.allclose(alone.encoded[0], together.encoded[i], atol=1e-5)
         trunk, lengths = slice_trunk(alone.trunks[1], [alone.frames[0]])
         encoded = model.packs["north"].secondary.encode(trunk, lengths)
@@ -62,7 +62,7 @@ def test_batch_of_n_equals_n_of_one(make_model, clips):
 
 
 def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(make_model, clips, monkeypatch):
-    heard, options = make_model(("north", "ky")).listen(clips), DecodeOptions(beam=2)
+    heard, options = make_model(("north", "ky")).encode_audio(clips), DecodeOptions(beam=2)
     model, rows = make_model(("north", "ky")), []
     whole, languages = model.decode(heard, "primary", options=options)
     generate = model.backbone.model.generate
@@ -80,7 +80,7 @@ def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(make_mode
 
 def test_candidates_scored_once_serve_every_ctc_weight(make_model, clips):
     model = make_model(("north", "ky"))
-    heard = model.listen(clips)
+    heard = model.encode_audio(clips)
     candidates, chosen = model.candidates(heard, "north", beam=3), set()
     for weight in (0.0, 0.3, 0.7, 1.0):
         found, _ = model.decode(heard, "north", options=DecodeOptions(beam=3, ctc_weight=weight))
@@ -118,13 +118,13 @@ def test_adding_or_removing_a_pack_changes_no_transcript_of_another(make_model, 
 
 def test_the_primarys_doubt_is_the_share_of_its_other_languages(make_model, clips):
     model = make_model(("north", "ky"), ("west", "ga"))
-    heard = model.listen(clips)
+    heard = model.encode_audio(clips)
     others = heard.language_log_probs.exp().sort(-1).values[:, :-1].sum(-1)
-    for row, share in zip(model.bids(heard)[0], others.tolist(), strict=True):
-        assert [bid.doubt for bid in row] == pytest.approx([math.log(share)] * 2, abs=1e-4)
+    for row, share in zip(model.score_packs(heard)[0], others.tolist(), strict=True):
+        assert [score.primary_uncertainty for score in row] == pytest.approx([math.log(share)] * 2, abs=1e-4)
     sure = torch.full_like(heard.language_log_probs, -50.0)
     sure[:, 0] = 0.0
-    assert {bid.doubt for row in model.bids(replace(heard, language_log_probs=sure))[0] for bid in row} == {LEAST_DOUBT}
+    assert {score.primary_uncertainty for row in model.score_packs(replace(heard, language_log_probs=sure))[0] for score in row} == {MIN_UNCERTAINTY}
 
 
 def test_language_probs_sum_to_one(make_model, clips):
@@ -139,36 +139,36 @@ def test_language_probs_sum_to_one(make_model, clips):
 def test_packs_give_way_to_the_one_whose_statistics_fit(make_model, clips):
     """Of three packs two bring statistics: the first's are of these clips, the second's of something else."""
     model = make_model(("north", "ky"), ("west", "ga"), ("south", "or"))
-    heard = model.listen(clips)
-    mine, rng = heard.impression.numpy(), np.random.default_rng(0)
+    heard = model.encode_audio(clips)
+    mine, rng = heard.pooled_features.numpy(), np.random.default_rng(0)
     assert mine.shape == (len(clips), 3 * model.backbone.width)
     rows = {"north": mine, "west": mine + rng.standard_normal(mine.shape[1])}
     told = {name: replace(pack, statistics=fit_statistics(rows[name], np.zeros(len(mine), int), 1)) if name in rows else pack
             for name, pack in model.packs.items()}  # fmt: skip
-    alone = model.bids(heard)[0]
-    for row, before in zip(replace(model, packs=told).bids(heard)[0], alone, strict=True):
-        assert row[0].gives_way == row[2].gives_way == 0.0 < row[1].gives_way
-        assert row[1].before_asking == pytest.approx(before[1].before_asking - row[1].gives_way)
-    assert not any(bid.gives_way for row in alone for bid in row)
-    narrow = model.listen(clips[:1])
-    assert torch.allclose(narrow.impression, heard.impression[:1], atol=1e-4), "a clip's impression is its own"
+    alone = model.score_packs(heard)[0]
+    for row, before in zip(replace(model, packs=told).score_packs(heard)[0], alone, strict=True):
+        assert row[0].penalty == row[2].penalty == 0.0 < row[1].penalty
+        assert row[1].head_log_odds == pytest.approx(before[1].head_log_odds - row[1].penalty)
+    assert not any(score.penalty for row in alone for score in row)
+    narrow = model.encode_audio(clips[:1])
+    assert torch.allclose(narrow.pooled_features, heard.pooled_features[:1], atol=1e-4), "a clip's impression is its own"
 
 
 def test_only_candidate_languages_are_heard(make_model, clips):
     """Of the primary and of packs; what a pack says of a clip does not depend on what else may be heard."""
     model = make_model(("north", "ky"), ("west", "ga"))
-    heard = model.listen(clips)
+    heard = model.encode_audio(clips)
     one, two, *_ = model.backbone.languages
     few = model.among([two, "ky"])
     assert set(few.packs) == {"north"} and model.among([one]).packs == {}
-    for result in few.transcribe_heard(heard):
+    for result in few.transcribe_encoded(heard):
         assert set(result.language_probs) == {two, "ky"} and sum(result.language_probs.values()) == pytest.approx(1.0)
         assert result.language in (two, "ky")
     assert few.decode(heard, "primary")[1] == [two] * len(clips)
-    bids, alone = few.bids(heard)[0], model.without_pack("west").bids(heard)[0]
-    assert bids == alone, "the primary's doubt is of all its languages"
+    pack_scores, alone = few.score_packs(heard)[0], model.without_pack("west").score_packs(heard)[0]
+    assert pack_scores == alone, "the primary's doubt is of all its languages"
     packs = model.among(["ky", "ga"])
-    for result in packs.transcribe_heard(heard):
+    for result in packs.transcribe_encoded(heard):
         assert result.route in ("north", "west") and set(result.language_probs) == {"ky", "ga"}
         assert sum(result.language_probs.values()) == pytest.approx(1.0)
     with pytest.raises(PackError, match="'xx'.*known: "):
@@ -179,13 +179,13 @@ def test_candidates_within_a_pack_of_several_languages(backbone, make_secondary,
     secondary = make_secondary(backbone, ("ky", "ga", "or")).requires_grad_(False)
     pack = Pack(PackInfo("group", {"ky": "Kyrgyz", "ga": "Irish", "or": "Odia"}), secondary)
     model = DualWhisper(backbone).with_pack(pack).among(["ga", "or"])
-    heard = model.listen(clips)
+    heard = model.encode_audio(clips)
     assert set(model.decode(heard, "group")[1]) <= {"ga", "or"}
     full = DualWhisper(backbone).with_pack(pack)
     trunk, lengths = slice_trunk(heard.trunks[secondary.options.fork], list(heard.frames))
     logits = secondary.language_logits(trunk, lengths)
-    for row, whole, bid in zip(model.bids(heard, ask=False)[0], logits, full.bids(heard, ask=False)[0], strict=True):
-        assert row[0].languages == ("ga", "or") and bid[0].languages == ("ky", "ga", "or")
+    for row, whole, score in zip(model.score_packs(heard, tags=False)[0], logits, full.score_packs(heard, tags=False)[0], strict=True):
+        assert row[0].languages == ("ga", "or") and score[0].languages == ("ky", "ga", "or")
         assert row[0].head == pytest.approx(float(whole[2:].logsumexp(0) - whole[0]), abs=1e-5)
         assert row[0].shares == pytest.approx(whole[2:].softmax(0).tolist(), abs=1e-5)
 
@@ -197,8 +197,8 @@ def test_candidates_within_a_pack_of_several_languages(backbone, make_secondary,
 def test_what_is_detected_goes_where_it_would_be_transcribed(make_model, clips, selector):
     """Where one look settles it; the language is the likeliest of those that the route knows."""
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
-    heard = model.listen(clips)
-    for found, said in zip(model.detect(heard), model.transcribe_heard(heard), strict=True):
+    heard = model.encode_audio(clips)
+    for found, said in zip(model.detect(heard), model.transcribe_encoded(heard), strict=True):
         assert (found.route, found.language_probs, found.reason) == (said.route, said.language_probs, said.reason)
         assert found.language == said.language and not found.text
         mine = {"north": {"ky"}, "west": {"ga"}}.get(found.route, set(model.backbone.languages))
@@ -209,30 +209,30 @@ def test_what_is_detected_goes_where_it_would_be_transcribed(make_model, clips, 
 def test_a_language_of_two_pipelines_is_detected_by_the_one_that_has_the_window(make_model, clips, no_speech):
     model = replace(make_model(("north", "de")), selector=SelectorOptions(tau=0.0, beta=99.0, no_speech=no_speech))
     for one in (model, model.among(["de"])):
-        heard = one.listen(clips[:2])
-        for found, said in zip(one.detect(heard), one.transcribe_heard(heard), strict=True):
+        heard = one.encode_audio(clips[:2])
+        for found, said in zip(one.detect(heard), one.transcribe_encoded(heard), strict=True):
             assert (found.route, found.language) == (said.route, said.language)
 
 
-@pytest.mark.parametrize("asked, run", [(1, 1), (2, 2), (None, 3)])
-def test_how_many_packs_run_their_upper_layers(make_model, clips, asked, run):
+@pytest.mark.parametrize("most, run", [(1, 1), (2, 2), (None, 3)])
+def test_how_many_packs_run_their_upper_layers(make_model, clips, most, run):
     """Of three packs, all of whose heads are above the floor, those with the best heads."""
     model = make_model(("north", "ky"), ("west", "ga"), ("south", "or"))
-    model = replace(model, selector=SelectorOptions(asked=asked, head_floor=-1e9))
-    rows, outputs = model.bids(model.listen(clips[:2]))
+    model = replace(model, selector=SelectorOptions(max_candidates=most, head_threshold=-1e9))
+    rows, encodings = model.score_packs(model.encode_audio(clips[:2]))
     for i, row in enumerate(rows):
-        heads = {bid.name: bid.calibration.head(bid.head) for bid in row}
-        told = {bid.name for bid in row if bid.tag is not None}
+        heads = {score.name: score.calibration.head(score.head) for score in row}
+        told = {score.name for score in row if score.tag is not None}
         assert told == set(sorted(heads, key=heads.get)[-run:])
-        assert told == {name for name, (asked_rows, *_) in outputs.items() if i in asked_rows}
+        assert told == {name for name, encoding in encodings.items() if i in encoding.rows}
 
 
 def test_of_packs_with_equal_heads_no_more_are_asked_than_may_be(make_secondary, backbone, clips):
-    model = DualWhisper(backbone, selector=SelectorOptions(asked=2, head_floor=-1e9))
+    model = DualWhisper(backbone, selector=SelectorOptions(max_candidates=2, head_threshold=-1e9))
     for name, language in (("north", "ky"), ("west", "ga"), ("south", "or")):
         twin = make_secondary(backbone, (language,), seed=0).requires_grad_(False)
         model = model.with_pack(Pack(PackInfo(name, {language: language}), twin))
-    rows, _ = model.bids(model.listen(clips[:2]))
+    rows, _ = model.score_packs(model.encode_audio(clips[:2]))
     for row in rows:
-        assert len({bid.head for bid in row}) == 1
-        assert [bid.name for bid in row if bid.tag is not None] == ["north", "west"]
+        assert len({score.head for score in row}) == 1
+        assert [score.name for score in row if score.tag is not None] == ["north", "west"]

@@ -12,11 +12,11 @@ import numpy as np
 
 from dualasr.audio.load import SAMPLE_RATE, load_audio
 from dualasr.audio.vad import VadOptions
-from dualasr.training.quickstart import NEW, OLD, QuickstartOptions, quickstart
 from dualasr.data.corpus import load_corpus
 from dualasr.errors import RunError
 from dualasr.packs.format import read_pack
 from dualasr.packs.load import load_model
+from dualasr.training.quickstart import NEW, OLD, QuickstartOptions, quickstart
 from dualasr.transcription.recording import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 

@@ -18,7 +18,7 @@ from dualasr_serve.scheduler import Limits, Scheduler
 from dualasr_serve.visit import Visit
 
 from dualasr.errors import AudioError, DualasrError
-from dualasr.model.selector import PRIMARY, Bid, Calibration, SelectorOptions, select, settle
+from dualasr.model.selector import PRIMARY, Calibration, PackScore, SelectorOptions, rescore, select
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
 DECODERS = (
@@ -52,14 +52,14 @@ class Transcript:
 
 
 def bid(log_odds):
-    return Bid("ky", ("ky",), log_odds, Calibration(), (1.0,), tag=0.0, best_tag=log_odds)
+    return PackScore("ky", ("ky",), log_odds, Calibration(), (1.0,), tag=0.0, best_tag=log_odds)
 
 
 def decided(log_odds, ours=None, theirs=None, options=SelectorOptions()):
     """What the selector itself says of a pack with these log-odds, after a duel of two log-probabilities where given."""
     decision = select(-0.5, [bid(log_odds)], options)
     if ours is not None:
-        decision, _ = settle(decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options)
+        decision, _ = rescore(decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options)
     return explain(decision.reason, decision.route)
 
 

@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from dualasr.training.quickstart import NEW, OLD
 from dualasr.data.espeak import TEST_VARIANTS, TRAIN_VARIANTS, Speaker, Voice, draw_voice
 from dualasr.data.synthetic import sentences
 from dualasr.errors import DualasrError, MissingExtraError
 from dualasr.text import word_types
+from dualasr.training.quickstart import NEW, OLD
 
 pytest.importorskip("espeakng_loader")
 

@@ -251,7 +251,7 @@ def test_a_pack_knows_how_its_language_sounds(options, backbone):
     pack = add_language(options, say=silent)
     train = sorted(read_corpora(options, backbone.window_s)[0], key=lambda u: u.duration)
     cache, model = trunk_cache(options, backbone), DualWhisper(backbone)
-    heard = [model.listen([cache.samples(u.sound, i % 2)]).impression[0].numpy() for i, u in enumerate(train)]
+    heard = [model.encode_audio([cache.samples(u.sound, i % 2)]).pooled_features[0].numpy() for i, u in enumerate(train)]
     assert np.allclose(pack.statistics.means[0], np.mean(heard, 0), atol=1e-4)
     assert load_pack(options.out, backbone).statistics.means.shape == (1, 3 * backbone.width)
 

@@ -44,8 +44,8 @@ def model(make_model):
 
 @pytest.mark.parametrize("route", [PRIMARY, "north"])
 def test_words_are_the_text_in_order_within_the_window(model, clips, route):
-    heard = model.listen(clips[1:])
-    results = model.transcribe_heard(heard, route=route, options=DecodeOptions(beam=2))
+    heard = model.encode_audio(clips[1:])
+    results = model.transcribe_encoded(heard, route=route, options=DecodeOptions(beam=2))
     for seconds, result, words in zip(heard.seconds, results, words_of(model, heard, results), strict=True):
         assert "".join(word.word for word in words).strip() == result.text.strip() != ""
         times = [t for word in words for t in (word.start, word.end)]
@@ -74,7 +74,7 @@ def test_probabilities_are_those_of_decoding(backbone, clips):
 def test_words_are_shared_out_among_timestamps(model, clips):
     """By their letters, whatever stands between the timestamps."""
     [result] = model.transcribe_windows(clips[2:3], route=PRIMARY)
-    heard = model.listen(clips[2:3])
+    heard = model.encode_audio(clips[2:3])
     [words] = words_of(model, heard, [result])
     half = len(words) // 2
     texts = ["".join(w.word for w in part).strip() for part in (words[:half], words[half:])]
@@ -125,7 +125,7 @@ def test_timestamps_come_in_order_and_the_text_is_without_them(tiny_folder, clip
 
 
 def test_a_prompt_is_heard_by_the_primary_alone(model, backbone, clips):
-    heard = model.listen(clips[1:3])
+    heard = model.encode_audio(clips[1:3])
     plain, said = DecodeOptions(), DecodeOptions(prompt="Guten Morgen.")
     answers = [model.decode(heard, PRIMARY, ["de", "de"], options)[0] for options in (plain, said, replace(said, beam=2))]
     assert answers[0] != answers[1] and all(h.text and "Guten Morgen" not in h.text for h in answers[1])
@@ -175,8 +175,8 @@ def test_words_of_the_built_in_base_are_where_espeak_says_them(code):
     with Speaker() as speaker:
         said = speaker.utter(text, code, draw_voice(np.random.default_rng(5), "train"))
     model = load_model("micro")
-    heard = model.listen([said.samples])
-    results = model.transcribe_heard(heard, route=PRIMARY, language=code)
+    heard = model.encode_audio([said.samples])
+    results = model.transcribe_encoded(heard, route=PRIMARY, language=code)
     [words] = words_of(model, heard, results)
     starts = [second for _, second in said.words]
     nearest = [min(abs(word.start - start) for start in starts) for word in words]

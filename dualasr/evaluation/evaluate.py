@@ -37,8 +37,8 @@ from dualasr.evaluation.scoring import (
     scores_of,
     tables_of,
 )
-from dualasr.model.dual_whisper import DecodeOptions, DualWhisper, WindowResult
-from dualasr.model.language_id import Heard
+from dualasr.model.dual_whisper import NOTHING_CACHED, DecodeOptions, DualWhisper, WindowResult
+from dualasr.model.language_id import EncodedAudio
 from dualasr.model.selector import PRIMARY
 from dualasr.packs.format import read_fingerprints
 from dualasr.parallel import core_pool, one_ahead
@@ -175,8 +175,8 @@ def _transcribe(
     stream = windows()
     batches = iter(lambda: list(islice(stream, options.batch)), [])
     with core_pool() as (pool, _):
-        for batch, evidence in one_ahead(pool, lambda batch: model.listen([samples for _, samples in batch]), batches):
-            results = _every_mode(model, [samples for _, samples in batch], evidence, route, options, kept, decoded)
+        for batch, audio in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
+            results = _every_mode(model, [samples for _, samples in batch], audio, route, options, kept, decoded)
             for (i, samples), (modes, confidence) in zip(batch, results, strict=True):
                 heard[i][1].append((len(samples), modes, confidence))
     clips = []
@@ -195,7 +195,7 @@ def _decoding(options: EvaluationOptions) -> DecodeOptions:
     return DecodeOptions(beam=options.beam, generate=generate)
 
 
-def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], evidence: Heard, route: str, options: EvaluationOptions,
+def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], audio: EncodedAudio, route: str, options: EvaluationOptions,
                 kept: dict[str, Answers] | None,
                 decoded: Counter[str]) -> list[tuple[dict[str, ModeResult], float]]:  # fmt: skip
     """Each window in every mode, and the posterior of its agnostic route; what the modes share is computed once.
@@ -203,10 +203,13 @@ def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], evidence: Hea
     Pipeline-aware the whole batch goes by `route`.
     """
     keys = [digest(samples) for samples in windows] if kept else []
-    given = {name: {i: answers.known[key] for i, key in enumerate(keys) if key in answers.known}
-             for name, answers in (kept or {}).items()}  # fmt: skip
-    results = model.transcribe_heard(evidence, also=[route], rivals=route != PRIMARY, given=given, options=_decoding(options))
-    decoded.update(name for i, result in enumerate(results) for name in result.hypotheses if i not in given.get(name, {}))
+    cached = {name: {i: answers.known[key] for i, key in enumerate(keys) if key in answers.known}
+              for name, answers in (kept or {}).items()}  # fmt: skip
+    routing = model.route(audio)
+    plan = routing.plan(route, runners_up=route != PRIMARY)
+    found = model.decode_routes(audio, routing, plan, _decoding(options), cached=cached or NOTHING_CACHED)
+    results = model.conclude(audio, routing, found)
+    decoded.update(name for i, result in enumerate(results) for name in result.hypotheses if i not in cached.get(name, {}))
     for name, answers in (kept or {}).items():
         said = {key: result.hypotheses[name] for key, result in zip(keys, results, strict=True) if name in result.hypotheses}
         answers.keep(said)
@@ -215,13 +218,13 @@ def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], evidence: Hea
         hypothesis, language = result.hypotheses[name]
         return ModeResult(hypothesis.text, name, language, reason)
 
-    found = []
+    rows = []
     for result in results:
-        new = route if route == PRIMARY else result.rival
+        new = route if route == PRIMARY else result.runner_up
         modes = (mode(result, route, "the right pipeline is given"), mode(result, new, "old or new is given"),
                  ModeResult(result.text, result.route, result.language, result.reason))  # fmt: skip
-        found.append((dict(zip(MODES, modes, strict=True)), _posterior(model, result)))
-    return found
+        rows.append((dict(zip(MODES, modes, strict=True)), _posterior(model, result)))
+    return rows
 
 
 def _posterior(model: DualWhisper, result: WindowResult) -> float:

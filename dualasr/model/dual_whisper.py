@@ -1,6 +1,13 @@
 """DualWhisper: one frozen primary, any number of packs, and the selector between them.
 
-What was computed of a window to name its language is handed on to the decoder.
+A batch of windows goes through four steps, and each hands on what it computed:
+
+    encode_audio(clips) -> EncodedAudio     the encoder and the primary's first step, once
+    route(audio)        -> Routing          every pack's scores, and the selector's first decisions
+    decode_routes(...)  -> Decoded          hypotheses by the routes that are wanted
+    conclude(...)       -> WindowResult     the second pass where a decision was not final, and the evidence
+
+`transcribe_encoded` and `transcribe_windows` run them in turn. An evaluation runs them itself, because it wants further routes.
 """
 
 import functools
@@ -16,23 +23,31 @@ from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import PackError
 from dualasr.languages import tag_among
 from dualasr.model.fallback import Fallback, decode_with_fallback
-from dualasr.model.language_id import Heard, Output, allowed, bids_of, encode
+from dualasr.model.language_id import EncodedAudio, PackEncoding, allowed, encode, score_packs
 from dualasr.model.language_statistics import Discriminant
 from dualasr.model.pack import Pack
 from dualasr.model.search import Hypothesis
 from dualasr.model.secondary import Candidate, SearchOptions, pool, slice_trunk
-from dualasr.model.selector import PRIMARY, Bid, Decision, SelectorOptions, language_probs, select, settle
+from dualasr.model.selector import PRIMARY, Decision, PackScore, SelectorOptions, language_probs, rescore, select
 from dualasr.model.whisper import Backbone
 
-Answer = tuple[Hypothesis, str]  # what a pipeline says of a window, and in which language
+Answer = tuple[Hypothesis, str]  # a pipeline's hypothesis for a window, and the language it was decoded in
+Cached = Mapping[str, Mapping[int, Answer]]  # by route and row of the batch
+NOTHING_CACHED: Cached = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """beam of both pipelines (the paper evaluates with 5); ctc_weight None takes what each pack was fitted with.
+    """How windows are decoded.
 
-    The rest is for the primary alone: what was said before (`context` after `prompt`, and cut first where room is short),
-    whether it writes timestamps, when it tries again, and further options of transformers' `generate`.
+    Attributes:
+        beam: Beam width of both pipelines (the paper evaluates with 5); 1 is greedy.
+        ctc_weight: Weight of CTC in a pack's joint score; None takes what each pack was fitted with.
+        prompt: Text that was said before. This and what follows is for the primary alone.
+        context: Text after `prompt`; where room is short it is cut first.
+        timestamps: Whether the primary writes timestamps.
+        fallback: When the primary decodes a window again; None for never.
+        generate: Further options of transformers' `generate`.
     """
 
     beam: int = 1
@@ -44,29 +59,94 @@ class DecodeOptions:
     generate: dict = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowResult:
-    """A window's transcript with its evidence: raw values in `scores`, the posterior in `language_probs`."""
+    """A window's transcript with its evidence.
+
+    Attributes:
+        text: The transcript.
+        language: Code of the language that it was decoded in.
+        route: "primary" or a pack's name.
+        language_probs: Probability of every candidate language, the most likely first.
+        no_speech_prob: The primary's probability that nobody speaks.
+        avg_logprob: Mean log-probability of a token.
+        tokens: Token ids of the pipeline that wrote the text.
+        temperature: At which it was drawn; 0 for a search.
+        scores: Raw values, by "primary" and by pack.
+        reason: Why it went where it did.
+        runner_up: The pack that came nearest; None without packs, or where the caller chose the route.
+        hypotheses: By every route that was decoded, its hypothesis and language.
+    """
 
     text: str
     language: str
     route: str
     language_probs: dict[str, float]
     no_speech_prob: float
-    avg_logprob: float
-    tokens: tuple[int, ...]
-    temperature: float
-    scores: dict
-    reason: str
-    rival: str | None  # the pack that came nearest; None without packs, or where the caller chose the route
-    hypotheses: dict[str, Answer]  # of every route that was decoded
+    avg_logprob: float = 0.0
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    scores: dict = field(default_factory=dict)
+    reason: str = ""
+    runner_up: str | None = None
+    hypotheses: Mapping[str, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Routing:
+    """The first decisions for a batch of windows, and what they rest on.
+
+    Attributes:
+        decisions: One a window.
+        pack_scores: For each window the scores of all packs.
+        primary_log_probs: Of the primary's languages that may be heard, (batch, languages); None where none may.
+        best_tags: Log-probability of the primary's best language, of each window.
+        encodings: By pack, the encoder output that was computed to score windows.
+        language: The language that the caller chose; None for the decoder's own choice.
+    """
+
+    decisions: tuple[Decision, ...]
+    pack_scores: tuple[tuple[PackScore, ...], ...]
+    primary_log_probs: torch.Tensor | None
+    best_tags: tuple[float, ...]
+    encodings: Mapping[str, PackEncoding]
+    language: str | None = None
+
+    def plan(self, also: str | None = None, *, runners_up: bool = False) -> dict[str, list[int]]:
+        """Return the windows to decode by each route: by both routes where a decision is not final.
+
+        Args:
+            also: A route that decodes all windows, first and as one batch.
+            runners_up: Whether the pack that came nearest decodes a window, too.
+        """
+        wanted = {} if also is None else {also: list(range(len(self.decisions)))}
+        for i, decision in enumerate(self.decisions):
+            names = [decision.route] if decision.final else [PRIMARY, decision.runner_up]
+            if runners_up and decision.runner_up:
+                names.append(decision.runner_up)
+            for name in dict.fromkeys(names):
+                if name != also:
+                    wanted.setdefault(name, []).append(i)
+        return wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What the routes wrote: hypotheses by route and window, and the packs' encoder output behind them."""
+
+    answers: Mapping[str, Mapping[int, Answer]]
+    encodings: Mapping[str, PackEncoding]
 
 
 @dataclass(frozen=True)
 class DualWhisper:
-    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is mutated.
+    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is changed in place.
 
-    `languages` are the only ones that may be heard, by the names of those who know them; None for all.
+    Attributes:
+        backbone: The frozen Whisper.
+        packs: The loaded packs by name.
+        selector: The selector's settings.
+        languages: The only languages that may be heard, by the codes of the pipelines that know them; None for all.
     """
 
     backbone: Backbone
@@ -107,18 +187,13 @@ class DualWhisper:
         packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
         return replace(self, packs=packs, languages=frozenset(codes))
 
-    def _primary_log_probs(self, heard: Heard) -> torch.Tensor | None:
-        """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
-        may = allowed(self.backbone.codes, self.languages)
-        if len(may) == heard.language_log_probs.shape[1]:
-            return heard.language_log_probs
-        log_probs = torch.full_like(heard.language_log_probs, -torch.inf)
-        log_probs[:, may] = heard.language_log_probs[:, may].log_softmax(-1)
-        return log_probs if may else None
-
     @torch.no_grad()
-    def listen(self, clips: Sequence[np.ndarray]) -> Heard:
-        """Encode windows of at most `backbone.window_samples` samples, once, and ask the primary for the language."""
+    def encode_audio(self, clips: Sequence[np.ndarray]) -> EncodedAudio:
+        """Encode windows, and run the primary's first decoder step, once.
+
+        Args:
+            clips: Windows as (samples,) float arrays at 16 kHz, each of at most `backbone.window_samples`.
+        """
         backbone = self.backbone
         forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
         at, trunks = min(forks, default=0), {}
@@ -129,52 +204,288 @@ class DualWhisper:
             at, trunks[fork] = fork, hidden
         encoded = backbone.upper(hidden, at)
         step, frames = backbone.language_step(encoded), [backbone.frames(len(clip)) for clip in clips]
-        impression = torch.cat([pool(*slice_trunk(encoded, frames)).float(), step.state], -1)
-        return Heard(
-            tuple(len(clip) / SAMPLE_RATE for clip in clips), tuple(frames), trunks, encoded, step.log_probs,
-            tuple(step.no_speech_prob.tolist()), impression,
-        )  # fmt: skip
+        return EncodedAudio(
+            seconds=tuple(len(clip) / SAMPLE_RATE for clip in clips),
+            frames=tuple(frames),
+            trunks=trunks,
+            encoded=encoded,
+            language_log_probs=step.log_probs,
+            no_speech_prob=tuple(step.no_speech_prob.tolist()),
+            pooled_features=torch.cat([pool(*slice_trunk(encoded, frames)).float(), step.state], -1),
+        )
 
-    def bids(self, heard: Heard, *, ask: bool = True) -> tuple[list[list[Bid]], dict[str, Output]]:
-        """What every pack says of every window, and which windows were encoded for it (`bidding.bids_of`)."""
+    def score_packs(
+        self, audio: EncodedAudio, *, tags: bool = True
+    ) -> tuple[list[list[PackScore]], dict[str, PackEncoding]]:
+        """Return each pack's scores for every window, and the encoder output behind them (`language_id.score_packs`)."""
         packs = tuple(self.packs.values())
-        return bids_of(packs, heard, self.selector, self._discriminant, self.languages, ask=ask)
+        return score_packs(packs, audio, self.selector, self._discriminant, self.languages, tags=tags)
 
     @functools.cached_property
     def _discriminant(self) -> Discriminant | None:
-        """Between the packs that brought statistics, where two or more did."""
+        """Between the packs that have statistics, where two or more do."""
         found = [pack.statistics for pack in self.packs.values() if pack.statistics is not None]
         return Discriminant.between(found) if len(found) > 1 else None
 
-    def decode(self, heard: Heard, route: str, languages: Sequence[str] | None = None,
-               options: DecodeOptions = DecodeOptions()) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
-        """Decode a batch through one route; languages default to each decoder's own best tag. Empty in, empty out.
+    def route(self, audio: EncodedAudio, *, route: str | None = None, language: str | None = None) -> Routing:
+        """Decide where windows go, before anything is decoded.
 
-        A language comes back by the primary's name for it: `zh` where `cmn` was asked for.
+        Args:
+            audio: The encoded windows.
+            route: "primary" or a pack's name; None for the selector's choice.
+            language: A language's code: it is decoded by the pipeline that knows it, unless `route` names one.
+
+        Raises:
+            PackError: The route or the language is unknown.
         """
-        if not heard.seconds:
+        route = self._forced_route(route, language)
+        scores, encodings = self.score_packs(audio, tags=route is None)
+        log_probs = self._primary_log_probs(audio)
+        best_tags = (audio.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
+        if route is None:
+            decisions = [
+                select(tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence)
+                for tag, row, silence in zip(best_tags, scores, audio.no_speech_prob, strict=True)
+            ]
+        else:
+            decisions = [Decision(route, True, "the caller chose the route")] * len(audio)
+        return Routing(
+            decisions=tuple(decisions),
+            pack_scores=tuple(map(tuple, scores)),
+            primary_log_probs=log_probs,
+            best_tags=tuple(best_tags),
+            encodings=encodings,
+            language=language,
+        )
+
+    def _forced_route(self, route: str | None, language: str | None) -> str | None:
+        """The route that the caller chose, by name or by a language; None: the selector's. Raises PackError."""
+        if route is None:
+            return None if language is None else self.route_of(language)
+        return route if route == PRIMARY else self.pack(route).name
+
+    def _primary_log_probs(self, audio: EncodedAudio) -> torch.Tensor | None:
+        """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
+        may = allowed(self.backbone.codes, self.languages)
+        if len(may) == audio.language_log_probs.shape[1]:
+            return audio.language_log_probs
+        log_probs = torch.full_like(audio.language_log_probs, -torch.inf)
+        log_probs[:, may] = audio.language_log_probs[:, may].log_softmax(-1)
+        return log_probs if may else None
+
+    def decode_routes(
+        self,
+        audio: EncodedAudio,
+        routing: Routing,
+        plan: Mapping[str, Sequence[int]],
+        options: DecodeOptions = DecodeOptions(),
+        *,
+        cached: Cached = NOTHING_CACHED,
+    ) -> Decoded:
+        """Decode windows, each route its own as one batch.
+
+        Args:
+            audio: The encoded windows.
+            routing: What `route` gave for them.
+            plan: By route, the windows that it decodes; `routing.plan()`, or more.
+            options: How they are decoded.
+            cached: Answers of an earlier run with the same settings; these windows are not decoded again.
+        """
+        answers: dict[str, dict[int, Answer]] = {}
+        encodings = dict(routing.encodings)
+        for name, rows in plan.items():
+            known = cached.get(name, {})
+            answers[name] = {i: known[i] for i in rows if i in known}
+            todo = [i for i in rows if i not in known]
+            languages = None if routing.language is None else [routing.language] * len(todo)
+            if not todo:
+                continue
+            if name == PRIMARY:
+                hypotheses, chosen = self.decode(audio.of(todo), PRIMARY, languages, options)
+            else:
+                pack = self.pack(name)
+                ready = encodings[name].of(todo) if name in encodings else None
+                if ready is None:
+                    encodings[name] = encode(pack, audio, todo)
+                    ready = encodings[name].encoded, encodings[name].lengths
+                hypotheses, chosen = self._decode_pack(pack, *ready, languages, options)
+            answers[name] |= zip(todo, zip(hypotheses, chosen, strict=True), strict=True)
+        return Decoded(answers, encodings)
+
+    def conclude(self, audio: EncodedAudio, routing: Routing, decoded: Decoded) -> list[WindowResult]:
+        """Make the final decisions, and put each window's transcript and evidence together.
+
+        Args:
+            audio: The encoded windows.
+            routing: What `route` gave for them.
+            decoded: What `decode_routes` gave for at least `routing.plan()`.
+        """
+        results = []
+        for i, (decision, pack_scores) in enumerate(zip(routing.decisions, routing.pack_scores, strict=True)):
+            if not decision.final:
+                decision, pack_scores = self._second_pass(i, decision, pack_scores, audio, decoded)
+            hypotheses = {name: answers[i] for name, answers in decoded.answers.items() if i in answers}
+            scores = {PRIMARY: {"best_tag": routing.best_tags[i]}}
+            scores |= {s.name: {"head": s.head, "tag": s.tag, "log_odds": s.log_odds} for s in pack_scores}
+            for name, (hypothesis, _) in hypotheses.items():
+                scores[name]["logprob_per_second"] = hypothesis.logprob / max(audio.seconds[i], 0.1)
+                scores[name]["avg_logprob"] = hypothesis.avg_logprob
+            chosen, language = hypotheses[decision.route]
+            result = WindowResult(
+                text=chosen.text,
+                language=language,
+                route=decision.route,
+                language_probs=self._posterior(routing, i, pack_scores),
+                no_speech_prob=audio.no_speech_prob[i],
+                avg_logprob=chosen.avg_logprob,
+                tokens=chosen.tokens,
+                temperature=chosen.temperature,
+                scores=scores,
+                reason=decision.reason,
+                runner_up=decision.runner_up,
+                hypotheses=hypotheses,
+            )
+            results.append(result)
+        return results
+
+    def _second_pass(
+        self, row: int, first: Decision, scores: Sequence[PackScore], audio: EncodedAudio, decoded: Decoded
+    ) -> tuple[Decision, tuple[PackScore, ...]]:
+        """The final decision for a window that both pipelines decoded, and the packs' scores after it."""
+        [runner_up] = [score for score in scores if score.name == first.runner_up]
+        primary, _ = decoded.answers[PRIMARY][row]
+        secondary, _ = decoded.answers[runner_up.name][row]
+        final, rescored = rescore(first, runner_up, primary, secondary, audio.seconds[row], self.selector)
+        return final, tuple(rescored if score is runner_up else score for score in scores)
+
+    def transcribe_encoded(
+        self,
+        audio: EncodedAudio,
+        *,
+        route: str | None = None,
+        language: str | None = None,
+        options: DecodeOptions = DecodeOptions(),
+    ) -> list[WindowResult]:
+        """Transcribe encoded windows as a batch, each by its route; see `transcribe_windows`."""
+        routing = self.route(audio, route=route, language=language)
+        return self.conclude(audio, routing, self.decode_routes(audio, routing, routing.plan(), options))
+
+    def transcribe_windows(
+        self,
+        clips: Sequence[np.ndarray],
+        *,
+        route: str | None = None,
+        language: str | None = None,
+        options: DecodeOptions = DecodeOptions(),
+    ) -> list[WindowResult]:
+        """Transcribe windows as a batch, each by its route.
+
+        Args:
+            clips: Windows as (samples,) float arrays at 16 kHz, each of at most `backbone.window_samples`.
+            route: "primary" or a pack's name; None for the selector's choice.
+            language: A language's code: it is decoded by the pipeline that knows it, unless `route` names one.
+            options: How they are decoded.
+
+        Raises:
+            PackError: The route or the language is unknown.
+        """
+        self._forced_route(route, language)
+        return self.transcribe_encoded(self.encode_audio(clips), route=route, language=language, options=options)
+
+    def detect(self, audio: EncodedAudio) -> list[WindowResult]:
+        """Name the languages of windows, and decode nothing: a close decision stands as it is, without a second pass.
+
+        `language` is the most likely one of those that `route` knows.
+        """
+        routing, results = self.route(audio), []
+        for i, (decision, scores) in enumerate(zip(routing.decisions, routing.pack_scores, strict=True)):
+            if decision.route == PRIMARY:
+                language = self.backbone.codes[int(routing.primary_log_probs[i].argmax())]
+            else:
+                score = next(score for score in scores if score.name == decision.route)
+                language = score.languages[int(np.argmax(score.shares))]
+            result = WindowResult(
+                text="",
+                language=language,
+                route=decision.route,
+                language_probs=self._posterior(routing, i, scores),
+                no_speech_prob=audio.no_speech_prob[i],
+                reason=decision.reason,
+            )
+            results.append(result)
+        return results
+
+    def _posterior(self, routing: Routing, row: int, scores: Sequence[PackScore]) -> dict[str, float]:
+        """`language_probs` of a window."""
+        known, mine = self.backbone.codes, {}
+        if routing.primary_log_probs is not None:
+            probs = routing.primary_log_probs[row].exp().tolist()
+            mine = {known[k]: probs[k] for k in allowed(known, self.languages)}
+        return language_probs(mine, scores, self.selector.posterior)
+
+    def decode(
+        self,
+        audio: EncodedAudio,
+        route: str,
+        languages: Sequence[str] | None = None,
+        options: DecodeOptions = DecodeOptions(),
+    ) -> tuple[list[Hypothesis], list[str]]:
+        """Decode a batch by one route.
+
+        Args:
+            audio: The encoded windows; none gives empty lists.
+            route: "primary" or a pack's name.
+            languages: One a window; None for each decoder's own best tag.
+            options: How they are decoded.
+
+        Returns:
+            A hypothesis and a language for each window. A language has the pipeline's own code: `zh` where `cmn` was asked for.
+
+        Raises:
+            PackError: There is no such route.
+            BaseModelError: The primary has no such language, or cannot take the prompt.
+        """
+        if not len(audio):
             return [], []
         if route == PRIMARY:
-            known = self.backbone.codes
-            chosen = [tag_among(code, known) or code for code in languages or ()]
-            if not chosen:
-                log_probs = self._primary_log_probs(heard)
-                chosen = [known[i] for i in (heard.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
-            asked = {"beam": options.beam, "prompt": options.prompt, "context": options.context,
-                     "timestamps": options.timestamps, **options.generate}  # fmt: skip
-            if options.fallback is None:
-                return self.backbone.decode(heard.encoded, chosen, **asked), chosen
-            silence = heard.no_speech_prob
-            return decode_with_fallback(self.backbone, heard.encoded, chosen, silence, options.fallback, **asked), chosen
-        pack = self.pack(route)
-        return self._decode_pack(pack, *encode(pack, heard), languages, options)
+            return self._decode_primary(audio, languages, options)
+        encoding = encode(self.pack(route), audio)
+        return self._decode_pack(self.pack(route), encoding.encoded, encoding.lengths, languages, options)
 
-    def candidates(self, heard: Heard, name: str, beam: int = 5) -> list[list[Candidate]]:
-        """What a pack considers for every window, with both scores of each."""
+    def _decode_primary(
+        self, audio: EncodedAudio, languages: Sequence[str] | None, options: DecodeOptions
+    ) -> tuple[list[Hypothesis], list[str]]:
+        known = self.backbone.codes
+        chosen = [tag_among(code, known) or code for code in languages or ()]
+        if not chosen:
+            log_probs = self._primary_log_probs(audio)
+            chosen = [known[i] for i in (audio.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
+        asked = {"beam": options.beam, "prompt": options.prompt, "context": options.context,
+                 "timestamps": options.timestamps, **options.generate}  # fmt: skip
+        if options.fallback is None:
+            return self.backbone.decode(audio.encoded, chosen, **asked), chosen
+        silence = audio.no_speech_prob
+        return decode_with_fallback(self.backbone, audio.encoded, chosen, silence, options.fallback, **asked), chosen
+
+    def _decode_pack(
+        self,
+        pack: Pack,
+        encoded: torch.Tensor,
+        lengths: torch.Tensor,
+        languages: Sequence[str] | None,
+        options: DecodeOptions,
+    ) -> tuple[list[Hypothesis], list[str]]:
+        languages = list(languages or self._pack_languages(pack, encoded, lengths))
+        weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
+        search = SearchOptions(beam=options.beam, ctc_weight=weight)
+        return pack.secondary.decode(encoded, lengths, languages, search), languages
+
+    def candidates(self, audio: EncodedAudio, name: str, beam: int = 5) -> list[list[Candidate]]:
+        """Return the hypotheses that a pack considers for every window, each with both of its scores."""
         pack = self.pack(name)
-        encoded, lengths = encode(pack, heard)
-        languages = self._pack_languages(pack, encoded, lengths)
-        return pack.secondary.candidates(encoded, lengths, languages, SearchOptions(beam=beam))
+        encoding = encode(pack, audio)
+        languages = self._pack_languages(pack, encoding.encoded, encoding.lengths)
+        return pack.secondary.candidates(encoding.encoded, encoding.lengths, languages, SearchOptions(beam=beam))
 
     def _pack_languages(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """A pack's best language of every window."""
@@ -182,130 +493,14 @@ class DualWhisper:
         may = allowed(codes, self.languages) or range(len(codes))
         if len(may) == 1:
             return [codes[may[0]]] * len(encoded)
-        return [codes[may[i]] for i in pack.secondary.tag_step(encoded, lengths)[:, [1 + i for i in may]].argmax(-1).tolist()]
-
-    def _decode_pack(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor, languages: Sequence[str] | None,
-                     options: DecodeOptions) -> tuple[list[Hypothesis], list[str]]:  # fmt: skip
-        languages = list(languages or self._pack_languages(pack, encoded, lengths))
-        weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
-        search = SearchOptions(beam=options.beam, ctc_weight=weight)
-        return pack.secondary.decode(encoded, lengths, languages, search), languages
+        tags = pack.secondary.tag_step(encoded, lengths)[:, [1 + i for i in may]]
+        return [codes[may[i]] for i in tags.argmax(-1).tolist()]
 
     def pack(self, name: str) -> Pack:
-        """A loaded pack by name. Raises PackError that lists the loaded ones."""
+        """Return a loaded pack by name. Raises PackError that lists the loaded ones."""
         if name not in self.packs:
             raise PackError(f"There is no route {name!r}; there is: {', '.join([PRIMARY, *self.packs])}.")
         return self.packs[name]
-
-    def transcribe_windows(self, clips: Sequence[np.ndarray], *, route: str | None = None, language: str | None = None,
-                           options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
-        """Transcribe windows as a batch, each by its route: (samples,) arrays of at most one window -> results.
-
-        `route` forces a pipeline, `language` a language (and the pipeline that knows it). Raises PackError for either
-        that is unknown.
-        """
-        route = self._route(route, language)
-        return self.transcribe_heard(self.listen(clips), route=route, language=language, options=options)
-
-    def transcribe_heard(self, heard: Heard, *, route: str | None = None, language: str | None = None,
-                         also: Sequence[str] = (), rivals: bool = False,
-                         given: Mapping[str, Mapping[int, Answer]] = MappingProxyType({}),
-                         options: DecodeOptions = DecodeOptions()) -> list[WindowResult]:  # fmt: skip
-        """`transcribe_windows` after `listen`.
-
-        Every window is decoded by the routes of `also`, too, and with `rivals` by the pack that came nearest. What is
-        `given` (by route and row, of an earlier run with the same settings) is not decoded again.
-        """
-        route = self._route(route, language)
-        bids, outputs = self.bids(heard, ask=route is None)
-        log_probs = self._primary_log_probs(heard)
-        best_tags = _best_tags(heard, log_probs)
-        if route is None:
-            decisions = self._decisions(heard, bids, best_tags, log_probs is not None)
-        else:
-            decisions = [Decision(route, True, "the caller chose the route")] * len(bids)
-        forced = None if language is None else [language]
-        wanted: dict[str, list[int]] = {name: list(range(len(bids))) for name in also}
-        for i, decision in enumerate(decisions):
-            names = [decision.route] if decision.settled else [PRIMARY, decision.rival]
-            if rivals and decision.rival:
-                names.append(decision.rival)
-            for name in dict.fromkeys(names):
-                if name not in also:
-                    wanted.setdefault(name, []).append(i)
-        found: dict[tuple[str, int], Answer] = {}
-        for name, rows in wanted.items():
-            ready = given.get(name, {})
-            found |= {(name, i): ready[i] for i in rows if i in ready}
-            if not (rows := [i for i in rows if i not in ready]):
-                continue
-            languages = None if forced is None else forced * len(rows)
-            asked, encoded, lengths = outputs.get(name, ([], None, None))
-            if set(rows) <= set(asked):  # encoded already, to name the language
-                index = torch.tensor([asked.index(i) for i in rows], device=encoded.device)
-                pair = encoded[index], lengths[index]
-                hypotheses, chosen = self._decode_pack(self.pack(name), *pair, languages, options)
-            else:
-                hypotheses, chosen = self.decode(heard.of(rows), name, languages, options)
-            found |= {(name, i): pair for i, pair in zip(rows, zip(hypotheses, chosen, strict=True), strict=True)}
-        results = []
-        for i, decision in enumerate(decisions):
-            if not decision.settled:
-                k = list(self.packs).index(decision.rival)
-                pair = found[PRIMARY, i][0], found[decision.rival, i][0]
-                decision, bids[i][k] = settle(decision, bids[i][k], *pair, heard.seconds[i], self.selector)
-            hypothesis, chosen = found[decision.route, i]
-            scores = {PRIMARY: {"best_tag": best_tags[i]}}
-            scores |= {b.name: {"head": b.head, "tag": b.tag, "log_odds": b.log_odds} for b in bids[i]}
-            for name in wanted:
-                if (name, i) in found:
-                    scores[name]["logprob_per_second"] = found[name, i][0].logprob / max(heard.seconds[i], 0.1)
-                    scores[name]["avg_logprob"] = found[name, i][0].avg_logprob
-            probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
-            results.append(WindowResult(
-                hypothesis.text, chosen, decision.route, probs, heard.no_speech_prob[i], hypothesis.avg_logprob,
-                hypothesis.tokens, hypothesis.temperature, scores, decision.reason, decision.rival,
-                {name: found[name, i] for name in wanted if (name, i) in found},
-            ))  # fmt: skip
-        return results
-
-    def _decisions(self, heard: Heard, bids: Sequence[Sequence[Bid]], best_tags: Sequence[float],
-                   served: bool) -> list[Decision]:  # fmt: skip
-        """First ones, of every window; `best_tags` are the primary's, which is `served` if it may hear any language."""
-        return [select(tag, row, self.selector, primary=served, no_speech_prob=silence)
-                for tag, row, silence in zip(best_tags, bids, heard.no_speech_prob, strict=True)]  # fmt: skip
-
-    def _route(self, route: str | None, language: str | None) -> str | None:
-        """The route that is forced, by itself or by a language; None: the selector's. Raises PackError for an unknown one."""
-        if route is None:
-            return None if language is None else self.route_of(language)
-        return route if route == PRIMARY else self.pack(route).name
-
-    def _posterior(self, log_probs: torch.Tensor | None, bids: Sequence[Bid]) -> dict[str, float]:
-        """`language_probs` of a window: the primary's log-probabilities (languages,), None where it may hear none."""
-        known = self.backbone.codes
-        probs = [] if log_probs is None else log_probs.exp().tolist()
-        mine = {known[k]: probs[k] for k in allowed(known, self.languages)} if probs else {}
-        return language_probs(mine, bids, self.selector.posterior)
-
-    def detect(self, heard: Heard) -> list[WindowResult]:
-        """The languages of windows, with no text: nothing is decoded, so that a close decision stands without a duel.
-
-        `language` is the likeliest of those that `route` knows.
-        """
-        bids, _ = self.bids(heard)
-        log_probs, results = self._primary_log_probs(heard), []
-        decisions = self._decisions(heard, bids, _best_tags(heard, log_probs), log_probs is not None)
-        for i, decision in enumerate(decisions):
-            probs = self._posterior(None if log_probs is None else log_probs[i], bids[i])
-            if decision.route == PRIMARY:
-                language = self.backbone.codes[int(log_probs[i].argmax())]
-            else:
-                bid = next(bid for bid in bids[i] if bid.name == decision.route)
-                language = bid.languages[int(np.argmax(bid.shares))]
-            results.append(WindowResult("", language, decision.route, probs, heard.no_speech_prob[i], 0.0, (), 0.0, {},
-                                        decision.reason, None, {}))  # fmt: skip
-        return results
 
     def route_of(self, language: str) -> str:
         """The pipeline that knows a language; a pack goes before the primary. Raises PackError where none does.
@@ -319,10 +514,3 @@ class DualWhisper:
             return PRIMARY
         known = [*self.backbone.codes, *(code for pack in self.packs.values() for code in pack.info.languages)]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
-
-
-def _best_tags(heard: Heard, log_probs: torch.Tensor | None) -> list[float]:
-    """Log-probability of the primary's best language of every window; of all its languages where it may hear none."""
-    return (heard.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
-
-

@@ -136,7 +136,8 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone, fingerprints: Finger
         (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
         (part / "README.md").write_text(model_card(info, backbone, secondary))
         base = {"name": backbone.name, "checksum": backbone.checksum}
-        _write_record(part, {"format_version": FORMAT_VERSION, "base": base, "secondary": secondary.settings(), **asdict(info)})
+        record = {"format_version": FORMAT_VERSION, "base": base, "secondary": secondary.settings(), **_info_record(info)}
+        _write_record(part, record)
 
 
 def attach_regression(folder: Path, table: Path, plot: Path) -> None:
@@ -208,10 +209,17 @@ def _logistic(record: dict) -> Logistic:
     return Logistic(tuple(record["weights"]), record["offset"])
 
 
+def _info_record(info: PackInfo) -> dict:
+    """What `pack_info` reads; format 4 calls the weights of the second pass "duel"."""
+    record = asdict(info)
+    record["calibration"]["duel"] = record["calibration"].pop("second_pass")
+    return record
+
+
 def pack_info(record: dict) -> PackInfo:
     """PackInfo of a record of `read_pack`."""
     c = record["calibration"]
-    parts = {key: _logistic(c[key]) for key in ("head", "tag", "duel")}
+    parts = {"head": _logistic(c["head"]), "tag": _logistic(c["tag"]), "second_pass": _logistic(c["duel"])}
     keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
     return PackInfo(**{key: record[key] for key in keys}, calibration=Calibration(**parts, negatives=c["negatives"]))
 
@@ -263,11 +271,16 @@ def read_fingerprints(folder: Path | None) -> Fingerprints | None:
     return Fingerprints.load(path) if path is not None and path.is_file() else None
 
 
+# names that selector files had at first
+_OLD_FIELDS = {"between": "discriminant_weight", "head_floor": "head_threshold", "asked": "max_candidates"}
+
+
 def read_selector(path: Path) -> SelectorOptions:
     """The selector of a pack set, a JSON object with fields of SelectorOptions; "fitted" is not read. Raises PackError."""
     try:
         record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
         record.pop("fitted", None)
+        record = {_OLD_FIELDS.get(name, name): value for name, value in record.items()}
         if "posterior" in record:
             record["posterior"] = _logistic(record["posterior"])
         floors = {name: float(floor) for name, floor in dict(record.get("floors", {})).items()}

@@ -24,7 +24,7 @@ from dualasr.model.secondary import Secondary
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone, find_device
 from dualasr.packs.format import load_pack, read_fingerprints, save_pack
-from dualasr.training.calibration import calibrate, choose_ctc_weight, hear_languages, with_info
+from dualasr.training.calibration import calibrate, choose_ctc_weight, fit_pack_statistics, with_info
 from dualasr.training.language_head import fit_language_head
 from dualasr.training.options import AddLanguageOptions, check_settings
 from dualasr.training.prepare import prepare, read_corpora, read_text, trunk_cache
@@ -155,7 +155,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
     earlier = read_fingerprints(before.folder) if before else None
     prints = join([fingerprint(heard), *([earlier] if earlier else [])])
     variants, labelled = options.training.variants_of(len(train)), {clip.id for clip in data.train}
-    statistics = hear_languages(backbone, [u for u in train if u.id in labelled], list(options.languages),
+    statistics = fit_pack_statistics(backbone, [u for u in train if u.id in labelled], list(options.languages),
                                 trunk_cache(options, backbone), variants)  # fmt: skip
     pack = Pack(info, secondary, statistics, options.out)
     save_pack(options.out, pack, backbone, prints)

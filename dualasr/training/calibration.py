@@ -17,7 +17,7 @@ from dualasr.metrics import per_clip_errors
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.language_statistics import LanguageStatistics, fit_statistics
 from dualasr.model.secondary import best_candidate
-from dualasr.model.selector import PRIMARY, Calibration, Logistic, SelectorOptions, duel_scores
+from dualasr.model.selector import PRIMARY, Calibration, Logistic, SelectorOptions, second_pass_scores
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import core_pool
 from dualasr.text import normalise
@@ -47,7 +47,7 @@ def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], ref
     weights = weights if model.pack(name).secondary.decoder.spells else (1.0,)
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
     for sounds in _batches(model, clips):
-        for clip in model.candidates(model.listen(sounds), name, beam):
+        for clip in model.candidates(model.encode_audio(sounds), name, beam):
             for weight in weights:
                 hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
     clean = [normalise(ref, "marks") for ref in refs]
@@ -64,34 +64,34 @@ def largest_within_error(errors: Mapping[float, np.ndarray]) -> float:
 
 
 def calibrate(model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]) -> Calibration:
-    """Fit a pack's calibration: head; head, tag and doubt; and the duel of both transcripts (selector.py).
+    """Fit a pack's calibration: head; head, tag and uncertainty; and the second pass (selector.py).
 
     Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
     """
     if not others or not mine:
         return Calibration(negatives=False)
-    asking = replace(model, selector=SelectorOptions(asked=None, head_floor=-np.inf))
-    ours, theirs = _scores(asking, name, mine), _scores(asking, name, others)
+    all_tags = replace(model, selector=SelectorOptions(max_candidates=None, head_threshold=-np.inf))
+    ours, theirs = _scores(all_tags, name, mine), _scores(all_tags, name, others)
     tag = fit_logistic(ours[:, :3], theirs[:, :3])
-    duels = [np.column_stack([[tag(*row) for row in scores[:, :3]], scores[:, 3:]]) for scores in (ours, theirs)]
-    duel = fit_logistic(*duels, Calibration().duel)
-    return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, duel, negatives=True)
+    pairs = [np.column_stack([[tag(*row) for row in scores[:, :3]], scores[:, 3:]]) for scores in (ours, theirs)]
+    second_pass = fit_logistic(*pairs, Calibration().second_pass)
+    return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, second_pass, negatives=True)
 
 
 def _scores(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
-    """Raw log-odds of a pack's head and of its tag step, the primary's doubt, and `duel_scores`: (clips, 5)."""
+    """Raw log-odds of a pack's head and tag step, the primary's uncertainty, and `second_pass_scores`: (clips, 5)."""
     found = []
     for sounds in _batches(model, clips):
-        heard = model.listen(sounds)
-        first, _ = model.decode(heard, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
-        second, _ = model.decode(heard, name)
-        for row, *rest in zip(model.bids(heard)[0], first, second, heard.seconds, strict=True):
-            bid = next(bid for bid in row if bid.name == name)
-            found.append((bid.head, bid.tag, bid.doubt, *duel_scores(*rest)))
+        audio = model.encode_audio(sounds)
+        first, _ = model.decode(audio, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200}))
+        second, _ = model.decode(audio, name)
+        for row, *rest in zip(model.score_packs(audio)[0], first, second, audio.seconds, strict=True):
+            score = next(score for score in row if score.name == name)
+            found.append((score.head, score.tag, score.primary_uncertainty, *second_pass_scores(*rest)))
     return np.array(found)
 
 
-def hear_languages(backbone: Backbone, utterances: Sequence[Utterance], languages: Sequence[str], cache: TrunkCache,
+def fit_pack_statistics(backbone: Backbone, utterances: Sequence[Utterance], languages: Sequence[str], cache: TrunkCache,
                    variants: int) -> LanguageStatistics:  # fmt: skip
     """How training clips sound to the primary: of each language a few hundred at even distances, every other one augmented.
 
@@ -104,14 +104,14 @@ def hear_languages(backbone: Backbone, utterances: Sequence[Utterance], language
     some.sort(key=lambda u: u.duration or 0.0)
     groups = [some[first : first + 16] for first in range(0, len(some), 16)]
 
-    def hear(group: Sequence[Utterance]) -> np.ndarray:
+    def features_of(group: Sequence[Utterance]) -> np.ndarray:
         sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
-        return model.listen(sounds).impression.cpu().numpy()
+        return model.encode_audio(sounds).pooled_features.cpu().numpy()
 
     with core_pool() as (pool, _):
-        heard = list(tqdm(pool.map(hear, groups), "language statistics", len(groups), unit="batch", disable=None))
+        features = list(tqdm(pool.map(features_of, groups), "language statistics", len(groups), unit="batch", disable=None))
     classes = np.array([list(languages).index(u.language) for u in some])
-    return fit_statistics(np.concatenate(heard), classes, len(languages))
+    return fit_statistics(np.concatenate(features), classes, len(languages))
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:

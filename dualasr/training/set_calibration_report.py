@@ -21,8 +21,8 @@ def to_text(found: SetCalibration) -> str:
         ("posterior", *(f"{one.posterior.weights[0]:.2f} x log-odds {one.posterior.offset:+.2f}" for one in sides)),
         ("routed right, %", *(percent(m["accuracy"]) for m in measured)),
         ("calibration error of the posterior, 10 bins of equal mass, %", *(percent(m["calibration"]["ece"]) for m in measured)),
-        ("decoded twice, %", *(percent(m["twice"]) for m in measured)),
-        ("unknown clips taken by packs, %", *(percent(m["stolen"]) for m in measured)),
+        ("decoded twice, %", *(percent(m["decoded_twice"]) for m in measured)),
+        ("unknown clips taken by packs, %", *(percent(m["false_accept_rate"]) for m in measured)),
     ]  # fmt: skip
     clips = ", ".join(f"{code} {count}" for code, count in found.clips.items())
     lines = [f"dev clips: {clips}; in languages nobody knows: {found.unknown}. All figures are of the audio fitted on.", "",
@@ -33,7 +33,7 @@ def to_text(found: SetCalibration) -> str:
     lines += markdown_table(("language", *next(iter(first.values()))), cells)
     if found.offers:
         offers = [(f"{share:g}", percent(accuracy)) for share, accuracy in found.offers]
-        lines += ["What other shares would cost:", "", *markdown_table(("--most_stolen", "routed right, %"), offers)]
+        lines += ["What other shares would cost:", "", *markdown_table(("--max_false_accept_rate", "routed right, %"), offers)]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)]).rstrip()
 
 
@@ -68,7 +68,7 @@ def draw(found: SetCalibration, path: Path) -> None:
 
 def write_calibration(path: Path, found: SetCalibration, model: DualWhisper, command: str) -> None:
     """The selector file, with where it comes from. Raises RunError."""
-    sides = [{key: side[key] for key in ("accuracy", "confusion", "twice", "stolen")} | {"ece": side["calibration"]["ece"]}
+    sides = [{key: side[key] for key in ("accuracy", "confusion", "decoded_twice", "false_accept_rate")} | {"ece": side["calibration"]["ece"]}
              for side in found.measured]  # fmt: skip
     write_selector(path, found.selector, {
         "command": command, "base": {"name": model.backbone.name, "checksum": model.backbone.checksum},

@@ -15,7 +15,7 @@ from torchaudio.functional import forced_align
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
-from dualasr.model.language_id import Heard, encode
+from dualasr.model.language_id import EncodedAudio, encode
 from dualasr.model.selector import PRIMARY
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.text import scoring_unit
@@ -139,7 +139,7 @@ def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequen
     return tuple(found)
 
 
-def words_of(model: DualWhisper, heard: Heard, results: Sequence[WindowResult], task: str = "transcribe"
+def words_of(model: DualWhisper, heard: EncodedAudio, results: Sequence[WindowResult], task: str = "transcribe"
              ) -> list[tuple[Word, ...]]:  # fmt: skip
     """The words of each window, in seconds of the window.
 
@@ -148,7 +148,7 @@ def words_of(model: DualWhisper, heard: Heard, results: Sequence[WindowResult], 
     return [_words(model, heard.of([i]), result, task) for i, result in enumerate(results)]
 
 
-def _words(model: DualWhisper, heard: Heard, result: WindowResult, task: str) -> tuple[Word, ...]:
+def _words(model: DualWhisper, heard: EncodedAudio, result: WindowResult, task: str) -> tuple[Word, ...]:
     text, [seconds] = result.text.strip(), heard.seconds
     if not text:
         return ()

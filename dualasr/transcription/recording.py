@@ -131,10 +131,10 @@ class Recording:
             return
         before, lone, after = self.pieces[-3:]
         routes = {before.result.route, after.result.route}
-        if len(routes) == 1 and lone.result.rival and lone.result.route not in routes:
-            [route], odds = routes, lone.result.scores[lone.result.rival]["log_odds"]
+        if len(routes) == 1 and lone.result.runner_up and lone.result.route not in routes:
+            [route], odds = routes, lone.result.scores[lone.result.runner_up]["log_odds"]
             close = abs(odds + selector.beta) < self.options.smoothing
-            if close and (route == PRIMARY or route == lone.result.rival and odds >= selector.floors.get(route, -np.inf)):
+            if close and (route == PRIMARY or route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)):
                 changed, words = again(self.kept[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)

@@ -143,10 +143,10 @@ def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route
 def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, language: str | None,
           options: TranscribeOptions) -> list[Answered]:  # fmt: skip
     """What is in windows, and its words where they are asked for."""
-    heard = model.listen(clips)
+    heard = model.encode_audio(clips)
     if options.detect_only:
         return [(result, ()) for result in model.detect(heard)]
-    results = model.transcribe_heard(heard, route=route, language=language, options=options.decode)
+    results = model.transcribe_encoded(heard, route=route, language=language, options=options.decode)
     if not (options.words or options.sentences):
         return [(result, ()) for result in results]
     return list(zip(results, words_of(model, heard, results, options.decode.generate.get("task", "transcribe")), strict=True))

@@ -226,8 +226,8 @@ def transcripts(model: DualWhisper, utterances: Sequence[Utterance], route: str,
                for start, end in split_windows(samples, model.backbone.window_s) if end - start >= SHORTEST)  # fmt: skip
     batches, texts = iter(lambda: list(islice(windows, BATCH)), []), [[] for _ in utterances]
     with core_pool() as (pool, _):
-        for batch, heard in one_ahead(pool, lambda batch: model.listen([samples for _, samples in batch]), batches):
-            results = model.transcribe_heard(heard, route=route, options=options)
+        for batch, heard in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
+            results = model.transcribe_encoded(heard, route=route, options=options)
             for (i, _), result in zip(batch, results, strict=True):
                 texts[i].append(result.text)
     return [" ".join(filter(None, parts)) for parts in texts]

@@ -36,7 +36,7 @@ from dualasr.languages import FleursLanguage
 from dualasr.metrics import character_errors, comparable
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.search import Hypothesis
-from dualasr.model.selector import PRIMARY, Bid, SelectorOptions, select, settle
+from dualasr.model.selector import PRIMARY, PackScore, SelectorOptions, rescore, select
 from dualasr.model.whisper import Backbone
 from dualasr.packs.load import load_model
 from dualasr.training.options import AddLanguageOptions
@@ -81,17 +81,17 @@ class Evidence:
     ref: str
     seconds: float
     best_tag: float
-    bid: Bid
+    score: PackScore
     primary: Hypothesis
     secondary: Hypothesis
 
     def routed(self, options: SelectorOptions) -> tuple[str, bool]:
         """The transcript and whether both pipelines had to decode."""
-        first = select(self.best_tag, [self.bid], options)
+        first = select(self.best_tag, [self.score], options)
         last = first
-        if not first.settled:
-            last, _ = settle(first, self.bid, self.primary, self.secondary, self.seconds, options)
-        return (self.primary if last.route == PRIMARY else self.secondary).text, not first.settled
+        if not first.final:
+            last, _ = rescore(first, self.score, self.primary, self.secondary, self.seconds, options)
+        return (self.primary if last.route == PRIMARY else self.secondary).text, not first.final
 
 
 def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int) -> list[Evidence]:
@@ -103,11 +103,11 @@ def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int
         clips = setting.read(config, "test").utterances[:limit]
         for first in range(0, len(clips), BATCH):
             group = clips[first : first + BATCH]
-            heard = model.listen([load_audio(u.sound)[: model.backbone.window_samples] for u in group])
-            bids, _ = model.bids(heard)
+            heard = model.encode_audio([load_audio(u.sound)[: model.backbone.window_samples] for u in group])
+            pack_scores, _ = model.score_packs(heard)
             both = [model.decode(heard, route, options=options)[0] for route in (PRIMARY, name)]
             best = heard.language_log_probs.max(-1).values.tolist()
-            found += [Evidence(u.language, u.text, heard.seconds[i], best[i], bids[i][0], both[0][i], both[1][i])
+            found += [Evidence(u.language, u.text, heard.seconds[i], best[i], pack_scores[i][0], both[0][i], both[1][i])
                       for i, u in enumerate(group)]  # fmt: skip
     return found
 
@@ -117,7 +117,7 @@ def sweep(found: Sequence[Evidence], new: Sequence[str]) -> list[dict]:
     rows, codes = [], sorted({clip.language for clip in found})
     for tau in TAUS:
         for beta in BETAS:
-            routed = [clip.routed(SelectorOptions(rule="paper", tau=tau, beta=beta, asked=None)) for clip in found]
+            routed = [clip.routed(SelectorOptions(rule="paper", tau=tau, beta=beta, max_candidates=None)) for clip in found]
             cers = {}
             for code in codes:
                 mine = [(clip, text) for clip, (text, _) in zip(found, routed, strict=True) if clip.language == code]

@@ -51,7 +51,7 @@ def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesi
 
 
 def asked(model: DualWhisper, clips: Sequence[np.ndarray]) -> str:
-    count = sum(bid.tag is not None for clip in clips for bid in model.bids(model.listen([clip]))[0][0])
+    count = sum(score.tag is not None for clip in clips for score in model.score_packs(model.encode_audio([clip]))[0][0])
     return f"{count / len(clips):.2f} packs asked a window"
 
 
@@ -122,7 +122,7 @@ def packs_on(base, folders: Sequence[Path], clips: Sequence[np.ndarray], options
     backbone, what = Backbone.load(base), f"ten packs against one on {Path(base).name}, "
     ten = packs_from_disk(backbone, folders, TEN)
     models = {"one": with_packs(backbone, ten[:1]), "ten": with_packs(backbone, ten)}
-    models |= {f"{name}, asked": replace(model, selector=SelectorOptions(head_floor=-np.inf)) for name, model in models.items()}
+    models |= {f"{name}, asked": replace(model, selector=SelectorOptions(head_threshold=-np.inf)) for name, model in models.items()}
     ways = {name: lambda clip, model=model: model.transcribe_windows([clip], options=options)[0]
             for name, model in models.items()}  # fmt: skip
     times = take_turns(ways, clips, backbone, args.rounds, args.clock)

@@ -33,7 +33,7 @@ from dualasr.model.selector import PRIMARY, SelectorOptions
 from dualasr.packs.load import load_model
 from dualasr.training.add_language import add_language
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
-from dualasr.training.set_calibration import Claim, SetOptions, calibrate_set, decide, hear_set, measure, pipeline_of
+from dualasr.training.set_calibration import ScoredClip, SetOptions, calibrate_set, decide, measure, pipeline_of, score_clips
 
 FOREIGN = {"dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"), "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt")}
 
@@ -108,19 +108,19 @@ def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utteranc
     return found
 
 
-def gap(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Claim], routes: Sequence[str]) -> float:
+def gap(model: DualWhisper, clips: Sequence[Utterance], scored_clips: Sequence[ScoredClip], routes: Sequence[str]) -> float:
     """Mean over the packs' languages of what nothing known adds to CER, in points."""
     added = []
-    for code in sorted({clip.language for clip, claim in zip(clips, claims, strict=True) if claim.pipeline != PRIMARY}):
+    for code in sorted({clip.language for clip, scored in zip(clips, scored_clips, strict=True) if scored.pipeline != PRIMARY}):
         refs, aware, agnostic = [], [], []
-        for clip, claim, route in zip(clips, claims, routes, strict=True):
+        for clip, scored, route in zip(clips, scored_clips, routes, strict=True):
             if clip.language != code:
                 continue
-            said = {PRIMARY: claim.first.text, claim.rival: claim.second.text}
-            for name in {claim.pipeline, route} - set(said):
+            said = {PRIMARY: scored.first.text, scored.runner_up: scored.second.text}
+            for name in {scored.pipeline, route} - set(said):
                 said[name] = model.transcribe_windows([load_audio(clip.sound)], route=name)[0].text
             refs.append(clip.text)
-            aware.append(said[claim.pipeline])
+            aware.append(said[scored.pipeline])
             agnostic.append(said[route])
         rates = [character_errors(*(comparable(texts, code, "marks")[0] for texts in (refs, hyps))).rate
                  for hyps in (aware, agnostic)]  # fmt: skip
@@ -128,15 +128,15 @@ def gap(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Claim],
     return float(np.mean(added))
 
 
-def measured(model: DualWhisper, clips: Sequence[Utterance], claims: Sequence[Claim], unknown: dict[str, list[Claim]],
+def measured(model: DualWhisper, clips: Sequence[Utterance], scored_clips: Sequence[ScoredClip], unknown: dict[str, list[ScoredClip]],
              selector: SelectorOptions) -> dict:  # fmt: skip
-    routes = [decide(claim, selector)[0] for claim in claims]
-    right = sum(route == claim.pipeline for route, claim in zip(routes, claims, strict=True))
-    found, interval = measure(claims, [], selector, (PRIMARY, *model.packs)), binomtest(right, len(claims)).proportion_ci()
-    stolen = {kind: measure([], heard, selector, ())["stolen"] for kind, heard in unknown.items()}
-    return {"clips": len(claims), "accuracy": found["accuracy"], "interval": [interval.low, interval.high],
-            "ece": found["calibration"]["ece"], "twice": found["twice"], "gap": gap(model, clips, claims, routes),
-            "stolen": stolen, "confusion": found["confusion"]}  # fmt: skip
+    routes = [decide(scored, selector)[0] for scored in scored_clips]
+    right = sum(route == scored.pipeline for route, scored in zip(routes, scored_clips, strict=True))
+    found, interval = measure(scored_clips, [], selector, (PRIMARY, *model.packs)), binomtest(right, len(scored_clips)).proportion_ci()
+    stolen = {kind: measure([], heard, selector, ())["false_accept_rate"] for kind, heard in unknown.items()}
+    return {"clips": len(scored_clips), "accuracy": found["accuracy"], "interval": [interval.low, interval.high],
+            "ece": found["calibration"]["ece"], "decoded_twice": found["decoded_twice"], "gap": gap(model, clips, scored_clips, routes),
+            "false_accept_rate": stolen, "confusion": found["confusion"]}  # fmt: skip
 
 
 def stress(args, packs: Sequence[Path]) -> dict:
@@ -151,11 +151,11 @@ def stress(args, packs: Sequence[Path]) -> dict:
     heard = [sound for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values() for sound in sounds]
     fitted = calibrate_set(model, dev, heard, options)
     clips = pooled(old | learnt | {code: args.out / "test" / code for code in more}, "test", args.clips)
-    claims, _ = hear_set(model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options)
-    unknown = {kind: hear_set(model, [(sound, "und", None) for sound in sounds], options)[0]
+    scored_clips, _ = score_clips(model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options)
+    unknown = {kind: score_clips(model, [(sound, "und", None) for sound in sounds], options)[0]
                for kind, sounds in unknown_sounds(args.out / "unknown", args.text, "test", 20).items()}  # fmt: skip
     sides = {"as they come": model.selector, "calibrated": fitted.selector}
-    return {side: measured(model, clips, claims, unknown, selector) for side, selector in sides.items()}
+    return {side: measured(model, clips, scored_clips, unknown, selector) for side, selector in sides.items()}
 
 
 def to_markdown(found: dict[str, dict]) -> str:
@@ -163,7 +163,7 @@ def to_markdown(found: dict[str, dict]) -> str:
     for count, sides in found.items():
         for side, m in sides.items():
             low, high = (100 * end for end in m["interval"])
-            taken = (f"{100 * m['stolen'][kind]:.1f}" for kind in kinds)
+            taken = (f"{100 * m['false_accept_rate'][kind]:.1f}" for kind in kinds)
             rows.append((count, side, f"{100 * m['accuracy']:.2f} [{low:.1f}, {high:.1f}]", f"{100 * m['ece']:.2f}",
                          f"{100 * m['twice']:.1f}", f"{m['gap']:+.2f}", *taken))  # fmt: skip
     head = ("packs", "selector", "routed right, %", "calibration error, %", "decoded twice, %",

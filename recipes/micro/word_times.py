@@ -55,8 +55,8 @@ def measure(model: DualWhisper, speaker: Speaker, language: str, route: str, cli
         said = speaker.utter(text, language, draw_voice(rng, "test" if split == "test" else "train"))
         if not 0 < len(said.samples) <= model.backbone.window_samples:
             continue
-        heard = model.listen([said.samples])
-        results = model.transcribe_heard(heard, route=route, language=language, options=DecodeOptions(beam=5))
+        heard = model.encode_audio([said.samples])
+        results = model.transcribe_encoded(heard, route=route, language=language, options=DecodeOptions(beam=5))
         found += errors(words_of(model, heard, results)[0], spoken_words(text, said))
     return np.array(found)
 
