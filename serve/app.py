@@ -17,12 +17,12 @@ from starlette.types import Scope
 from dualasr.errors import DualasrError
 from dualasr.model.dual_whisper import DualWhisper
 
-from .descriptions import BEARER, Health, Packs, errors
-from .gate import Gate, UploadLimits
+from .limits import Gate, UploadLimits
 from .monitoring import Measured, Monitoring
 from .openai_api import models_of, router
 from .openai_errors import ApiError, error_response
 from .scheduler import Scheduler
+from .schemas import BEARER, Health, Packs, errors
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 

@@ -8,7 +8,7 @@ import re
 
 from dualasr.model.selector import PRIMARY
 
-from .decoders import title_of
+from .routes import title_of
 
 _NUMBER = r"([+-]?[\d.]+|[+-]?inf|nan)"
 _NEIGHBOURS = re.compile(r"(.*); both neighbours go to (.*)", re.DOTALL)

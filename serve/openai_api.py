@@ -21,13 +21,13 @@ from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.transcript import Transcription
 
-from .decoders import base_name
-from .descriptions import BEARER, EVENTS, Model, Models, errors, transcript
-from .growing import grow
 from .openai_errors import ApiError, api_error
 from .openai_formats import Granularity, ResponseFormat, Wanted, delta, event
-from .orders import AUTO, Order, order_of
+from .request import AUTO, ModelRequest, request_for
+from .routes import base_name
 from .scheduler import Scheduler
+from .schemas import BEARER, EVENTS, Model, Models, errors, transcript
+from .streaming import grow
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +93,12 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         if language and languages:
             raise ApiError(400, "language says the language, languages[] where to look for it; give one of them.",
                            code="invalid_value", param="languages[]")  # fmt: skip
-        order = order_of(
+        model_request = request_for(
             scheduler.model, route=route_of(model), language=language or None, languages=languages, prompt=prompt,
             temperature=temperature, words="word" in granularities,
         )  # fmt: skip
         wanted = Wanted(response_format, granularities or frozenset({"segment"}), language_names(scheduler.model))
-        return await answered(request, file, order, wanted, stream)
+        return await answered(request, file, model_request, wanted, stream)
 
     @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
     async def translations(
@@ -109,13 +109,13 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         if route_of(model) not in (AUTO, PRIMARY):
             raise ApiError(400, f"Translation is the primary's; ask {AUTO} or {base_name(scheduler.model.backbone)} for it.",
                            code="invalid_value", param="model")  # fmt: skip
-        order = order_of(scheduler.model, prompt=prompt, temperature=temperature, translate=True)
+        model_request = request_for(scheduler.model, prompt=prompt, temperature=temperature, translate=True)
         wanted = Wanted(response_format, frozenset({"segment"}), {}, "translate")
-        return await answered(request, file, order, wanted, stream=False)
+        return await answered(request, file, model_request, wanted, stream=False)
 
-    async def answered(request: Request, file: UploadFile, order: Order, wanted: Wanted, stream: bool) -> Response:
+    async def answered(request: Request, file: UploadFile, model_request: ModelRequest, wanted: Wanted, stream: bool) -> Response:
         path = await asyncio.to_thread(_keep, file, uploads)
-        transcripts = _growing(request, scheduler, path, order, file.filename or "audio")
+        transcripts = _growing(request, scheduler, path, model_request, file.filename or "audio")
         if stream:
             first = await anext(transcripts)  # what goes wrong before the first word is an error of the response itself
             events = _events(first, transcripts, wanted)
@@ -143,10 +143,10 @@ def _keep(file: UploadFile, folder: Path) -> Path:
     return Path(kept.name)
 
 
-async def _growing(request: Request, scheduler: Scheduler, path: Path, order: Order, name: str) -> AsyncIterator[Transcription]:
+async def _growing(request: Request, scheduler: Scheduler, path: Path, model_request: ModelRequest, name: str) -> AsyncIterator[Transcription]:
     """The transcript as it grows, the whole last. A client that hangs up takes its request with it; the file goes at last."""
     try:
-        _, transcripts = grow(scheduler, path, order, LOOK_S)
+        _, transcripts = grow(scheduler, path, model_request, LOOK_S)
         async with aclosing(transcripts):
             async for so_far, _ in transcripts:
                 if so_far is not None:

@@ -20,12 +20,12 @@ from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.transcript import Transcription
 from dualasr.transcription.writers import render
 
-from .decoders import decoders_of, language_choices, language_name
-from .orders import AUTO, Order, order_of
 from .page_html import Shown, address, answer_html, clock, comparison_html, note_html
 from .page_packs import packs_html
+from .request import AUTO, ModelRequest, request_for
+from .routes import decoders_of, language_choices, language_name
 from .scheduler import Scheduler
-from .visit import Stopped, Visit
+from .session import Stopped, Visit
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def choices(model: DualWhisper) -> list[gr.Component]:
     return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=None), *buttons]
 
 
-def order(model: DualWhisper, route: str, languages: Sequence[str] | None) -> Order:
+def model_request(model: DualWhisper, route: str, languages: Sequence[str] | None) -> ModelRequest:
     """What is asked for. Raises DualasrError where the route is gone, or knows none of the languages that were chosen."""
     decoders = decoders_of(model)
     decoder = next((decoder for decoder in decoders if decoder.name == route), None)
@@ -142,7 +142,7 @@ def order(model: DualWhisper, route: str, languages: Sequence[str] | None) -> Or
             names = ", ".join(language_name(code, decoders) for code in languages)
             raise DualasrError(f"{decoder.label} does not know {names}; choose Automatic, or other languages.")
         languages = mine
-    return order_of(model, route=route, languages=languages, words=True)
+    return request_for(model, route=route, languages=languages, words=True)
 
 
 async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str] | None,
@@ -154,7 +154,7 @@ async def transcribe(scheduler: Scheduler, path: str | None, route: str, languag
     visit.result = None
     try:
         yield _outputs(note_html(_queued(scheduler), "busy"), busy=True)
-        async for result, done in visit.heard(scheduler, Path(path), order(scheduler.model, route, languages)):
+        async for result, done in visit.heard(scheduler, Path(path), model_request(scheduler.model, route, languages)):
             if not done:
                 yield _outputs(answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"), busy=True)
                 continue
@@ -180,7 +180,7 @@ async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
         for decoder in decoders:
             yield comparison_html(list(found.items()), known.text, Shown(decoders)), gr.Button(interactive=True)
             mine = [code for code in visit.languages if code in decoder.languages]
-            async for result, done in visit.heard(scheduler, Path(visit.path), order(model, decoder.name, mine)):
+            async for result, done in visit.heard(scheduler, Path(visit.path), model_request(model, decoder.name, mine)):
                 found[decoder.name] = result if done else None
             if visit.result is not known:  # another sound is heard meanwhile
                 return

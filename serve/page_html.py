@@ -9,8 +9,8 @@ from urllib.parse import quote
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
-from .decoders import Decoder, by_decoder, heading_of, language_name, title_of
 from .explanation import explain
+from .routes import Decoder, by_decoder, heading_of, language_name, title_of
 
 COLOURS = 8  # route-0 is the primary; packs take route-1 to route-7 in turn (page.css)
 MOST_LANGUAGES = 3  # bars of a decoder

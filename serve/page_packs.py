@@ -11,9 +11,9 @@ from dualasr.model.whisper import Backbone
 from dualasr.packs.folder import pack_size
 from dualasr.packs.format import REGRESSION, model_card
 
-from .decoders import base_name
 from .markdown import markdown_html
 from .page_html import COLOURS, bar_html, chip_html
+from .routes import base_name
 
 DECODERS = {"whisper": "the base's own, with LoRA", "las": "LSTM with attention", "ctc": "none beside the CTC head"}
 MOST_PLOT_BYTES = 2_000_000

@@ -28,7 +28,7 @@ from dualasr.transcription.recording import Recording
 from dualasr.transcription.transcribe import answer
 from dualasr.transcription.transcript import Transcription
 
-from .orders import Order
+from .request import ModelRequest
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Ticket:
     ready: windows that were read and not decoded; after the last one None, or why the sound ends before its end.
     """
 
-    order: Order
+    model_request: ModelRequest
     path: Path
     recording: Recording
     windows: Iterator[Window]
@@ -135,16 +135,16 @@ class Scheduler:
     def full(self) -> bool:
         return len(self._waiting) >= self.limits.queue
 
-    def submit(self, path: Path, order: Order, progress: Callable[[Transcription], None] = lambda so_far: None) -> Ticket:
+    def submit(self, path: Path, model_request: ModelRequest, progress: Callable[[Transcription], None] = lambda so_far: None) -> Ticket:
         """Admit a request for a sound file. `progress` is told, in the scheduler's thread, the transcript so far as it grows.
 
         Raises Busy where the queue is full, and Stopping after `close`.
         """
         end = self.limits.audio_s + 1.0  # a little more than is allowed tells that it is too long
         sound = Sound(path, end=end if math.isfinite(end) else None)
-        recording = Recording(sound, order.options, order.model.backbone.spans)
-        windows = recording.windows(order.model.backbone.window_s)
-        ticket = Ticket(order, path, recording, windows, time.monotonic() + self.limits.time_s, progress)
+        recording = Recording(sound, model_request.request.options, model_request.model.backbone.spans)
+        windows = recording.windows(model_request.model.backbone.window_s)
+        ticket = Ticket(model_request, path, recording, windows, time.monotonic() + self.limits.time_s, progress)
         ticket.future.add_done_callback(lambda future: self._wake())
         with self._changed:
             if self._closing:
@@ -255,9 +255,9 @@ class Scheduler:
         ready = [ticket for ticket in self._waiting if ticket.ready]
         if not ready:
             return []
-        order, batch = ready[0].order, []
-        turn = deque(ticket for ticket in ready if ticket.order.together(order))
-        limit = 1 if order.options.condition_on_previous_text else self.limits.batch
+        model_request, batch = ready[0].model_request, []
+        turn = deque(ticket for ticket in ready if ticket.model_request.same_batch(model_request))
+        limit = 1 if model_request.request.options.condition_on_previous_text else self.limits.batch
         while turn and len(batch) < limit:
             ticket = turn.popleft()
             batch.append((ticket, ticket.ready.popleft()))
@@ -273,9 +273,9 @@ class Scheduler:
     def _decode(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
         """Decode windows together and tell their requests; trouble is theirs, and must not end the thread that serves all."""
         served = list(dict.fromkeys(ticket for ticket, _ in batch))
-        order = served[0].order
+        model_request = served[0].model_request
         try:
-            answer(order.model, [(t.recording, window) for t, window in batch], order.route, order.language, order.options)
+            answer(model_request.model, [(t.recording, window) for t, window in batch], model_request.request)
             self._count(batch)
         except Exception as error:
             log.exception("a batch of %d windows failed", len(batch))
@@ -284,7 +284,7 @@ class Scheduler:
         for ticket in served:
             try:
                 if not ticket.future.done():
-                    ticket.progress(ticket.recording.settled())
+                    ticket.progress(ticket.recording.partial())
             except Exception as error:
                 log.exception("nobody could be told how far a request is")
                 self._fail([ticket], error)

@@ -14,15 +14,16 @@ import soundfile
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.fallback import Fallback
 from dualasr.model.language_id import EncodedAudio
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.whisper import Backbone
-from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcript import Transcription
 
 uvicorn = pytest.importorskip("uvicorn")
 
-QUICK = TranscribeOptions(decode=DecodeOptions(beam=1), sentences=True, no_speech_threshold=1.0)
+QUICK = TranscribeOptions(decode=DecodeOptions(beam=1, fallback=Fallback((0.0,), no_speech_threshold=None)), sentences=True)
 
 
 def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:

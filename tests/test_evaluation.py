@@ -19,7 +19,7 @@ from dualasr.metrics import bootstrap_interval, per_sentence_errors
 from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.selector import SelectorOptions
 from dualasr.text import normalise
-from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 
 GREEDY = EvaluationOptions(beam=1, batch=3, bootstrap=50, probes=0)

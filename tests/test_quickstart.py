@@ -17,7 +17,7 @@ from dualasr.errors import RunError
 from dualasr.packs.format import read_pack
 from dualasr.packs.load import load_model
 from dualasr.training.quickstart import NEW, OLD, QuickstartOptions, quickstart
-from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 
 

@@ -15,8 +15,8 @@ from serving import serving, small_model, write_sound
 pytest.importorskip("fastapi")
 
 from dualasr_serve.app import Settings, create_app
-from dualasr_serve.gate import UploadLimits
-from dualasr_serve.orders import order_of
+from dualasr_serve.limits import UploadLimits
+from dualasr_serve.request import request_for
 from dualasr_serve.scheduler import Limits, Scheduler
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -71,8 +71,9 @@ def client(url):
 
 
 def expected(model, path, **asked):
-    order = order_of(model, **asked)
-    return transcribe(order.model, path, route=order.route, language=order.language, options=order.options)
+    model_request = request_for(model, **asked)
+    request = model_request.request
+    return transcribe(model_request.model, path, route=request.route, language=request.language, options=request.options)
 
 
 @pytest.mark.parametrize("name, formats", [

@@ -9,13 +9,13 @@ import gradio
 import pytest
 import soundfile
 from dualasr_serve import page
-from dualasr_serve.decoders import Decoder, by_decoder, decoders_of, language_choices, language_name
 from dualasr_serve.explanation import explain, odds
 from dualasr_serve.markdown import markdown_html
 from dualasr_serve.page_html import Shown, answer_html, bars_html, clock, comparison_html, note_html, percent
 from dualasr_serve.page_packs import packs_html, scores_html
+from dualasr_serve.routes import Decoder, by_decoder, decoders_of, language_choices, language_name
 from dualasr_serve.scheduler import Limits, Scheduler
-from dualasr_serve.visit import Visit
+from dualasr_serve.session import Visit
 
 from dualasr.errors import AudioError, DualasrError
 from dualasr.model.selector import PRIMARY, Calibration, PackScore, SelectorOptions, rescore, select

@@ -103,7 +103,7 @@ def test_the_flags_reach_the_library():
     assert (decode.fallback.compression_ratio_threshold, decode.fallback.logprob_threshold) == (None, -2)
     assert (decode.beam, decode.generate, decode.prompt) == (1, {"task": "translate"}, "Salam")
     assert options.words and options.batch == 3 and options.stretches == ((1.0, 2.5), (4.0, None))
-    assert options.no_speech_threshold == float("inf") and options.logprob_threshold == -2
+    assert options.thresholds.no_speech_threshold is None and options.thresholds.logprob_threshold == -2
     assert options.vad.min_silence_duration_ms == 500 and options.vad.speech_pad_ms == 400
     assert (subtitles.max_line_width, subtitles.max_line_count) == (30, 2)
     assert options_of(parse("--temperature_increment_on_fallback", "None"))[0].decode.fallback.temperatures == (0.0,)

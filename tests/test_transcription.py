@@ -14,11 +14,13 @@ from dualasr.model.dual_whisper import DecodeOptions, WindowResult
 from dualasr.model.fallback import Fallback, compression_ratio
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import SelectorOptions
-from dualasr.transcription.recording import Piece, Recording, TranscribeOptions, _join
+from dualasr.transcription.recording import Piece, Recording, _join
+from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
 from dualasr.transcription.transcribe import transcribe, transcribe_files
 from dualasr.transcription.transcript import Segment
 
-ALL = TranscribeOptions(no_speech_threshold=1.0)  # random weights: no window is called no speech
+EVERY = DecodeOptions(fallback=Fallback((0.0,), no_speech_threshold=None))
+ALL = TranscribeOptions(decode=EVERY)  # random weights: no window is called no speech
 
 
 @pytest.fixture
@@ -97,7 +99,8 @@ def test_the_shortest_window_is_decoded(model):
 def test_no_speech_needs_both_thresholds(model, clips):
     for route in ("primary", "north"):
         for no_speech, logprob, kept in ((-1.0, 1.0, False), (-1.0, -1e9, True), (1.0, 1.0, True)):
-            options = TranscribeOptions(no_speech_threshold=no_speech, logprob_threshold=logprob)
+            fallback = Fallback((0.0,), no_speech_threshold=no_speech, logprob_threshold=logprob)
+            options = TranscribeOptions(decode=DecodeOptions(fallback=fallback))
             result = transcribe(model, clips[3], route=route, options=options)
             assert result.scores["windows"]["no_speech"] == (not kept) and result.scores["windows"]["silent"] == 0
             assert kept or (not result.text and not result.segments and result.language is None)
@@ -188,7 +191,7 @@ def test_forced_route_and_language_appear(model, clips):
 def test_unknown_route_or_language(model, asked, words):
     for call in (lambda: transcribe(model, np.zeros(16_000, np.float32), **asked),
                  lambda: transcribe(model, "no such file.wav", **asked),
-                 lambda: transcribe_files(model, [], **asked)):  # fmt: skip
+                 lambda: transcribe_files(model, [], TranscribeRequest(**asked))):  # fmt: skip
         with pytest.raises(PackError) as error:
             call()
         assert all(word in str(error.value) for word in words), error.value
@@ -225,7 +228,7 @@ def test_broken_files_cost_only_themselves(model, clips, write, tmp_path):
     broken = [tmp_path / name for name in names]
     paths = [good[0], *broken, good[1]]
     alone = replace(ALL, batch=1)
-    results = list(transcribe_files(model, map(str, paths), route="north", options=alone))
+    results = list(transcribe_files(model, map(str, paths), TranscribeRequest("north", options=alone)))
     assert [path for path, _ in results] == paths
     for path, result in results[1:-1]:
         assert isinstance(result, AudioError), path
@@ -237,7 +240,7 @@ def test_broken_files_cost_only_themselves(model, clips, write, tmp_path):
 
 def test_files_are_done_as_they_are_asked_for(model, clips, write, tmp_path):
     later = tmp_path / "b.wav"
-    results = transcribe_files(model, [write("a.wav", clips[0]), later], options=replace(ALL, batch=1))
+    results = transcribe_files(model, [write("a.wav", clips[0]), later], TranscribeRequest(options=replace(ALL, batch=1)))
     assert next(results)[0].name == "a.wav"
     write("b.wav", clips[0])
     path, result = next(results)
@@ -262,7 +265,7 @@ def test_windows_of_several_files_are_decoded_together(model, clips, write, tmp_
     broken = write("broken.flac", long)
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     order = [paths[0], broken, *paths[1:]]
-    together = list(transcribe_files(model, order, options=replace(ALL, batch=batch)))
+    together = list(transcribe_files(model, order, TranscribeRequest(options=replace(ALL, batch=batch))))
     assert [path for path, _ in together] == order
     for path, result in together:
         if path == broken:
@@ -279,8 +282,8 @@ def test_segments_are_told_as_they_are_settled(model, clips, write, batch):
     """File after file, each once, before its transcript comes and, of a long file, before the rest of it is heard."""
     paths, events = [write("a.wav", clips[0]), write("b.wav", warble(50)), write("c.wav", clips[2])], []
     results = transcribe_files(
-        model, paths, options=replace(ALL, batch=batch), heard=lambda seconds: events.append(("heard", seconds)),
-        said=lambda path, segment: events.append((path, segment)),
+        model, paths, TranscribeRequest(options=replace(ALL, batch=batch)), on_audio=lambda seconds: events.append(("heard", seconds)),
+        on_segment=lambda path, segment: events.append((path, segment)),
     )  # fmt: skip
     for path, result in results:
         assert [what for who, what in events if who == path] == list(result.segments)
@@ -292,12 +295,12 @@ def test_segments_are_told_as_they_are_settled(model, clips, write, batch):
 
 def test_a_prompt_is_said_before_a_files_first_window_or_carried_on(model, write):
     """Each window is decoded with the prompt that it would get alone."""
-    sounds, decode = [warble(35), warble(12)[::-1].copy()], DecodeOptions(prompt="Und das Licht", beam=1)
+    sounds, decode = [warble(35), warble(12)[::-1].copy()], replace(EVERY, prompt="Und das Licht")
     paths = [write(f"{i}.wav", sound) for i, sound in enumerate(sounds)]
     size = model.backbone.window_samples
     for carry in (False, True):
         options = replace(ALL, decode=decode, carry_prompt=carry)
-        for _, result in transcribe_files(model, paths, route="primary", options=options):
+        for _, result in transcribe_files(model, paths, TranscribeRequest("primary", options=options)):
             assert len(result.segments) >= 2 or result.duration < 20
             for k, segment in enumerate(result.segments):
                 sound = load_audio(paths[0] if result.duration > 20 else paths[1])
@@ -305,7 +308,7 @@ def test_a_prompt_is_said_before_a_files_first_window_or_carried_on(model, write
                 asked = decode if carry or k == 0 else replace(decode, prompt="")
                 assert segment.text == model.transcribe_windows([clip], route="primary", options=asked)[0].text
     with_it, without = (model.transcribe_windows([sounds[0][:size]], route="primary", options=o)[0].tokens
-                        for o in (decode, DecodeOptions(beam=1)))  # fmt: skip
+                        for o in (decode, EVERY))  # fmt: skip
     assert with_it != without, "the prompt matters here"
 
 
@@ -328,7 +331,10 @@ def test_only_the_stretches_that_are_asked_for_are_heard(model, clips, write):
 
 
 def make_result(route: str, log_odds: float, silence: float = 0.0) -> WindowResult:
-    return WindowResult("a", "ky", route, {}, silence, 0.0, (), 0.0, {"north": {"log_odds": log_odds}}, "said", "north", {})
+    return WindowResult(
+        text="a", language="ky", route=route, language_probs={}, no_speech_prob=silence, reason="said", runner_up="north",
+        scores={"north": {"log_odds": log_odds}},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("log_odds, route", [(1.5, "primary"), (4.0, "north")])
@@ -341,7 +347,7 @@ def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
         return make_result(to, log_odds), ()
 
     for k, (to, z) in enumerate([("primary", -5.0), ("north", log_odds), ("primary", -5.0), ("primary", -5.0)]):
-        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100 + k, np.float32), again, SelectorOptions())
+        file.add(Piece(k, k + 1, make_result(to, z)), np.zeros(100 + k, np.float32), again, SelectorOptions())
     assert [piece.result.route for piece in file.pieces] == ["primary", route, "primary", "primary"]
     assert asked == ([(101, "primary")] if route == "primary" else [])
     assert ("both neighbours" in file.pieces[1].result.reason) == (route == "primary")
@@ -351,7 +357,7 @@ def test_neighbours_do_not_lift_a_window_over_the_floor():
     for floor, route in ((1.0, "primary"), (0.0, "north")):
         file = Recording("x.wav", TranscribeOptions())
         for k, (to, z) in enumerate([("north", 5.0), ("primary", 0.5), ("north", 5.0)]):
-            file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32),
+            file.add(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32),
                       lambda samples, to: (make_result(to, 0.5), ()), SelectorOptions(floors={"north": floor}))  # fmt: skip
         assert file.pieces[1].result.route == route
 
@@ -359,7 +365,7 @@ def test_neighbours_do_not_lift_a_window_over_the_floor():
 def test_neighbours_that_disagree_outvote_nobody():
     file = Recording("x.wav", TranscribeOptions())
     for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("west", 5.0)]):
-        file.take(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, SelectorOptions())
+        file.add(Piece(k, k + 1, make_result(to, z)), np.zeros(100, np.float32), None, SelectorOptions())
     assert [piece.result.route for piece in file.pieces] == ["primary", "north", "west"]
 
 
@@ -380,7 +386,7 @@ def test_what_the_next_window_is_told():
         decode = DecodeOptions(prompt="Before.", fallback=Fallback())
         for carry in (False, True):
             file = Recording("x.wav", TranscribeOptions(decode=decode, carry_prompt=carry), pieces=pieces)
-            found = file.decode()
+            found = file.next_options()
             assert f"{found.prompt} {found.context}".strip() == ("Before. " + told.removeprefix("Before. ") if carry and
                                                                  told != "Before." else told)  # fmt: skip
 
@@ -390,7 +396,7 @@ def test_what_is_no_speech_neither_votes_nor_is_outvoted():
         file = Recording("x.wav", TranscribeOptions())
         for k, (to, z) in enumerate([("primary", -5.0), ("north", 0.8), ("primary", -5.0)]):
             answer = make_result(to, z, 0.9 if k == silent else 0.0)
-            file.take(Piece(k, k + 1, answer), np.zeros(100, np.float32), None, SelectorOptions())
+            file.add(Piece(k, k + 1, answer), np.zeros(100, np.float32), None, SelectorOptions())
         assert [piece.result.route for piece in file.pieces] == ["primary", "north", "primary"]
 
 

@@ -9,11 +9,13 @@ import torch
 from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.errors import BaseModelError
 from dualasr.model.dual_whisper import DecodeOptions
+from dualasr.model.fallback import Fallback
 from dualasr.model.selector import PRIMARY
 from dualasr.model.whisper import Backbone, Span
 from dualasr.packs.load import load_model
 from dualasr.transcription.alignment import warp_words, words_of
-from dualasr.transcription.recording import Piece, TranscribeOptions, _segments, sentences
+from dualasr.transcription.recording import Piece, _segments, sentences
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 from dualasr.transcription.transcript import Word
 
@@ -150,7 +152,7 @@ def test_sentences_end_with_their_points_or_a_long_pause():
 
 
 def test_windows_are_cut_into_sentences(model, clips):
-    window = TranscribeOptions(no_speech_threshold=1.0, batch=1)
+    window = TranscribeOptions(decode=DecodeOptions(fallback=Fallback((0.0,), no_speech_threshold=None)), batch=1)
     for route in (PRIMARY, "north"):
         [whole] = transcribe(model, clips[2], route=route, options=window).segments
         parts = transcribe(model, clips[2], route=route, options=replace(window, sentences=True)).segments
@@ -161,7 +163,8 @@ def test_windows_are_cut_into_sentences(model, clips):
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_the_previous_window_is_the_prompt_of_the_next(model, clips, conditioned):
     sound = np.tile(np.concatenate(clips), 2)
-    asked = TranscribeOptions(no_speech_threshold=1.0, condition_on_previous_text=conditioned, batch=1)
+    decode = DecodeOptions(fallback=Fallback((0.0,), None, None, None))  # nothing is a failure
+    asked = TranscribeOptions(decode=decode, condition_on_previous_text=conditioned, batch=1)
     first, second, *_ = transcribe(model, sound, route=PRIMARY, language="de", options=asked).segments
     window = sound[round(16_000 * second.start) : round(16_000 * second.end)]
     prompt = first.text if conditioned else ""

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         from dualasr_serve.app import Settings
-        from dualasr_serve.gate import UploadLimits
+        from dualasr_serve.limits import UploadLimits
         from dualasr_serve.scheduler import Limits
         from dualasr_serve.server import run
     except ImportError as error:

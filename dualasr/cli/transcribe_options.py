@@ -107,7 +107,7 @@ def options_of(args: argparse.Namespace):
     from dualasr.audio.vad import VadOptions
     from dualasr.model.dual_whisper import DecodeOptions
     from dualasr.model.fallback import Fallback, ladder
-    from dualasr.transcription.recording import TranscribeOptions
+    from dualasr.transcription.request import TranscribeOptions
 
     given = {name.removeprefix("vad_"): value for name, value in vars(args).items()
              if name.startswith("vad_") and name != "vad_filter" and value is not None}  # fmt: skip
@@ -119,13 +119,10 @@ def options_of(args: argparse.Namespace):
             beam=args.beam_size or 1, prompt=args.initial_prompt or "", fallback=fallback,
             generate={} if args.task == "transcribe" else {"task": args.task},
         )  # fmt: skip
-        off = float("inf")
         options = TranscribeOptions(
             decode=decode, batch=TranscribeOptions.batch if args.batch_size is None else args.batch_size,
             words=args.word_timestamps, sentences=True, detect_only=args.detect_only, carry_prompt=args.carry_initial_prompt,
             condition_on_previous_text=args.condition_on_previous_text, stretches=clip_timestamps(args.clip_timestamps),
-            no_speech_threshold=off if args.no_speech_threshold is None else args.no_speech_threshold,
-            logprob_threshold=off if args.logprob_threshold is None else args.logprob_threshold,
             vad=VadOptions(**given) if args.vad_filter else None,
         )  # fmt: skip
         return options, SubtitleOptions(args.max_line_width, args.max_line_count, args.highlight_words)

@@ -33,7 +33,7 @@ class RayTranscriber:
             raise MissingExtraError("ray", "ray") from error
         self.args, self.load = args, load
 
-    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
+    def __call__(self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
         """Transcribe and write; files in the order in which their blocks are done, and shown then.
 
         A worker that dies is started again, and its block given out once more. If it dies once more, or fails in a way that is
@@ -54,7 +54,7 @@ class RayTranscriber:
                     outcome, seconds, lines = pickle.loads(row["told"])
                     if isinstance(outcome, str):
                         raise RunError(outcome)
-                    heard(seconds)
+                    on_audio(seconds)
                     for line in lines:
                         show(line)
                     del waiting[outcome.job.file]

@@ -49,6 +49,7 @@ class Transcriber:
 
     def __init__(self, args: argparse.Namespace, load: Callable):
         from dualasr.model.selector import PRIMARY
+        from dualasr.transcription.request import TranscribeRequest
 
         options, self.subtitles = options_of(args)
         self.args, self.model = args, load()
@@ -57,13 +58,13 @@ class Transcriber:
         decode = replace(options.decode, timestamps=self.model.backbone.tells_time)
         route = PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
         language = None if args.language is None else self.model.language_code(args.language)
-        self.asked = {"options": replace(options, decode=decode), "route": route, "language": language}
+        self.request = TranscribeRequest(route, language, replace(options, decode=decode))
         if args.languages:
             names = [name for name in args.languages.split(",") if name.strip()]
             self.model = self.model.among([self.model.language_code(name) for name in names])
 
-    def __call__(self, jobs: Sequence[Job], heard: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
-        """Transcribe files and write what is asked for, each once it is whole; `heard` is told the seconds of audio, `show` the
+    def __call__(self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
+        """Transcribe files and write what is asked for, each once it is whole; `on_audio` is told the seconds of audio, `show` the
         lines that the flags want to see, as they come."""
         from dualasr.transcription.transcribe import transcribe_files
 
@@ -75,11 +76,13 @@ class Transcriber:
                 begun.add(file)
                 show(f"{job_of[file].name}")
 
-        def said(file: Path, segment: Segment) -> None:
+        def on_segment(file: Path, segment: Segment) -> None:
             begin(file)
             show(shown(segment))
 
-        for file, result in transcribe_files(self.model, job_of, heard=heard, said=said if verbose else None, **self.asked):
+        for file, result in transcribe_files(
+            self.model, job_of, self.request, on_audio=on_audio, on_segment=on_segment if verbose else None
+        ):
             job = job_of[file]
             try:
                 if isinstance(result, DualasrError):

@@ -164,7 +164,7 @@ class Speaker:
         self._process.stdout.close()
 
     def _start(self) -> None:
-        command = [sys.executable, "-c", "from dualasr.synth import _serve; _serve()"]
+        command = [sys.executable, "-c", "from dualasr.data.espeak import _serve; _serve()"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         try:

@@ -13,7 +13,7 @@ from dualasr.audio.augment import coloured_noise, music
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.text import normalise
-from dualasr.transcription.recording import TranscribeOptions
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 
 

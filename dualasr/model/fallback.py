@@ -49,9 +49,19 @@ class Fallback:
         if not self.temperatures or not all(0 <= temperature < math.inf for temperature in self.temperatures):
             raise ValueError(f"temperatures are {self.temperatures}; at least one is wanted, none below 0")
 
+    def is_silence(self, avg_logprob: float, no_speech_prob: float) -> bool:
+        """Return whether a window is no speech (Radford et al. 2023, section 4.5).
+
+        The no-speech probability alone is not enough: the transcript must be unsure, too.
+        """
+        if self.no_speech_threshold is None or no_speech_prob <= self.no_speech_threshold:
+            return False
+        return self.logprob_threshold is None or avg_logprob < self.logprob_threshold
+
     def fails(self, hypothesis: Hypothesis, no_speech_prob: float) -> bool:
+        """Return whether a transcript is a failure, which is to be decoded again."""
         unsure = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
-        if unsure and self.no_speech_threshold is not None and no_speech_prob > self.no_speech_threshold:
+        if unsure and self.is_silence(hypothesis.avg_logprob, no_speech_prob):
             return False  # silence, whatever was written
         limit = self.compression_ratio_threshold
         return unsure or (limit is not None and compression_ratio(hypothesis.text) > limit)

@@ -5,8 +5,9 @@ without one before it begins a little before its first character's mark, and end
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torchaudio.functional import forced_align
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
-from dualasr.model.language_id import EncodedAudio, encode
+from dualasr.model.language_id import EncodedAudio, PackEncoding, encode
 from dualasr.model.selector import PRIMARY
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.text import scoring_unit
@@ -139,27 +140,54 @@ def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequen
     return tuple(found)
 
 
-def words_of(model: DualWhisper, heard: EncodedAudio, results: Sequence[WindowResult], task: str = "transcribe"
-             ) -> list[tuple[Word, ...]]:  # fmt: skip
-    """The words of each window, in seconds of the window.
+def words_of(
+    model: DualWhisper,
+    audio: EncodedAudio,
+    results: Sequence[WindowResult],
+    task: str = "transcribe",
+    *,
+    rows: Collection[int] | None = None,
+    encodings: Mapping[str, PackEncoding] = MappingProxyType({}),
+) -> list[tuple[Word, ...]]:
+    """Return the words of each window, in seconds of the window.
 
     The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its character head.
+
+    Args:
+        model: The model that wrote the results.
+        audio: The windows as it encoded them.
+        results: One a window.
+        task: "transcribe" or "translate", as the primary was asked.
+        rows: The windows whose words are wanted; None for all. The others get ().
+        encodings: By pack, the encoder output that was computed to decode; what is missing is computed here.
     """
-    return [_words(model, heard.of([i]), result, task) for i, result in enumerate(results)]
+    wanted = range(len(results)) if rows is None else rows
+    return [_words(model, audio, i, result, task, encodings) if i in wanted else () for i, result in enumerate(results)]
 
 
-def _words(model: DualWhisper, heard: EncodedAudio, result: WindowResult, task: str) -> tuple[Word, ...]:
-    text, [seconds] = result.text.strip(), heard.seconds
+def _words(
+    model: DualWhisper,
+    audio: EncodedAudio,
+    row: int,
+    result: WindowResult,
+    task: str,
+    encodings: Mapping[str, PackEncoding],
+) -> tuple[Word, ...]:
+    text, seconds = result.text.strip(), audio.seconds[row]
     if not text:
         return ()
     if result.route != PRIMARY:
         pack = model.pack(result.route)
-        secondary, (encoded, lengths) = pack.secondary, encode(pack, heard)
+        encoding = encodings.get(result.route)
+        if encoding is None or row not in encoding.rows:
+            encoding = encode(pack, audio, [row])
+        encoded, lengths = encoding.of([row])
+        secondary = pack.secondary
         frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
         return align_words(frames, text, secondary.tokenizer, secondary.frame_s, seconds, scoring_unit(result.language))
     backbone = model.backbone
     tokens = backbone.text_tokens(result.tokens)
-    weights, probabilities = backbone.attend(heard.encoded, result.language, tokens, task)
+    weights, probabilities = backbone.attend(audio.encoded[row : row + 1], result.language, tokens, task)
     frame_s = backbone.window_s / backbone.positions
     words = backbone.token_words(tokens, result.language)
-    return warp_words(weights[..., : heard.frames[0]], probabilities, words, frame_s, seconds)
+    return warp_words(weights[..., : audio.frames[row]], probabilities, words, frame_s, seconds)

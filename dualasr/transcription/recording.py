@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, stream_audio
-from dualasr.audio.vad import VadOptions
 from dualasr.audio.windows import Window, windows_of
 from dualasr.errors import AudioError, DualasrError, NoSamplesError
 from dualasr.model.dual_whisper import DecodeOptions, WindowResult
 from dualasr.model.fallback import compression_ratio
 from dualasr.model.selector import PRIMARY, SelectorOptions
 from dualasr.model.whisper import Span
+from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcript import Segment, Transcription, Word, space_between
 
 LONG_PAUSE = 1.0  # s; nobody reads on over it
@@ -31,43 +31,6 @@ _SENTENCE_END = re.compile(r"[.!?…。！？؟۔।॥።]['\"”’»」』)\]
 UNSURE = 0.5  # temperature above which a text is not carried on, as in Whisper
 Audio = str | Path | Sound | np.ndarray
 Answered = tuple[WindowResult, tuple[Word, ...]]
-
-
-@dataclass(frozen=True)
-class TranscribeOptions:
-    """How a file is decoded, and which of its windows give no text.
-
-    batch: windows decoded at once. A window is no speech where no_speech_prob > no_speech_threshold and avg_logprob <
-    logprob_threshold (Radford et al. 2023, section 4.5); 1.0 and above switches that off. A window is silence, and is not
-    decoded, where no sample reaches silence_peak (full scale is 1). With `vad` windows hold speech alone. `stretches` (start,
-    end in seconds, None: the end) are all that is heard of a file. A window whose neighbours both go another way goes with them
-    if its lead is below `smoothing`, in log-odds, and none of the three is no speech.
-
-    words: when each was said. With `sentences` a window where the primary wrote no timestamps is cut into its sentences by
-    them. The prompt of `decode` is what was said before a file, so that its first window alone is given it; with
-    `carry_prompt` all are. With `condition_on_previous_text` what the primary wrote of a file is told to its next window, too,
-    unless it looks like a failure, and windows are decoded one by one. With `detect_only` nothing is decoded: the file's route
-    and language are those of the most seconds of windows that the primary takes for speech, and there is no text. Raises
-    ValueError for a batch below 1.
-    """
-
-    decode: DecodeOptions = DecodeOptions()
-    batch: int = 8
-    words: bool = False
-    sentences: bool = False
-    carry_prompt: bool = False
-    condition_on_previous_text: bool = False
-    detect_only: bool = False
-    no_speech_threshold: float = 0.6
-    logprob_threshold: float = -1.0
-    silence_peak: float = 1e-4
-    vad: VadOptions | None = None
-    stretches: tuple[tuple[float, float | None], ...] = ()
-    smoothing: float = 2.0
-
-    def __post_init__(self):
-        if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; it must be at least 1 window")
 
 
 @dataclass(frozen=True)
@@ -86,24 +49,36 @@ class Piece:
 
 @dataclass
 class Recording:
-    """A sound between its first window and its last answer.
+    """A sound between its first window and its last answer. This is the part that changes; what it yields does not.
 
-    `spans` is the backbone's; `heard` is told the seconds of sound as they are read; `told` counts the pieces of `news`.
+    Attributes:
+        audio: The sound: a file, a part of one, or samples.
+        options: How it is transcribed.
+        spans: Cuts the primary's tokens at their timestamps (`Backbone.spans`).
+        on_audio: Is told the seconds of sound as they are read.
+        pieces: The windows that were decoded, in order.
+        samples: How many samples were read.
+        silent: Windows that were silence.
+        error: What stopped the reading; None for nothing.
     """
 
     audio: Audio
     options: TranscribeOptions
     spans: Callable[[Sequence[int], float], tuple[Span, ...]] = lambda tokens, seconds: ()
+    on_audio: Callable[[float], None] = lambda seconds: None
     pieces: list[Piece] = field(default_factory=list)
-    kept: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # samples of the last two pieces
     samples: int = 0
-    heard: Callable[[float], None] = lambda seconds: None
     silent: int = 0
-    told: int = 0
     error: DualasrError | None = None
+    _last_samples: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # of the last two pieces
+    _n_reported: int = 0  # pieces whose segments were given out
 
     def windows(self, window_s: float) -> Iterator[Window]:
-        """The windows with sound. Raises AudioError where the sound cannot be read, or none of the stretches holds any."""
+        """Yield the windows with sound, each of at most so many seconds.
+
+        Raises:
+            AudioError: The sound cannot be read, or none of the stretches holds any.
+        """
         behind = None
         for start, blocks in _blocks(self.audio, self.options.stretches):
             try:
@@ -119,14 +94,29 @@ class Recording:
 
     def _counted(self, block: np.ndarray) -> np.ndarray:
         self.samples += len(block)
-        self.heard(len(block) / SAMPLE_RATE)
+        self.on_audio(len(block) / SAMPLE_RATE)
         return block
 
-    def take(self, piece: Piece, samples: np.ndarray, again: Callable[[np.ndarray, str], Answered],
-             selector: SelectorOptions) -> None:  # fmt: skip
-        """Keep an answer; the one before it is heard `again`, by their route, where its neighbours outvote it."""
+    def add(
+        self,
+        piece: Piece,
+        samples: np.ndarray,
+        again: Callable[[np.ndarray, str], Answered],
+        selector: SelectorOptions,
+    ) -> None:
+        """Keep a window's answer, and smooth the route of the one before it.
+
+        A window between two that both go another way, with a lead below `options.smoothing`, is decoded `again` by their route:
+        languages seldom change for one window alone.
+
+        Args:
+            piece: The answer.
+            samples: The window's, (samples,).
+            again: Decodes samples by a route.
+            selector: The settings that the first routes come from.
+        """
         self.pieces.append(piece)
-        self.kept.append(samples)
+        self._last_samples.append(samples)
         if len(self.pieces) < 3 or any(piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]):
             return
         before, lone, after = self.pieces[-3:]
@@ -134,15 +124,19 @@ class Recording:
         if len(routes) == 1 and lone.result.runner_up and lone.result.route not in routes:
             [route], odds = routes, lone.result.scores[lone.result.runner_up]["log_odds"]
             close = abs(odds + selector.beta) < self.options.smoothing
-            if close and (route == PRIMARY or route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)):
-                changed, words = again(self.kept[0], route)
+            allowed = route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)
+            if close and (route == PRIMARY or allowed):
+                changed, words = again(self._last_samples[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
 
-    def decode(self) -> DecodeOptions:
-        """The options of the next window where it is told of the file so far: what the primary wrote, back to the last window
-        that went elsewhere, looks like a failure or was drawn at more than UNSURE; without what is no speech. The caller's
-        prompt stands before it if it reaches back to the beginning, or is carried on."""
+    def next_options(self) -> DecodeOptions:
+        """Return the options of the next window where it is told of the file so far.
+
+        It is told what the primary wrote, back to the last window that another pipeline wrote, that looks like a failure, or
+        that was drawn at more than UNSURE; without what is no speech. The caller's prompt stands before it if it reaches back
+        to the beginning, or is carried on.
+        """
         decode, texts, whole = self.options.decode, [], True
         for piece in reversed(self.pieces):
             result, answer = piece.result, piece.result.hypotheses.get(PRIMARY)
@@ -159,36 +153,36 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Of sound that was read so far."""
+        """Seconds of sound that were read so far."""
         return self.samples / SAMPLE_RATE
 
     def result(self) -> Transcription | DualasrError:
-        """The transcript, or the error that ended it."""
+        """Return the transcript, or the error that ended it."""
         return self.error or self._transcription(self.pieces)
 
-    def news(self, *, last: bool = False) -> Iterator[Segment]:
-        """The segments of the windows that were settled since this was asked before; after the `last` answer all are."""
-        fresh = self.pieces[self.told : None if last else -1]
-        self.told += len(fresh)
-        return self._said(fresh)
+    def new_segments(self, *, last: bool = False) -> Iterator[Segment]:
+        """Yield the segments that are certain and were not yielded before; after the `last` answer all are certain."""
+        fresh = self.pieces[self._n_reported : None if last else -1]
+        self._n_reported += len(fresh)
+        return self._segments_of(fresh)
 
-    def _said(self, pieces: Sequence[Piece]) -> Iterator[Segment]:
+    def partial(self) -> Transcription:
+        """Return the transcript so far, of the windows whose answer no later one can change."""
+        return self._transcription(self.pieces[:-1])
+
+    def _segments_of(self, pieces: Sequence[Piece]) -> Iterator[Segment]:
         for piece in pieces:
             if piece.result.text.strip() and not _is_no_speech(piece.result, self.options):
                 yield from _segments(piece, self.spans, self.options)
 
-    def settled(self) -> Transcription:
-        """The transcript so far, of the windows whose answer no later one can change."""
-        return self._transcription(self.pieces[:-1])
-
     def _transcription(self, pieces: Sequence[Piece]) -> Transcription:
         speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
-        segments, texts = tuple(self._said(pieces)), sum(bool(piece.result.text.strip()) for piece in speech)
-        told = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
+        segments, texts = tuple(self._segments_of(pieces)), sum(bool(piece.result.text.strip()) for piece in speech)
+        spoken = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
         if self.options.detect_only:
-            told = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
+            spoken = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
         routes, languages = Counter(), Counter()
-        for route, language, seconds in told:
+        for route, language, seconds in spoken:
             routes[route] += seconds
             languages[language] += seconds
         windows = {"text": texts, "empty": len(speech) - texts, "no_speech": len(pieces) - len(speech),
@@ -226,9 +220,9 @@ def _checked(audio: np.ndarray) -> np.ndarray:
 
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whisper's rule: the no-speech probability alone is not enough, the transcript must be unsure too, if there is one."""
-    unsure = options.detect_only or result.avg_logprob < options.logprob_threshold
-    return unsure and result.no_speech_prob > options.no_speech_threshold
+    """Whether a window gives no text. Where nothing was decoded the no-speech probability decides alone."""
+    avg_logprob = -np.inf if options.detect_only else result.avg_logprob
+    return options.thresholds.is_silence(avg_logprob, result.no_speech_prob)
 
 
 def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]], options: TranscribeOptions

@@ -1,96 +1,159 @@
 """Files in, transcripts out: which windows are decoded together, by which route.
 
-Windows of several files are decoded as one batch, so that time does not depend on how short files are.
+Windows of several files are decoded as one batch, so that the time does not depend on how short the files are.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from dualasr.audio.windows import Window
-from dualasr.errors import AudioError, DualasrError, MissingExtraError, PackError
-from dualasr.languages import tag_among
-from dualasr.model.dual_whisper import DualWhisper
+from dualasr.errors import AudioError, DualasrError, MissingExtraError
+from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.alignment import words_of
-from dualasr.transcription.recording import Answered, Audio, Piece, Recording, TranscribeOptions
+from dualasr.transcription.recording import Answered, Audio, Piece, Recording
+from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
 from dualasr.transcription.transcript import Segment, Transcription
 
+OnAudio = Callable[[float], None]
+OnSegment = Callable[[Audio, Segment], None]
+Result = tuple[Audio, Transcription | DualasrError]
 
-def transcribe(model: DualWhisper, audio: Audio, *, route: str | None = None, language: str | None = None,
-               options: TranscribeOptions = TranscribeOptions()) -> Transcription:  # fmt: skip
-    """Transcribe a file, or float samples of shape (samples,) at 16 kHz, of any length.
 
-    `route` forces a pipeline, `language` a language (and, without a route, the pipeline that knows it). Raises PackError
-    for either that is unknown, before the sound is looked at, and AudioError for sound that cannot be used.
+def transcribe(
+    model: DualWhisper,
+    audio: Audio,
+    *,
+    route: str | None = None,
+    language: str | None = None,
+    options: TranscribeOptions = TranscribeOptions(),
+) -> Transcription:
+    """Transcribe one sound of any length.
+
+    Args:
+        model: A base with packs, from `load_model`.
+        audio: A file's path, a part of a file, or float samples of shape (samples,) at 16 kHz.
+        route: "primary" or a pack's name; None for the selector's choice.
+        language: A language's code; without a route, the pipeline that knows it is taken.
+        options: How it is transcribed.
+
+    Returns:
+        The text, with segments (times in seconds), routes, and the evidence for them.
+
+    Raises:
+        PackError: The route or the language is unknown. The sound is not read then.
+        AudioError: The sound cannot be used.
     """
-    check_choice(model, route, language)
-    [(_, result)] = _transcribe_all(model, [audio], route, language, options)
+    request = TranscribeRequest(route, language, options)
+    request.check(model)
+    [(_, result)] = _transcribe_all(model, [audio], request)
     if isinstance(result, DualasrError):
         raise result
     return result
 
 
 def transcribe_files(
-    model: DualWhisper, paths: Iterable[str | Path], *, route: str | None = None, language: str | None = None,
-    options: TranscribeOptions = TranscribeOptions(), heard: Callable[[float], None] = lambda seconds: None,
-    said: Callable[[Path, Segment], None] | None = None,
-) -> Iterator[tuple[Path, Transcription | DualasrError]]:  # fmt: skip
-    """Transcribe files, each given in turn once it is whole; a broken one gives its error and the others are still done.
+    model: DualWhisper,
+    paths: Iterable[str | Path],
+    request: TranscribeRequest = TranscribeRequest(),
+    *,
+    on_audio: OnAudio = lambda seconds: None,
+    on_segment: OnSegment | None = None,
+) -> Iterator[Result]:
+    """Transcribe files, and yield each in turn once it is whole; a broken file yields its error, and the others are still done.
 
-    `heard` is told the seconds of audio as they are read, `said` every segment once no later window can change it, file
-    after file. Raises PackError at once for an unknown route or language, which would fail every file alike, and
-    MissingExtraError where an extra is wanted and not there.
+    Args:
+        model: A base with packs.
+        paths: The files.
+        request: What is asked of every file.
+        on_audio: Is told the seconds of sound as they are read.
+        on_segment: Is told every segment once no later window can change it, file after file.
+
+    Raises:
+        PackError: The route or the language is unknown: every file would fail alike.
+        MissingExtraError: An extra is needed that is not installed.
     """
-    check_choice(model, route, language)
-    return _transcribe_all(model, map(Path, paths), route, language, options, heard, said)
+    request.check(model)
+    return _transcribe_all(model, map(Path, paths), request, on_audio, on_segment)
 
 
-def _transcribe_all(model: DualWhisper, audios: Iterable[Audio], route: str | None, language: str | None,
-                    options: TranscribeOptions, heard: Callable[[float], None] = lambda seconds: None,
-                    said: Callable[[Audio, Segment], None] | None = None,
-                    ) -> Iterator[tuple[Audio, Transcription | DualasrError]]:  # fmt: skip
-    """Each audio with its transcript or error, in order."""
-    size = 1 if options.condition_on_previous_text else options.batch
-    files: deque[Recording] = deque()
-    batch: list[tuple[Recording, Window]] = []
+@dataclass
+class Batcher:
+    """Collects windows of files until a batch is full, and gives files out in their order once they are whole."""
 
-    def decode() -> None:
-        answer(model, batch, route, language, options)
-        batch.clear()
+    model: DualWhisper
+    request: TranscribeRequest
+    on_segment: OnSegment | None = None
+    files: deque[Recording] = field(default_factory=deque)  # that were begun and not given out
+    batch: list[tuple[Recording, Window]] = field(default_factory=list)  # that wait to be decoded
 
-    def tell(file: Recording, *, last: bool = False) -> None:
-        for segment in file.news(last=last) if said else ():
-            said(file.audio, segment)
+    @property
+    def size(self) -> int:
+        """Windows that make a batch."""
+        options = self.request.options
+        return 1 if options.condition_on_previous_text else options.batch
 
-    def finished(still_read: Recording | None = None) -> Iterator[tuple[Audio, Transcription | DualasrError]]:
-        """The files at the front that wait for no answer."""
-        while files and files[0] is not still_read and all(files[0] is not other for other, _ in batch):
-            tell(file := files.popleft(), last=True)
+    def add(self, file: Recording, window: Window) -> bool:
+        """Take a window; decode the batch if it is full, and return whether it was."""
+        self.batch.append((file, window))
+        if len(self.batch) < self.size:
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Decode what waits."""
+        if self.batch:
+            answer(self.model, self.batch, self.request)
+            self.batch.clear()
+
+    def drop(self, file: Recording) -> None:
+        """Forget the windows of a file that cannot be read to its end."""
+        self.batch[:] = [pair for pair in self.batch if pair[0] is not file]
+
+    def finished(self, still_read: Recording | None = None) -> Iterator[Result]:
+        """Give out the files at the front that wait for no answer."""
+        while self.files and self.files[0] is not still_read and all(self.files[0] is not file for file, _ in self.batch):
+            file = self.files.popleft()
+            self.report(file, last=True)
             yield file.audio, file.result()
 
+    def report(self, file: Recording, *, last: bool = False) -> None:
+        """Tell the segments of a file that are certain by now."""
+        if self.on_segment is not None:
+            for segment in file.new_segments(last=last):
+                self.on_segment(file.audio, segment)
+
+
+def _transcribe_all(
+    model: DualWhisper,
+    audios: Iterable[Audio],
+    request: TranscribeRequest,
+    on_audio: OnAudio = lambda seconds: None,
+    on_segment: OnSegment | None = None,
+) -> Iterator[Result]:
+    """Each audio with its transcript or error, in order."""
+    batcher = Batcher(model, request, on_segment)
     for audio in audios:
-        file = Recording(audio, options, model.backbone.spans, heard=heard)
-        files.append(file)
+        file = Recording(audio, request.options, model.backbone.spans, on_audio=on_audio)
+        batcher.files.append(file)
         for window in _readable(file, model.backbone.window_s):
-            batch.append((file, window))
-            if len(batch) == size:
-                decode()
-                yield from finished(file)
-                tell(files[0])
+            if batcher.add(file, window):
+                yield from batcher.finished(still_read=file)
+                batcher.report(batcher.files[0])
         if file.error is not None:
-            batch[:] = [pair for pair in batch if pair[0] is not file]
-        yield from finished()
-    if batch:
-        decode()
-    yield from finished()
+            batcher.drop(file)
+        yield from batcher.finished()
+    batcher.flush()
+    yield from batcher.finished()
 
 
 def _readable(file: Recording, window_s: float) -> Iterator[Window]:
-    """A file's windows, up to where reading it fails: whatever it is that fails is this file's error, and no other's."""
+    """A file's windows, up to where reading it fails: whatever fails is this file's error, and no other's."""
     windows = file.windows(window_s)
     while True:
         try:
@@ -109,57 +172,53 @@ def _readable(file: Recording, window_s: float) -> Iterator[Window]:
         yield window
 
 
-def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route: str | None, language: str | None,
-           options: TranscribeOptions) -> None:  # fmt: skip
-    """Decode windows together and hand each recording its answers; of one recording they stand in their order.
+def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest) -> None:
+    """Decode windows together and hand each recording its answers; those of one recording stand in their order.
 
-    With `condition_on_previous_text` the batch is a single window. A prompt is that of the first windows of recordings alone,
+    With `condition_on_previous_text` the batch is a single window. A prompt is for the first windows of recordings alone,
     unless it is carried on.
     """
+    options = request.options
     if options.condition_on_previous_text:
         [(recording, _)] = batch
-        options = replace(options, decode=recording.decode())
+        request = replace(request, options=replace(options, decode=recording.next_options()))
     elif options.decode.prompt and not options.carry_prompt:
         first = {id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces}.values()
         if first:
-            _answer(model, [batch[i] for i in sorted(first)], route, language, options)
+            _answer(model, [batch[i] for i in sorted(first)], request)
         batch = [pair for i, pair in enumerate(batch) if i not in first]
-        options = replace(options, decode=replace(options.decode, prompt=""))
+        request = replace(request, options=replace(options, decode=replace(options.decode, prompt="")))
     if batch:
-        _answer(model, batch, route, language, options)
+        _answer(model, batch, request)
 
 
-def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], route: str | None, language: str | None,
-            options: TranscribeOptions) -> None:  # fmt: skip
-    """`answer` of windows that are all given the same prompt."""
-    def again(samples: np.ndarray, to: str) -> Answered:
-        return _hear(model, [samples], to, None, options)[0]
+def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest) -> None:
+    """`answer` for windows that all get the same prompt."""
 
-    answers = _hear(model, [window.samples for _, window in batch], route, language, options)
+    def again(samples: np.ndarray, route: str) -> Answered:
+        return _decode(model, [samples], replace(request, route=route, language=None))[0]
+
+    answers = _decode(model, [window.samples for _, window in batch], request)
     for (recording, window), (result, words) in zip(batch, answers, strict=True):
-        recording.take(Piece(window.start, window.end, result, words), window.samples, again, model.selector)
+        recording.add(Piece(window.start, window.end, result, words), window.samples, again, model.selector)
 
 
-def _hear(model: DualWhisper, clips: Sequence[np.ndarray], route: str | None, language: str | None,
-          options: TranscribeOptions) -> list[Answered]:  # fmt: skip
-    """What is in windows, and its words where they are asked for."""
-    heard = model.encode_audio(clips)
+def _decode(model: DualWhisper, clips: Sequence[np.ndarray], request: TranscribeRequest) -> list[Answered]:
+    """Each window's result, and its words where they are used."""
+    audio, options = model.encode_audio(clips), request.options
     if options.detect_only:
-        return [(result, ()) for result in model.detect(heard)]
-    results = model.transcribe_encoded(heard, route=route, language=language, options=options.decode)
-    if not (options.words or options.sentences):
-        return [(result, ()) for result in results]
-    return list(zip(results, words_of(model, heard, results, options.decode.generate.get("task", "transcribe")), strict=True))
+        return [(result, ()) for result in model.detect(audio)]
+    routing = model.route(audio, route=request.route, language=request.language)
+    decoded = model.decode_routes(audio, routing, routing.plan(), options.decode)
+    results = model.conclude(audio, routing, decoded)
+    rows = [i for i, result in enumerate(results) if _needs_words(model, audio.seconds[i], result, options)]
+    task = options.decode.generate.get("task", "transcribe")
+    words = words_of(model, audio, results, task, rows=rows, encodings=decoded.encodings)
+    return list(zip(results, words, strict=True))
 
 
-def check_choice(model: DualWhisper, route: str | None, language: str | None) -> None:
-    """Raise PackError for a route or language that is unknown, or where the route knows no language that may be heard."""
-    if route is None:
-        if language is not None:
-            model.route_of(language)
-        return
-    known = model.backbone.codes if route == PRIMARY else list(model.pack(route).info.languages)
-    if model.languages is not None and not model.languages & set(known):
-        raise PackError(f"Route {route!r} knows none of {', '.join(sorted(model.languages))}; it knows: {', '.join(known)}.")
-    if language is not None and not (tag_among(language, known) if route == PRIMARY else language in known):
-        raise PackError(f"Route {route!r} does not know {language!r}; it knows: {', '.join(known)}.")
+def _needs_words(model: DualWhisper, seconds: float, result: WindowResult, options: TranscribeOptions) -> bool:
+    """Whether the times of a window's words are used: shown, or to cut sentences where no timestamps do it."""
+    if options.words or not options.sentences:
+        return options.words
+    return result.route != PRIMARY or not model.backbone.spans(result.tokens, seconds)

@@ -1,4 +1,4 @@
-"""What a request asks of the model: pipeline, language, and how it decodes. As the command line does by default."""
+"""What a client's request asks of the model: pipeline, language, and how it decodes. The defaults are the command line's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,21 @@ from dualasr.errors import BaseModelError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback, ladder
 from dualasr.model.selector import PRIMARY
-from dualasr.transcription.recording import TranscribeOptions
-from dualasr.transcription.transcribe import check_choice
+from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is wanted of a sound: by which model, route and language (None: what the selector says), and how."""
+class ModelRequest:
+    """What is wanted of a sound, and of which model: the one that was loaded when the request was admitted."""
 
     model: DualWhisper
-    route: str | None = None
-    language: str | None = None
-    options: TranscribeOptions = TranscribeOptions()
+    request: TranscribeRequest = TranscribeRequest()
 
-    def together(self, other: "Order") -> bool:
-        """Whether windows of both can be decoded as one batch."""
-        return _same(self.model, other.model) and (self.route, self.language, self.options) == (
-            other.route, other.language, other.options)  # fmt: skip
+    def same_batch(self, other: "ModelRequest") -> bool:
+        """Return whether windows of both can be decoded as one batch."""
+        return _same(self.model, other.model) and self.request == other.request
 
 
 def _same(a: DualWhisper, b: DualWhisper) -> bool:
@@ -34,10 +30,10 @@ def _same(a: DualWhisper, b: DualWhisper) -> bool:
             and all(pack is b.packs[name] for name, pack in a.packs.items()))  # fmt: skip
 
 
-def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
+def request_for(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
              prompt: str = "", temperature: float = 0.0, words: bool = False, translate: bool = False,
-             beam: int = 5) -> Order:  # fmt: skip
-    """The order for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
+             beam: int = 5) -> ModelRequest:  # fmt: skip
+    """The request for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
 
     Raises PackError for a route or language that the model lacks, BaseModelError for what the base cannot do or a prompt that
     it cannot take, and ValueError for a temperature below 0.
@@ -54,5 +50,6 @@ def order_of(model: DualWhisper, *, route: str = AUTO, language: str | None = No
     forced = PRIMARY if translate else None if route == AUTO else route
     if languages:
         model = model.among([model.language_code(name) for name in languages])
-    check_choice(model, forced, code)
-    return Order(model, forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))
+    request = TranscribeRequest(forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))
+    request.check(model)
+    return ModelRequest(model, request)

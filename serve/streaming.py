@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dualasr.transcription.transcript import Transcription
 
-from .orders import Order
+from .request import ModelRequest
 from .scheduler import Scheduler, Ticket
 
 
-def grow(scheduler: Scheduler, path: Path, order: Order, look_s: float | None = None
+def grow(scheduler: Scheduler, path: Path, model_request: ModelRequest, look_s: float | None = None
          ) -> tuple[Ticket, AsyncIterator[tuple[Transcription | None, bool]]]:  # fmt: skip
     """Hand a request in. Its ticket, and an iterator that gives the transcript so far whenever it has grown, then (True) the
     whole; and None whenever nothing came for `look_s` seconds.
@@ -40,6 +40,6 @@ def grow(scheduler: Scheduler, path: Path, order: Order, look_s: float | None = 
         finally:
             ticket.cancel()
 
-    ticket = scheduler.submit(path, order, tell)
+    ticket = scheduler.submit(path, model_request, tell)
     ticket.future.add_done_callback(lambda _: tell(None))
     return ticket, transcripts()

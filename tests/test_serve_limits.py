@@ -10,7 +10,7 @@ from serving import held, serving, small_model
 pytest.importorskip("fastapi")
 
 from dualasr_serve.app import Settings, create_app
-from dualasr_serve.gate import UploadLimits
+from dualasr_serve.limits import UploadLimits
 from dualasr_serve.scheduler import Limits, Scheduler
 
 PART = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'

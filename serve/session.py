@@ -9,9 +9,9 @@ from pathlib import Path
 from dualasr.errors import DualasrError
 from dualasr.transcription.transcript import Transcription
 
-from .growing import grow
-from .orders import Order
+from .request import ModelRequest
 from .scheduler import Scheduler, Ticket
+from .streaming import grow
 
 
 class Stopped(DualasrError):
@@ -33,7 +33,7 @@ class Visit:
         if self.ticket is not None:
             self.ticket.cancel()
 
-    async def heard(self, scheduler: Scheduler, path: Path, asked: Order) -> AsyncIterator[tuple[Transcription, bool]]:
+    async def heard(self, scheduler: Scheduler, path: Path, asked: ModelRequest) -> AsyncIterator[tuple[Transcription, bool]]:
         """The transcript so far as it grows, then (True) the whole. Who stops listening cancels the request.
 
         It takes the place of what is under way for this visitor, which ends without another word. Raises Stopped, and what
