@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+__version__ = "0.1.0"
+
 __all__ = ["DualWhisper", "Transcription", "base_path", "load_model", "transcribe"]
 
 _HOMES = {

@@ -10,6 +10,7 @@ message alone and exits with 1; a traceback means a bug.
     |-- BaseModelError      a folder or hub id that is no Whisper
     |-- PackError           a pack that is damaged, foreign, or made for another base
     |-- RunError            an output folder that exists, a run that cannot be resumed, a full disk
+    |-- AlignmentError      word times that a pack cannot give, because torchaudio cannot be loaded
     `-- MissingExtraError   an optional dependency that is not installed
 """
 
@@ -40,6 +41,10 @@ class PackError(DualasrError):
 
 class RunError(DualasrError):
     """A run that cannot start, save or be resumed."""
+
+
+class AlignmentError(DualasrError):
+    """Forced alignment cannot run: torchaudio is missing, or does not fit the installed torch."""
 
 
 class MissingExtraError(DualasrError, ImportError):

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dualasr.errors import AudioError, BaseModelError, PackError
+from dualasr.errors import AlignmentError, AudioError, BaseModelError, PackError
 
 from .scheduler import Busy, Stopping, TookTooLong, TooLong
 
@@ -45,6 +45,9 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(413, message, code="audio_too_long", param="file")
         case AudioError():
             return ApiError(400, message, code="invalid_audio", param="file")
+        case AlignmentError():  # its own message tells a stranger what is installed here
+            sentence = "This server has no word times for packs; ask for segments alone, or for the base."
+            return ApiError(400, sentence, code="invalid_value", param="timestamp_granularities[]")
         case PackError() | BaseModelError():
             return ApiError(400, message, code="invalid_value")
         case HTTPException():

@@ -15,7 +15,7 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI
 
-from dualasr.errors import DualasrError
+from dualasr.errors import AlignmentError, DualasrError
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.transcript import Transcription
 from dualasr.transcription.writers import render
@@ -133,7 +133,10 @@ def choices(model: DualWhisper) -> list[gr.Component]:
 
 
 def model_request(model: DualWhisper, route: str, languages: Sequence[str] | None) -> ModelRequest:
-    """What is asked for. Raises DualasrError where the route is gone, or knows none of the languages that were chosen."""
+    """What is asked for, with words where they can be had.
+
+    Raises DualasrError where the route is gone, or knows none of the languages that were chosen.
+    """
     decoders = decoders_of(model)
     decoder = next((decoder for decoder in decoders if decoder.name == route), None)
     if decoder is not None and languages:
@@ -142,7 +145,10 @@ def model_request(model: DualWhisper, route: str, languages: Sequence[str] | Non
             names = ", ".join(language_name(code, decoders) for code in languages)
             raise DualasrError(f"{decoder.label} does not know {names}; choose Automatic, or other languages.")
         languages = mine
-    return request_for(model, route=route, languages=languages, words=True)
+    try:
+        return request_for(model, route=route, languages=languages, words=True)
+    except AlignmentError:
+        return request_for(model, route=route, languages=languages)
 
 
 async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str] | None,

@@ -8,6 +8,7 @@ from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback, ladder
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
+from dualasr.transcription.transcribe import check_request
 
 AUTO = "auto"
 
@@ -36,7 +37,7 @@ def request_for(model: DualWhisper, *, route: str = AUTO, language: str | None =
     """The request for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
 
     Raises PackError for a route or language that the model lacks, BaseModelError for what the base cannot do or a prompt that
-    it cannot take, and ValueError for a temperature below 0.
+    it cannot take, AlignmentError for words that cannot be had here, and ValueError for a temperature below 0.
     """
     if translate and not model.backbone.languages:
         raise BaseModelError("The base knows English alone; there is nothing to translate.")
@@ -51,5 +52,5 @@ def request_for(model: DualWhisper, *, route: str = AUTO, language: str | None =
     if languages:
         model = model.among([model.language_code(name) for name in languages])
     request = TranscribeRequest(forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))
-    request.check(model)
+    check_request(model, request)
     return ModelRequest(model, request)

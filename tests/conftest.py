@@ -1,6 +1,7 @@
 """Fixtures: a two-layer Whisper with random weights, sound, and small packs on it."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from dualasr.cli.main import QUIET
 
 os.environ.update(QUIET | {"HF_HUB_OFFLINE": "1"})  # before transformers is imported
 
+from dualasr.audio.torchaudio_fault import torchaudio_fault
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone, base_path
+from dualasr.transcription import alignment
 
 torch.set_num_threads(1)  # two-layer models are slower on many
 
@@ -98,3 +101,17 @@ def make_model(backbone, make_secondary):
         return model
 
     return make
+
+
+@pytest.fixture
+def without_torchaudio(monkeypatch):
+    """torchaudio cannot be imported, and nobody has tried before."""
+
+    def forget():
+        torchaudio_fault.cache_clear()
+        alignment._can_align.cache_clear()
+
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    forget()
+    yield
+    forget()

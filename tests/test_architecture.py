@@ -77,3 +77,16 @@ def test_every_sub_package_is_installed():
 
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     assert {name for name in packages if name.startswith("dualasr.")} == {f"dualasr.{name}" for name in ORDER}
+
+
+def test_only_one_file_knows_transformers_whisper():
+    knows = {path.name for path in PACKAGE.rglob("*.py") if "WhisperForConditionalGeneration" in path.read_text()}
+    assert knows == {"whisper.py"}
+
+
+def test_the_documents_list_every_room_and_every_file():
+    listed = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "serve").glob("*.py")]:
+        assert path.stem.startswith("__") or f"`{path.name}`" in listed, path
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"dualasr/{name}/" in readme for name in ORDER)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import dualasr
 from dualasr.cli.main import main
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.packs.format import save_pack
@@ -30,10 +31,16 @@ def wav(clips, tmp_path):
 
 
 def test_help_names_every_command_and_needs_no_torch():
-    code = "import sys, dualasr.cli as cli; print(cli.build_parser().format_help(), 'torch' in sys.modules)"
+    code = "import sys, dualasr.cli.main as cli; print(cli.build_parser().format_help(), 'torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(command in output for command in COMMANDS)
     assert output.strip().endswith("False")
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out == f"dualasr {dualasr.__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -114,6 +114,20 @@ def test_words_and_segments_come_where_they_are_asked_for(client, model, sounds)
         client.audio.transcriptions.create(file=sounds["short"], model="north", timestamp_granularities=["word"])
 
 
+def test_without_torchaudio_there_are_segments_of_packs_and_words_of_the_base(
+    client, model, sounds, without_torchaudio
+):
+    ask = lambda name, *kinds: client.audio.transcriptions.create(  # noqa: E731
+        file=sounds["short"], model=name, response_format="verbose_json", timestamp_granularities=list(kinds))
+    for name in ("north", "auto"):
+        with pytest.raises(openai.BadRequestError, match="no word times for packs") as caught:
+            ask(name, "word")
+        assert caught.value.param == "timestamp_granularities[]"
+        assert "torch" not in str(caught.value), "what is installed is nobody's business"
+    assert ask("north", "segment").text == expected(model, sounds["short"], route="north").text != ""
+    assert ask("primary", "word").words
+
+
 def test_the_base_transcribes_and_translates_and_so_do_the_names_that_stand_for_it(client, model, sounds):
     path = sounds["short"]
     for asked in ({"language": "en", "temperature": 0.8}, {"language": "ENGLISH", "prompt": "Hello.", "temperature": 1.0}):

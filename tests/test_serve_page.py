@@ -299,7 +299,7 @@ def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, 
     def broken(*args, **kwargs):
         raise KeyError("/secret/place")
 
-    monkeypatch.setattr(page, "order", broken)
+    monkeypatch.setattr(page, "model_request", broken)
     with pytest.raises(gradio.Error) as caught:
         collected(page.transcribe(serve(), str(clip), "auto", [], Visit()))
     assert caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED and "/secret/place" in caplog.text
@@ -311,11 +311,18 @@ def test_messages_of_errors_are_escaped():
     assert page.sentence(DualasrError("plain"), "x.wav") == "plain"
 
 
+def test_the_page_asks_for_words_where_they_can_be_had(make_model, without_torchaudio):
+    model = make_model(("north", "ky"))
+    wanted = {route: page.model_request(model, route, []).request.options.words for route in ("auto", "north", PRIMARY)}
+    assert wanted == {"auto": False, "north": False, PRIMARY: True}
+    assert page.model_request(make_model(), "auto", []).request.options.words, "no pack that would need it"
+
+
 def test_who_leaves_is_not_waited_for(serve, clip):
     scheduler = serve()
 
     async def leave():
-        listening = Visit().heard(scheduler, clip, page.order(scheduler.model, "auto", []))
+        listening = Visit().heard(scheduler, clip, page.model_request(scheduler.model, "auto", []))
         task = asyncio.ensure_future(anext(listening))
         await asyncio.sleep(0)
         task.cancel()

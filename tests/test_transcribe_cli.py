@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import srt
+import torch
 import webvtt
 
 from dualasr.audio.files import LibsndfileReader
@@ -426,6 +427,42 @@ def run_alone(run, clip, tmp_path) -> str:
     soundfile.write(tmp_path / "same.wav", clip, 16_000)
     assert run(tmp_path / "same.wav", "-o", tmp_path / "alone", "-f", "txt", "--route", "north") == 0
     return (tmp_path / "alone" / "same.txt").read_text()
+
+
+def test_a_torchaudio_that_does_not_load_stops_the_word_times_of_packs_alone(
+    tiny_folder, sounds, run, tmp_path
+):
+    library = "libcudart.so.13: cannot open shared object file"
+    (tmp_path / "broken" / "torchaudio").mkdir(parents=True)
+    code = f"raise OSError('Could not load this library: /x.so') from OSError({library!r})"
+    (tmp_path / "broken" / "torchaudio" / "__init__.py").write_text(code)
+    pack = tmp_path / "packs" / "north"
+    asked = ["transcribe", str(sounds), "--base", str(tiny_folder), "--pack", str(pack), *EAGER]
+    commands = {
+        "plain": ["--route", "north"], "words": ["--word_timestamps", "True"],
+        "primary": ["--route", "primary", "--word_timestamps", "True"],
+    }  # fmt: skip
+    arguments = [[*asked, *more, "-o", str(tmp_path / name)] for name, more in commands.items()]
+    code = "import json, sys; from dualasr.cli.main import main; "
+    code += "print([main(a) for a in json.loads(sys.argv[1])])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "broken")},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.endswith("[0, 1, 0]\n"), done.stderr
+    fault = "The word times of packs need torchaudio, and it cannot be loaded with torch "
+    fault += f"{torch.__version__} (OSError: {library}); install a torchaudio that was built for "
+    fault += "the same device as torch"
+    warning = "What a pack writes is not cut into sentences: " + fault
+    assert done.stderr.count(warning) == 1, "a warning, once for all files"
+    assert done.stderr.count(f"dualasr: {fault}") == 1 and "Traceback" not in done.stderr
+    assert run(sounds, "-o", tmp_path / "whole", "--route", "north") == 0
+    for name in ("one.txt", "two.txt"):
+        plain, whole = ((tmp_path / folder / name).read_text() for folder in ("plain", "whole"))
+        assert plain.split() == whole.split() != []
+    assert names(tmp_path / "words") == [], "refused before anything is decoded"
+    [first, *_] = json.loads((tmp_path / "primary" / "one.json").read_text())["segments"]
+    assert first["words"]
 
 
 def test_interrupted_with_finished_files_kept(tiny_folder, clips, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from dualasr import __version__
 from dualasr.cli import add_language, calibrate, corpus, evaluate, packs, quickstart, serve, transcribe
 from dualasr.errors import DualasrError
 
@@ -29,6 +30,7 @@ COMMANDS = (  # name, its flags, what it does, and what the help says
 def build_parser() -> argparse.ArgumentParser:
     about = "Teach Whisper a new language without making it forget the ones it knows."
     parser = argparse.ArgumentParser(prog="dualasr", description=about)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_flags, run, text in COMMANDS:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

@@ -17,6 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE, _combine_tokens_into_words

@@ -20,6 +20,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 

@@ -4,17 +4,20 @@ CTC marks a character by a frame or two inside it. The mark of the space before 
 without one before it begins a little before its first character's mark, and ends with the mark of its last letter.
 """
 
+import logging
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import torch
-from torchaudio.functional import forced_align
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
+from dualasr.audio.torchaudio_fault import torchaudio_fault
+from dualasr.errors import AlignmentError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.language_id import EncodedAudio, PackEncoding, encode
 from dualasr.model.selector import PRIMARY
@@ -37,6 +40,12 @@ class Mark:
     probability: float
 
 
+def check_alignment() -> None:
+    """Raise AlignmentError where forced alignment cannot run."""
+    if fault := torchaudio_fault():
+        raise AlignmentError(f"{fault}, or transcribe without word times.")
+
+
 def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, frame_s: float, seconds: float,
                 unit: Literal["word", "character"] = "word", start: float = 0.0) -> tuple[Word, ...]:  # fmt: skip
     """The words of a text in a window of so many seconds, in order and without overlap; joined they are the text.
@@ -44,6 +53,7 @@ def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, fr
     log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds, the first begins at
     `start`. A word's probability is the mean of its marks'. A word is `shared` where it has no character that the head knows,
     or no alignment of the text fits the sound: it shares the time between its neighbours evenly.
+    Raises AlignmentError where torchaudio cannot be loaded.
     """
     places = split_words(text, unit)
     marks = mark_characters(log_probs, text, tokenizer) or ()
@@ -88,6 +98,9 @@ def mark_characters(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer
     repeats = sum(a == b for a, b in zip(units, units[1:], strict=False))
     if not units or len(log_probs) < len(units) + repeats:
         return None
+    check_alignment()
+    from torchaudio.functional import forced_align
+
     path, scores = forced_align(log_probs.float().cpu().unsqueeze(0), torch.tensor([units]))
     marks: list[Mark] = []
     before = 0
@@ -148,6 +161,7 @@ def words_of(
     *,
     rows: Collection[int] | None = None,
     encodings: Mapping[str, PackEncoding] = MappingProxyType({}),
+    required: bool = True,
 ) -> list[tuple[Word, ...]]:
     """Return the words of each window, in seconds of the window.
 
@@ -160,9 +174,26 @@ def words_of(
         task: "transcribe" or "translate", as the primary was asked.
         rows: The windows whose words are wanted; None for all. The others get ().
         encodings: By pack, the encoder output that was computed to decode; what is missing is computed here.
+        required: False leaves a pack's windows without words, and logs a warning once, where torchaudio cannot be loaded.
+
+    Raises:
+        AlignmentError: torchaudio cannot be loaded, and a pack's words are required.
     """
-    wanted = range(len(results)) if rows is None else rows
-    return [_words(model, audio, i, result, task, encodings) if i in wanted else () for i, result in enumerate(results)]
+    found: list[tuple[Word, ...]] = []
+    for i, result in enumerate(results):
+        wanted = rows is None or i in rows
+        possible = required or result.route == PRIMARY or _can_align()
+        found.append(_words(model, audio, i, result, task, encodings) if wanted and possible else ())
+    return found
+
+
+@cache
+def _can_align() -> bool:
+    """Whether packs have word times here. The first call logs a warning where they have none."""
+    if fault := torchaudio_fault():
+        message = "What a pack writes is not cut into sentences: %s."
+        logging.getLogger("dualasr").warning(message, fault)
+    return not fault
 
 
 def _words(

@@ -14,7 +14,7 @@ from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError, MissingExtraError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.selector import PRIMARY
-from dualasr.transcription.alignment import words_of
+from dualasr.transcription.alignment import check_alignment, words_of
 from dualasr.transcription.recording import Answered, Audio, Piece, Recording
 from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
 from dualasr.transcription.transcript import Segment, Transcription
@@ -47,9 +47,10 @@ def transcribe(
     Raises:
         PackError: The route or the language is unknown. The sound is not read then.
         AudioError: The sound cannot be used.
+        AlignmentError: A pack's words are wanted, and torchaudio cannot be loaded.
     """
     request = TranscribeRequest(route, language, options)
-    request.check(model)
+    check_request(model, request)
     [(_, result)] = _transcribe_all(model, [audio], request)
     if isinstance(result, DualasrError):
         raise result
@@ -76,8 +77,9 @@ def transcribe_files(
     Raises:
         PackError: The route or the language is unknown: every file would fail alike.
         MissingExtraError: An extra is needed that is not installed.
+        AlignmentError: A pack's words are wanted, and torchaudio cannot be loaded.
     """
-    request.check(model)
+    check_request(model, request)
     return _transcribe_all(model, map(Path, paths), request, on_audio, on_segment)
 
 
@@ -127,6 +129,23 @@ class Batcher:
         if self.on_segment is not None:
             for segment in file.new_segments(last=last):
                 self.on_segment(file.audio, segment)
+
+
+def check_request(model: DualWhisper, request: TranscribeRequest) -> None:
+    """Raise an error for a request that every sound would fail with.
+
+    Raises:
+        PackError: The model lacks the route or the language, or the route knows no allowed language.
+        AlignmentError: Words are wanted that a pack cannot give without torchaudio; the primary's need none.
+    """
+    request.check(model)
+    if not request.options.words or request.options.detect_only:
+        return
+    route = request.route
+    if route is None and request.language is not None:
+        route = model.route_of(request.language)
+    if route != PRIMARY and model.packs:
+        check_alignment()
 
 
 def _transcribe_all(
@@ -213,7 +232,9 @@ def _decode(model: DualWhisper, clips: Sequence[np.ndarray], request: Transcribe
     results = model.conclude(audio, routing, decoded)
     rows = [i for i, result in enumerate(results) if _needs_words(model, audio.seconds[i], result, options)]
     task = options.decode.generate.get("task", "transcribe")
-    words = words_of(model, audio, results, task, rows=rows, encodings=decoded.encodings)
+    words = words_of(
+        model, audio, results, task, rows=rows, encodings=decoded.encodings, required=options.words
+    )
     return list(zip(results, words, strict=True))
 
 
