@@ -11,10 +11,11 @@ from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from dualasr.errors import MissingExtraError
 from dualasr.text import normalise, scoring_unit
+
+_CELLS = 2**20  # values that one batch of resamples holds of a column, 8 MB
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def bootstrap_interval(
     `counts` is what `per_sentence_errors` gives, or `per_clip_errors`, shape (n, 2). Raises ValueError if it has no row, or
     no reference.
     """
-    totals = _resampled([_checked(counts)], samples, seed)[:, 0]
-    return _interval(totals[:, 0], totals[:, 1], level)
+    errors, lengths = resampled_sums(_checked(counts), samples, seed)
+    return _percentiles(_ratios(errors, lengths), level)
 
 
 def paired_bootstrap(
@@ -117,15 +118,15 @@ def paired_bootstrap(
     Both systems are resampled with the same rows, so what is hard for both cancels. Row i of both arrays, shape
     (n, 2), must be the same sentence or clip. Raises ValueError if they cannot be, or if `relative` and b makes no errors.
     """
-    counts_a, counts_b = _same_clips(counts_a, counts_b)
-    errors_a, (errors_b, length) = counts_a[:, 0].sum(), counts_b.sum(axis=0)
+    counts = _same_rows(counts_a, counts_b)
+    errors_a, errors_b, length = counts.sum(axis=0)
     if relative and not errors_b:
         raise ValueError("a relative difference needs errors to compare with, and b makes none; use relative=False")
-    totals = _resampled([counts_a, counts_b], samples, seed)
+    sums_a, sums_b, lengths = resampled_sums(counts, samples, seed)
     # The reference length is common to both, so a relative difference of rates is one of error counts.
-    scale = errors_b if relative else length
-    scales = totals[:, 1, 0] if relative else totals[:, 1, 1]
-    return float((errors_a - errors_b) / scale), *_interval(totals[:, 0, 0] - totals[:, 1, 0], scales, level)
+    difference = (errors_a - errors_b) / (errors_b if relative else length)
+    resamples = _ratios(sums_a - sums_b, sums_b if relative else lengths)
+    return float(difference), *_percentiles(resamples, level)
 
 
 def paired_bootstrap_mean(
@@ -135,15 +136,48 @@ def paired_bootstrap_mean(
     and its rows are resampled on their own. Raises ValueError like it, or if there is no language."""
     if not pairs:
         raise ValueError("no languages, so there is no mean")
-    differences, generator, resamples = [], np.random.default_rng(seed), 0
-    for counts_a, counts_b in pairs:
-        a, b = _same_clips(counts_a, counts_b)
-        differences.append((a[:, 0].sum() - b[:, 0].sum()) / b[:, 1].sum())
-        totals = _resampled([a, b], samples, generator)
-        length = np.where(totals[:, 1, 1] > 0, totals[:, 1, 1], np.nan)  # empty references only: no rate
-        resamples = resamples + (totals[:, 0, 0] - totals[:, 1, 0]) / length / len(pairs)
-    low, high = np.nanquantile(resamples, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.mean(differences)), float(low), float(high)
+    generator = np.random.default_rng(seed)
+    differences, resamples = [], []
+    for pair in pairs:
+        counts = _same_rows(*pair)
+        errors_a, errors_b, length = counts.sum(axis=0)
+        differences.append((errors_a - errors_b) / length)
+        sums_a, sums_b, lengths = resampled_sums(counts, samples, generator)
+        resamples.append(_ratios(sums_a - sums_b, lengths))
+    return float(np.mean(differences)), *_percentiles(np.mean(resamples, axis=0), level)
+
+
+def resampled_sums(counts: np.ndarray, samples: int, rng: int | np.random.Generator) -> np.ndarray:
+    """Sum the columns of bootstrap resamples of the rows.
+
+    Every statistic of the resamples is then a ratio of sums, which the caller forms: a resample
+    of empty references only has no rate, and SciPy's own interval knows no such resamples.
+
+    Args:
+        counts: numbers that can be added, as errors and reference lengths; shape (rows, columns).
+        samples: how many resamples to draw, each of as many rows, with replacement.
+        rng: a seed, or a generator that goes on from where it is.
+
+    Returns:
+        Float array of shape (columns, samples).
+
+    Raises:
+        ValueError: there is no row, or `samples` is 0.
+    """
+    from scipy.stats import bootstrap  # takes most of a second to import
+
+    rows = len(counts)
+    if rows == 1:  # SciPy refuses a single row, which is its own only resample
+        return np.repeat(np.asarray(counts, dtype=float).T, samples, axis=1)
+
+    def sums(*columns: np.ndarray, axis: int) -> np.ndarray:
+        return np.stack([column.sum(axis=axis) for column in columns])
+
+    columns = tuple(np.asarray(counts, dtype=float).T)
+    batch = max(1, _CELLS // rows)
+    resampled = bootstrap(columns, sums, paired=True, vectorized=True, method="percentile",
+                          n_resamples=samples, batch=batch, rng=rng)  # fmt: skip
+    return resampled.bootstrap_distribution
 
 
 def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10, *, equal_mass: bool = False) -> dict:
@@ -154,6 +188,8 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     distance of confidence and accuracy, weighted by n (Guo et al. 2017, eq. 3), None without clips. Raises ValueError if
     the lists differ in length or a confidence is none.
     """
+    from scipy.stats import rankdata
+
     confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
     if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
         raise ValueError(f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for each")
@@ -244,21 +280,20 @@ def _checked(counts: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _same_clips(counts_a: np.ndarray, counts_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _same_rows(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
+    """Errors of a, errors of b, and the reference length of both, shape (rows, 3)."""
     counts_a, counts_b = _checked(counts_a), _checked(counts_b)
     if not np.array_equal(counts_a[:, 1], counts_b[:, 1]):
         raise ValueError(f"not the same clips: {len(counts_a)} and {len(counts_b)} rows whose reference lengths differ")
-    return counts_a, counts_b
+    return np.column_stack([counts_a[:, 0], counts_b])
 
 
-def _resampled(systems: list[np.ndarray], samples: int, seed: int | np.random.Generator) -> np.ndarray:
-    """Summed counts of each resample: shape (samples, systems, 2)."""
-    stacked = np.stack(systems, axis=1)
-    generator, clips = np.random.default_rng(seed), len(stacked)
-    return np.stack([stacked[generator.integers(clips, size=clips)].sum(axis=0) for _ in range(samples)])
+def _ratios(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """The ratio of each resample, NaN where the denominator is 0."""
+    return numerators / np.where(denominators > 0, denominators, np.nan)
 
 
-def _interval(numerators: np.ndarray, denominators: np.ndarray, level: float) -> tuple[float, float]:
-    usable = denominators > 0  # a resample of empty references only has no rate
-    low, high = np.quantile(numerators[usable] / denominators[usable], [(1 - level) / 2, (1 + level) / 2])
+def _percentiles(resamples: np.ndarray, level: float) -> tuple[float, float]:
+    """The middle share `level` of the resamples that have a value."""
+    low, high = np.nanquantile(resamples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Literal
 
 from dualasr.languages import SPACELESS
@@ -38,11 +37,6 @@ def normalise(text: str, method: str) -> str:
 def scoring_unit(language: str) -> Literal["word", "character"]:
     """What to count: characters for a language written without spaces, else words. Takes `zh`, `zh-TW`, `cmn_hans`."""
     return "character" if re.split("[-_]", language.lower())[0] in SPACELESS else "word"
-
-
-def word_types(texts: Iterable[str]) -> set[str]:
-    """The distinct words of some texts, normalised by "marks"."""
-    return {word for text in texts for word in normalise(text, "marks").split()}
 
 
 def _mark_safe(text: str) -> str:

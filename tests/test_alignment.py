@@ -31,14 +31,20 @@ def test_marks_are_the_path(tokenizer):
     assert all(m.probability == pytest.approx(0.9) for m in marks)
 
 
+def test_a_mark_has_the_probability_of_its_surest_frame(tokenizer):
+    log_probs = emissions(tokenizer, "_ккк_а__р_")
+    log_probs[2], log_probs[3] = emissions(tokenizer, "кк", 0.99)[0], emissions(tokenizer, "к", 0.7)[0]
+    marks = mark_characters(log_probs, "кXар", tokenizer)
+    assert [(m.index, m.first, m.end) for m in marks] == [(0, 1, 4), (2, 5, 6), (3, 8, 9)]  # X is unknown
+    assert [m.probability for m in marks] == pytest.approx([0.99, 0.9, 0.9])
+
+
 def test_words_begin_at_the_space_and_end_with_their_last_letter(tokenizer):
     first, second = align_words(emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5)
     assert (first.word, second.word) == ("кар", " тоо") and not first.shared
     assert first.start == pytest.approx(4 * 0.02 - LAG) and first.end == pytest.approx(9 * 0.02)
     assert second.start == pytest.approx(10 * 0.02) and second.end == pytest.approx(17 * 0.02)
     assert first.probability == pytest.approx(0.9)
-    later = align_words(emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5, start=30.0)
-    assert [w.start for w in later] == pytest.approx([30 + first.start, 30 + second.start])
 
 
 def test_a_word_that_the_head_cannot_spell_shares_the_gap(tokenizer):

@@ -1,15 +1,17 @@
 """The command line: exit codes and sentences, files and formats."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 import dualasr
-from dualasr.cli.main import main
+from dualasr.cli.main import build_parser, main
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.packs.format import save_pack
 
@@ -48,6 +50,38 @@ def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0 and "usage: dualasr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command, wrong", [
+    *((command, "_") for command in ("quickstart", "add-language", "corpus check", "corpus split")),
+    *((command, "-") for command in ("evaluate", "calibrate", "compare", "transcribe", "serve", "export", "packs list")),
+])  # fmt: skip
+def test_a_command_declares_all_its_flags_in_one_spelling(command, wrong, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    flags = set(re.findall(r"(?<!\S)--(\w[\w-]*)", capsys.readouterr().out))
+    assert "help" in flags and [flag for flag in flags if wrong in flag] == []
+
+
+@pytest.mark.parametrize("line, name, value", [
+    ("transcribe a.wav --output-dir x_y-z", "output_dir", Path("x_y-z")),
+    ("transcribe a.wav --output-dir=x_y-z", "output_dir", Path("x_y-z")),
+    ("transcribe a.wav --output_dir=--x-y", "output_dir", Path("--x-y")),
+    ("transcribe --packs-dir d -- a.wav --b-c", "audio", ["a.wav", "--b-c"]),
+    ("transcribe a.wav --word-timestamps True", "word_timestamps", True),
+    ("add-language --corpus a --language ky --out o --language_name X_Y --save_every 7", "language_name", ["X_Y"]),
+    ("add-language --corpus a --language ky --out o --dry_run", "dry_run", True),
+    ("corpus split a --out b --by_speaker", "by_speaker", True), ("quickstart --corpus_only", "corpus_only", True),
+    ("packs list --packs-dir d", "packs_dir", Path("d")), ("serve --max-upload-mb 3", "max_upload_mb", 3.0),
+    ("calibrate --corpus a --out b --most-stolen 0.5", "most_stolen", 0.5),
+])  # fmt: skip
+def test_flags_are_taken_with_hyphens_and_underscores(line, name, value):
+    assert getattr(build_parser().parse_args(line.split()), name) == value
+
+
+def test_a_value_with_a_space_is_no_flag():
+    args = build_parser().parse_args(["transcribe", "a.wav", "--initial-prompt", "--a-b c_d"])
+    assert args.initial_prompt == "--a-b c_d"
 
 
 @pytest.mark.parametrize("arguments, sentence", [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dualasr.cli.main import main
 from dualasr.data.check import check_corpus, odd_words, sentence_of, to_text
 from dualasr.data.corpus import Utterance, load_corpus
-from dualasr.data.split import SplitOptions, deal
+from dualasr.data.split import SplitOptions, _groups, deal
 from dualasr.errors import CorpusError
 
 RNG = np.random.default_rng(0)
@@ -132,6 +132,12 @@ def test_no_sentence_and_no_speaker_in_two_splits(rows, by_speaker, seed):
             places["speaker", u.speaker].add(split)
     assert all(len(where) == 1 for where in places.values())
     assert 2 * splits.count("train") >= 0.7 * len(rows)
+
+
+def test_groups_hang_together_by_sentences_and_speakers():
+    rows = said(("a", "x"), ("b", "y"), ("c", None), ("A", "z"), ("d", None), ("e", "y"), ("f", "z"), ("c", None), ("e", "w"))
+    assert _groups(rows, False) == [[0, 3], [1], [2, 7], [4], [5, 8], [6]]
+    assert _groups(rows, True) == [[0, 3, 6], [1, 5, 8], [2, 7], [4]]
 
 
 def test_shares_and_seeds():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dualasr.metrics
+from dualasr.evaluation.scoring import scores_of
 from dualasr.metrics import (
     ErrorRate,
     align,
@@ -21,6 +22,7 @@ from dualasr.metrics import (
     per_clip_errors,
     per_sentence_errors,
     reliability,
+    resampled_sums,
     word_errors,
 )
 
@@ -130,6 +132,55 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         _, *mean = paired_bootstrap_mean([(a, b), tuple(second)], samples=200, seed=seed)
         inside += [low <= 0.3 <= high, paired[0] <= 0.05 <= paired[1], mean[0] <= 0.05 <= mean[1]]
     assert ((inside / 200 >= 0.9) & (inside / 200 <= 0.99)).all(), inside
+
+
+def drawn_by_hand(counts, samples, generator):
+    """The slow version of `resampled_sums`: one resample after the other."""
+    draws = [generator.integers(len(counts), size=len(counts)) for _ in range(samples)]
+    return np.array([counts[rows].sum(axis=0) for rows in draws]).T
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 300, 20_000])  # of 20,000 rows a batch holds 52 resamples
+def test_sums_are_those_of_resamples_drawn_one_by_one(n):
+    counts = np.random.default_rng(n).integers(0, 40, (n, 3))
+    mine, theirs = np.random.default_rng(5), np.random.default_rng(5)
+    for samples in (60, 2):  # the generator goes on from where it is
+        expected = drawn_by_hand(counts, samples, theirs)
+        assert np.array_equal(resampled_sums(counts, samples, mine), expected)
+    assert mine.integers(2**60) == theirs.integers(2**60)
+
+
+def test_intervals_are_those_of_resamples_drawn_one_by_one():
+    a, b = hard_and_easy_clips(80, 3)
+    second = hard_and_easy_clips(33, 4)
+    ends = [0.05, 0.95]
+    both = np.column_stack([a[:, 0], b])
+    errors_a, errors_b, length = drawn_by_hand(both, 200, np.random.default_rng(9))
+    options = {"samples": 200, "seed": 9, "level": 0.9}
+    assert bootstrap_interval(b, **options) == pytest.approx(np.quantile(errors_b / length, ends), abs=1e-12)
+    expected = np.quantile((errors_a - errors_b) / length, ends)
+    assert paired_bootstrap(a, b, **options)[1:] == pytest.approx(expected, abs=1e-12)
+    expected = np.quantile((errors_a - errors_b) / errors_b, ends)
+    assert paired_bootstrap(a, b, relative=True, **options)[1:] == pytest.approx(expected, abs=1e-12)
+
+    generator, means = np.random.default_rng(9), 0
+    for counts in (both, np.column_stack([second[0][:, 0], second[1]])):
+        errors_a, errors_b, length = drawn_by_hand(counts, 200, generator)
+        means = means + (errors_a - errors_b) / length / 2
+    expected = np.quantile(means, ends)
+    assert paired_bootstrap_mean([(a, b), second], **options)[1:] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_of_a_mean_over_languages_resamples_each_on_its_own():
+    languages = [clips(0.2, 40, 1), clips(0.4, 7, 2), clips(0.1, 1, 3)]
+    generator, means = np.random.default_rng(6), 0
+    for counts in languages:
+        errors, length = drawn_by_hand(counts, 300, generator)
+        means = means + errors / length / 3
+    tables = [{"marks": {"wer": counts, "cer": counts}, "whisper": {"wer": counts, "cer": counts}} for counts in languages]
+    scores = scores_of(tables, 300, 6)
+    assert scores["wer"] == pytest.approx(np.mean([counts[:, 0].sum() / counts[:, 1].sum() for counts in languages]))
+    assert scores["wer_interval"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
 
 
 def test_empty_references_do_not_break_an_interval():

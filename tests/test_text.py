@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dualasr.text import NORMALISERS, normalise, scoring_unit, word_types
+from dualasr.text import NORMALISERS, normalise, scoring_unit
 
 TEXT = Path(__file__).parents[2] / "shared" / "data" / "text"
 
@@ -71,11 +71,6 @@ def test_marks_keeps_every_mark_and_letter_of_indic_scripts():
 )
 def test_scoring_unit(unit, languages):
     assert {scoring_unit(language) for language in languages.split()} == {unit}
-
-
-def test_word_types():
-    assert word_types(["Ñuka wasi.", "wasi-man; ÑUKA!", ""]) == {"ñuka", "wasi", "man"}
-    assert word_types([]) == set()
 
 
 @pytest.mark.skipif(not TEXT.is_dir(), reason="shared/data/text is not there")

@@ -162,10 +162,11 @@ def test_plan_covers_every_clip_and_repeats():
 
 def test_labels_the_decoder_cannot_hold(backbone, make_secondary):
     tokenizer = make_secondary(backbone).tokenizer
-    assert check_label(tokenizer, "Апам нан бышырды.", 100) is None
-    assert "too many for" in check_label(tokenizer, "Апам нан бышырды.", 10)
-    assert "the decoder holds" in check_label(tokenizer, "Тоодо кар жаады. " * 200, 100_000)
-    assert "empty" in check_label(tokenizer, "", 100)
+    assert check_label(tokenizer, "Апам нан бышырды.", 100, 0.02) is None
+    assert "17 characters, too many for 0.2 s of sound" in check_label(tokenizer, "Апам нан бышырды.", 10, 0.02)
+    assert "17 characters, too many for 0.8 s of sound" in check_label(tokenizer, "Апам нан бышырды.", 10, 0.08)
+    assert "the decoder holds" in check_label(tokenizer, "Тоодо кар жаады. " * 200, 100_000, 0.02)
+    assert "empty" in check_label(tokenizer, "", 100, 0.02)
 
 
 def test_add_language_end_to_end(options, backbone):

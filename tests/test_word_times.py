@@ -1,5 +1,6 @@
 """Word times: cross-attention that is known, the primary's own, and both pipelines in a file."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,13 @@ import pytest
 import torch
 
 from dualasr.data.espeak import Speaker, draw_voice
-from dualasr.errors import BaseModelError
+from dualasr.errors import BaseModelError, RunError
 from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.fallback import Fallback
 from dualasr.model.selector import PRIMARY
 from dualasr.model.whisper import Backbone, Span
 from dualasr.packs.load import load_model
-from dualasr.transcription.alignment import warp_words, words_of
+from dualasr.transcription.alignment import FILTER_WIDTH, warp, warp_words, words_of
 from dualasr.transcription.recording import Piece, _segments, sentences
 from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
@@ -37,6 +38,68 @@ def test_words_begin_where_the_attention_comes_to_them():
     assert two.end == pytest.approx(60 * 0.02, abs=0.03)
     assert one.probability == pytest.approx(0.6) and two.probability == pytest.approx(0.9)
     assert warp_words(weights, probs, [("Kar", 2), (" too", 1)], 0.02, 0.7)[1].end == 0.7
+
+
+def warp_by_hand(cost: np.ndarray) -> list[tuple[int, int]]:
+    """The slow version: what it takes to come to each cell, then back from the last by the cheapest cell before."""
+    total = {}
+    for i, j in np.ndindex(cost.shape):
+        before = [total[cell] for cell in ((i - 1, j - 1), (i, j - 1), (i - 1, j)) if cell in total]
+        total[i, j] = cost[i, j] + min(before, default=0.0)
+    path = [(cost.shape[0] - 1, cost.shape[1] - 1)]
+    while path[-1] != (0, 0):
+        i, j = path[-1]
+        before = [cell for cell in ((i - 1, j - 1), (i, j - 1), (i - 1, j)) if cell in total]
+        path.append(min(before, key=total.get))  # of equal ones the first
+    return path[::-1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 40), (30, 25)])
+@pytest.mark.parametrize("values", [2, 4, 10**6])  # of few values many ways cost the same
+def test_the_way_is_that_of_the_slow_version(shape, values):
+    for seed in range(10):
+        cost = np.random.default_rng(seed).integers(-values, values, shape) / 8  # sums are exact
+        assert list(zip(*warp(cost), strict=True)) == warp_by_hand(cost)
+
+
+def test_the_way_through_a_small_matrix():
+    rows, columns = warp(np.array([[0.0, 1, 9, 9], [9, 0, 0, 9], [9, 9, 9, 0]]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 1, 1, 2], [0, 1, 2, 3])
+
+
+def test_where_numba_can_keep_nothing_the_message_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "librosa").mkdir()
+    (tmp_path / "librosa" / "__init__.py").write_text("raise RuntimeError('cannot cache function: no locator available')")
+    for name in [name for name in sys.modules if name.split(".")[0] == "librosa"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RunError, match="no locator available. Set NUMBA_CACHE_DIR to a folder"):
+        warp(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, FILTER_WIDTH - 1])
+def test_a_window_shorter_than_the_filter_has_words(frames):
+    [word] = warp_words(staircase([(0, 1), (frames - 1, frames)], frames), torch.tensor([0.5]), [("a", 1)], 0.02, 0.02 * frames)
+    assert 0 <= word.start <= word.end <= 0.02 * frames and word.probability == 0.5
+
+
+@pytest.mark.parametrize("language, text, words", [
+    ("en", ' Well, "so" (he) said... no!', [" Well,", ' "so"', " (he)", " said...", " no!"]),
+    ("es", " ¿Qué? ¡Sí, mañana!", [" ¿Qué?", " ¡Sí,", " mañana!"]),
+    ("xx", " a - b", [" a", " -", " b"]),  # a dash between words is a word
+    ("zh", "你好，世界。", ["你", "好，", "世", "界。"]),
+    ("en", "你好，世界。", ["你好，世界。"]),
+    ("en", " 😀👩 à!", [" 😀👩", " à!"]),  # several tokens a character
+    ("en", "", []),
+])  # fmt: skip
+def test_tokens_are_joined_to_words(backbone, language, text, words):
+    tokens = backbone.tokenizer(text, add_special_tokens=False).input_ids
+    found = backbone.token_words(tokens, language)
+    assert [word for word, _ in found] == words and sum(count for _, count in found) == len(tokens)
+    at = 0
+    for word, count in found:
+        assert backbone.tokenizer.decode(tokens[at : at + count]) == word
+        at += count
 
 
 @pytest.fixture

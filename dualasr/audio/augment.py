@@ -31,9 +31,6 @@ class Augmentation:
     gain_db: tuple[float, float] = (-25.0, 6.0)
 
 
-NO_SPEED = Augmentation(speed=0.0)
-
-
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
     """Play faster (factor > 1) or slower, pitch included: shape (samples,) -> (samples / factor,)."""
     return soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE, quality="MQ").astype(np.float32)
@@ -106,13 +103,13 @@ def augment(samples: np.ndarray, rng: np.random.Generator, options: Augmentation
 
 
 def spec_augment(mel: np.ndarray, rng: np.random.Generator, *, bands: int = 2, width: int = 12, stretches: int = 2,
-                 share: float = 0.06, value: float | None = None) -> np.ndarray:  # fmt: skip
+                 share: float = 0.06) -> np.ndarray:  # fmt: skip
     """Mask `bands` bands of up to `width` mels and `stretches` of up to `share` of the frames: (mels, frames), copied.
 
-    Masked cells take the clip's mean, or `value`.
+    Masked cells take the clip's mean.
     """
     mel = mel.copy()
-    fill = mel.mean() if value is None else value
+    fill = mel.mean()
     for _ in range(bands):
         size = int(rng.integers(0, width + 1))
         start = int(rng.integers(0, mel.shape[0] - size + 1))

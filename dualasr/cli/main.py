@@ -27,29 +27,39 @@ COMMANDS = (  # name, its flags, what it does, and what the help says
 )  # fmt: skip
 
 
+_HYPHENATED = ("quickstart", "add-language", "corpus")  # flags with hyphens; the other commands have underscores
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes `--output-dir` for `--output_dir`, and the reverse; the help shows the one that is declared."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args(_as_declared(sys.argv[1:] if args is None else list(args)), namespace)
+
+
+def _as_declared(arguments: list[str]) -> list[str]:
+    """Write the names of flags as their command declares them; values, and what stands after `--`, stay as they are."""
+    other, own = "_-" if arguments[:1] and arguments[0] in _HYPHENATED else "-_"
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    written = []
+    for argument in arguments[:end]:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and " " not in name:  # argparse takes what has a space for a value
+            argument = f"--{name[2:].replace(other, own)}{equals}{value}"
+        written.append(argument)
+    return written + arguments[end:]
+
+
 def build_parser() -> argparse.ArgumentParser:
     about = "Teach Whisper a new language without making it forget the ones it knows."
-    parser = argparse.ArgumentParser(prog="dualasr", description=about)
+    parser = _Parser(prog="dualasr", description=about)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     for name, add_flags, run, text in COMMANDS:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_flags(command)
         command.set_defaults(run=run)
-        _take_both_spellings(command)
     return parser
-
-
-def _take_both_spellings(command: argparse.ArgumentParser) -> None:
-    """`--output-dir` beside `--output_dir`, and the reverse; the help shows the one."""
-    for flag, action in list(command._option_string_actions.items()):
-        if flag.startswith("--"):
-            for other in (flag[2:].replace("_", "-"), flag[2:].replace("-", "_")):
-                command._option_string_actions.setdefault(f"--{other}", action)
-    for action in command._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                _take_both_spellings(below)
 
 
 def main(argv: list[str] | None = None) -> int:

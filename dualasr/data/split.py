@@ -3,7 +3,6 @@
 Clips that share a sentence (and, by speaker, clips that share a speaker) form a group; groups are dealt in seeded order.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,21 +75,12 @@ def deal(utterances: Sequence[Utterance], options: SplitOptions) -> list[str]:
 
 def _groups(utterances: Sequence[Utterance], by_speaker: bool) -> list[list[int]]:
     """Connected components: utterances that share a sentence or, if asked, a known speaker; in order of their first."""
-    parent = list(range(len(utterances)))
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    linked = DisjointSet(range(len(utterances)))
     first: dict[tuple[str, str], int] = {}
     for i, u in enumerate(utterances):
         keys = [("sentence", sentence_of(u))] + ([("speaker", u.speaker)] if by_speaker and u.speaker else [])
         for key in keys:
-            one, other = root(first.setdefault(key, i)), root(i)
-            parent[max(one, other)] = min(one, other)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i in range(len(utterances)):
-        groups[root(i)].append(i)
-    return list(groups.values())
+            linked.merge(first.setdefault(key, i), i)
+    return [sorted(group) for group in linked.subsets()]

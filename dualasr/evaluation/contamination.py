@@ -1,6 +1,6 @@
 """Find test clips that a pack was trained on, or nearly, by its fingerprints (Zhou et al. 2023, arXiv 2311.01964)."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,15 +40,6 @@ class Leak:
     match: int
 
 
-@dataclass(frozen=True)
-class Inflation:
-    """Error rates over all clips, over those that did not leak and over those that did; None where nothing is left."""
-
-    all: float | None
-    clean: float | None
-    leaked: float | None
-
-
 def audit(test: Fingerprints, trained: Mapping[str, Fingerprints]) -> tuple[Leak, ...]:
     """The test clips that leaked into the training data of packs, by clip, then by pack, then the strongest first.
 
@@ -66,17 +57,6 @@ def audit(test: Fingerprints, trained: Mapping[str, Fingerprints]) -> tuple[Leak
                 kind = kinds[0] if own[clip] == held[other] else kinds[1]
                 leaks.append(Leak(clip, pack, kind, float(similarity[clip]), int(test.words[clip]), other))
     return tuple(sorted(leaks, key=lambda leak: leak.clip))  # stable: packs and kinds stay in their order
-
-
-def inflation(errors: Sequence[float], lengths: Sequence[float], leaked: Collection[int]) -> Inflation:
-    """What leaked clips do to an error rate: errors and reference lengths of each clip, indices of those that leaked."""
-    errors, lengths = np.asarray(errors), np.asarray(lengths)
-    out = np.isin(np.arange(len(errors)), list(leaked))
-
-    def rate(of: np.ndarray) -> float | None:
-        return float(errors[of].sum() / lengths[of].sum()) if lengths[of].sum() else None
-
-    return Inflation(rate(out | True), rate(~out), rate(out))
 
 
 def _same(wanted: np.ndarray, held: np.ndarray) -> _Matches:

@@ -8,7 +8,15 @@ import numpy as np
 from dualasr.data.fingerprints import Fingerprints
 from dualasr.evaluation.contamination import KINDS, audit
 from dualasr.languages import tag_among
-from dualasr.metrics import bootstrap_interval, character_errors, comparable, per_sentence_errors, reliability, word_errors
+from dualasr.metrics import (
+    bootstrap_interval,
+    character_errors,
+    comparable,
+    per_sentence_errors,
+    reliability,
+    resampled_sums,
+    word_errors,
+)
 from dualasr.text import NORMALISERS
 
 MODES = ("pipeline_aware", "group_aware", "agnostic")
@@ -95,12 +103,9 @@ def _interval(tables: Sequence[np.ndarray], bootstrap: int, seed: int) -> list[f
     if len(tables) == 1:
         return list(bootstrap_interval(tables[0], samples=bootstrap, seed=seed))
     generator = np.random.default_rng(seed)
-    means = np.zeros(bootstrap)
-    for table in tables:
-        for k in range(bootstrap):
-            errors, length = table[generator.integers(len(table), size=len(table))].sum(axis=0)
-            means[k] += errors / max(length, 1) / len(tables)
-    return np.quantile(means, [0.025, 0.975]).tolist()
+    sums = [resampled_sums(table, bootstrap, generator) for table in tables]
+    rates = [errors / np.maximum(lengths, 1) for errors, lengths in sums]
+    return np.quantile(np.mean(rates, axis=0), [0.025, 0.975]).tolist()
 
 
 def routing_of(clips: Sequence[ClipResult], languages: dict[str, dict], routes: Sequence[str]) -> dict:

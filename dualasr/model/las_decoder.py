@@ -7,7 +7,7 @@ pyramid of eight). Output mirrors Whisper's: the language tag first, then the te
 pack's tags and `<|other|>` alone.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -47,9 +47,6 @@ class LASDecoder(nn.Module):
         is_tag = torch.zeros(vocabulary, dtype=torch.bool)
         is_tag[1:first_text] = True
         self.register_buffer("is_tag", is_tag, persistent=False)
-
-    def settings(self) -> dict:
-        return asdict(self.options)
 
     def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
         """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that follows is the tag step."""

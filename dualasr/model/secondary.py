@@ -140,7 +140,7 @@ class Secondary(nn.Module):
     def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions = SecondaryOptions()):
         super().__init__()
         self.options = options.resolve(backbone.layers)
-        self.tokenizer, self.frame_s = tokenizer, backbone.window_s / backbone.positions
+        self.tokenizer, self.frame_s = tokenizer, backbone.frame_s
         self.layers = adapt_layers(backbone.encoder.layers[self.options.fork :], self.options.rank, self.options.alpha)
         self.layer_norm = copy.deepcopy(backbone.encoder.layer_norm).requires_grad_(True)
         width = backbone.width

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 MOST_UNITS, LEAST_COUNT = 2000, 100  # the paper's vocabulary size; how often a merged unit must occur
-END, OTHER = "<|endoftext|>", "<|other|>"
 
 
 @dataclass(frozen=True)

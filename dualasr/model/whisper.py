@@ -9,6 +9,7 @@ import copy
 import functools
 import hashlib
 import json
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  befor
 # isort: split
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE, _combine_tokens_into_words
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import BaseModelError, RunError
@@ -33,6 +34,10 @@ BUILT_IN = {"micro": Path(__file__).parent / "micro"}
 SIZES = tuple(size + english for size in ("tiny", "base", "small", "medium") for english in ("", ".en")) + (
     "large-v1", "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
 LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
+# Words are told apart as by openai-whisper (MIT licence), whose lists these are.
+_SPACELESS = ("chinese", "japanese", "thai", "lao", "myanmar", "cantonese")
+_OPENING, _CLOSING = "\"'“¡¿([{-", "\"'.。,，!！?？:：”)]}、"
+_REPLACEMENT = "\ufffd"
 MOST_BEAMS = 20  # that `generate` follows at once: each has keys and values of the whole window to itself
 
 
@@ -183,6 +188,11 @@ class Backbone:
     @property
     def window_s(self) -> float:
         return self.window_samples / SAMPLE_RATE
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of an encoder frame."""
+        return self.window_s / self.positions
 
     @functools.cached_property
     def languages(self) -> dict[str, int]:
@@ -360,6 +370,51 @@ class Backbone:
 
     def token_words(self, tokens: Sequence[int], language: str | None) -> list[tuple[str, int]]:
         """The words that text tokens spell, with the space before it part of a word, and how many tokens each has."""
-        name = LANGUAGES.get(language or "en", "english")
-        words, _, indices = _combine_tokens_into_words(self.tokenizer, list(tokens), name)
-        return [(word, len(places)) for word, places in zip(words, indices, strict=True)]
+        spaceless = LANGUAGES.get(language or "en") in _SPACELESS
+        parts = self._whole_characters(tokens)
+        words = [(text, count) for text, count, _ in (parts if spaceless else _join_at_spaces(parts))]
+        return _join_punctuation(words)
+
+    def _whole_characters(self, tokens: Sequence[int]) -> list[tuple[str, int, bool]]:
+        """The shortest runs of tokens that spell whole characters: text, number of tokens, whether a special token."""
+        full, end = self._decoded(tokens), self.tokenizer.eos_token_id
+        parts, run, at = [], [], 0
+        for token in tokens:
+            run.append(token)
+            text = self._decoded(run)
+            cut = text.find(_REPLACEMENT)  # a part of a character, unless the whole text holds it, too
+            if cut < 0 or full[at + cut : at + cut + 1] in ("", _REPLACEMENT):
+                parts.append((text, len(run), run[0] >= end))
+                run, at = [], at + len(text)
+        return parts
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, decode_with_timestamps=True)
+
+
+def _join_at_spaces(parts: Sequence[tuple[str, int, bool]]) -> list[tuple[str, int, bool]]:
+    """A part without a space before it goes to the word before; punctuation and special tokens stand alone."""
+    words: list[tuple[str, int, bool]] = []
+    for text, count, special in parts:
+        if words and not (special or text.startswith(" ") or text.strip() in string.punctuation):
+            before, counted, kind = words.pop()
+            text, count, special = before + text, counted + count, kind
+        words.append((text, count, special))
+    return words
+
+
+def _join_punctuation(words: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Opening punctuation goes to the word after it, then closing punctuation to the word before it."""
+    opened: list[tuple[str, int]] = []  # from the last to the first
+    for text, count in reversed(words):
+        if opened and text.startswith(" ") and text.strip() in _OPENING:
+            after, counted = opened.pop()
+            text, count = text + after, count + counted
+        opened.append((text, count))
+    closed: list[tuple[str, int]] = []
+    for text, count in reversed(opened):
+        if closed and not closed[-1][0].endswith(" ") and text in _CLOSING:
+            before, counted = closed.pop()
+            text, count = before + text, counted + count
+        closed.append((text, count))
+    return closed

@@ -37,14 +37,14 @@ class Skipped:
     reason: str
 
 
-def check_label(tokenizer: PackTokenizer, text: str, frames: int) -> str | None:
-    """Why a clip of so many encoder frames cannot be trained on, or None."""
+def check_label(tokenizer: PackTokenizer, text: str, frames: int, frame_s: float) -> str | None:
+    """Why a clip of so many encoder frames of `frame_s` seconds cannot be trained on, or None."""
     characters = tokenizer.encode_characters(text)
     if len(tokenizer.encode(text)) > MOST_TOKENS:
         return f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS}"
     repeats = sum(a == b for a, b in zip(characters, characters[1:], strict=False))
     if len(characters) + repeats > frames:
-        return f"its label has {len(characters)} characters, too many for {frames * 0.02:.1f} s of sound"
+        return f"its label has {len(characters)} characters, too many for {frames * frame_s:.1f} s of sound"
     if not characters:
         return "its label is empty"
     return None

@@ -208,7 +208,7 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
         clips = []
         for u, (mine, frames, lost) in zip(utterances, entries_of([u.sound for u in utterances], count), strict=True):
             text = written(u.text, options.target)
-            if reason := lost or check_label(tokenizer, text, frames):
+            if reason := lost or check_label(tokenizer, text, frames, backbone.frame_s):
                 if options.strict:
                     raise CorpusError(f"{u.sound} ({u.id}): {reason}")
                 skipped.append(Skipped(u.id, reason))

@@ -7,17 +7,17 @@ without one before it begins a little before its first character's mark, and end
 import logging
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import torch
-from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
+from scipy.ndimage import median_filter
 
 from dualasr.audio.torchaudio_fault import torchaudio_fault
-from dualasr.errors import AlignmentError
+from dualasr.errors import AlignmentError, RunError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.language_id import EncodedAudio, PackEncoding, encode
 from dualasr.model.selector import PRIMARY
@@ -47,12 +47,12 @@ def check_alignment() -> None:
 
 
 def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, frame_s: float, seconds: float,
-                unit: Literal["word", "character"] = "word", start: float = 0.0) -> tuple[Word, ...]:  # fmt: skip
+                unit: Literal["word", "character"] = "word") -> tuple[Word, ...]:  # fmt: skip
     """The words of a text in a window of so many seconds, in order and without overlap; joined they are the text.
 
-    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds, the first begins at
-    `start`. A word's probability is the mean of its marks'. A word is `shared` where it has no character that the head knows,
-    or no alignment of the text fits the sound: it shares the time between its neighbours evenly.
+    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds. A word's
+    probability is the mean of its marks'. A word is `shared` where it has no character that the head knows, or no alignment
+    of the text fits the sound: it shares the time between its neighbours evenly.
     Raises AlignmentError where torchaudio cannot be loaded.
     """
     places = split_words(text, unit)
@@ -73,7 +73,7 @@ def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, fr
         probability = sum(marks[k].probability for k in mine) / len(mine)
         words.append(Word(begins, ends, text[first:last], probability, False))
     texts = [text[first:last] for first, last in places]
-    return tuple(replace(w, start=start + w.start, end=start + w.end) for w in _share(words, texts, seconds))
+    return tuple(_share(words, texts, seconds))
 
 
 def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int, int]]:
@@ -99,19 +99,13 @@ def mark_characters(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer
     if not units or len(log_probs) < len(units) + repeats:
         return None
     check_alignment()
-    from torchaudio.functional import forced_align
+    from torchaudio.functional import forced_align, merge_tokens
 
     path, scores = forced_align(log_probs.float().cpu().unsqueeze(0), torch.tensor([units]))
-    marks: list[Mark] = []
-    before = 0
-    for frame, (unit, score) in enumerate(zip(path[0].tolist(), scores[0].exp().tolist(), strict=True)):
-        if unit and unit == before:
-            mark = marks.pop()
-            marks.append(Mark(mark.index, mark.first, frame + 1, max(mark.probability, score)))
-        elif unit:
-            marks.append(Mark(known[len(marks)], frame, frame + 1, score))
-        before = unit
-    return tuple(marks)
+    likely = scores[0].exp()
+    spans = merge_tokens(path[0], likely)  # a run of frames with the same character each, none of blanks
+    return tuple(Mark(i, span.start, span.end, float(likely[span.start : span.end].max()))
+                 for i, span in zip(known, spans, strict=True))  # fmt: skip
 
 
 def _is_letter(character: str) -> bool:
@@ -141,8 +135,9 @@ def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequen
     """
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
     spread, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
-    heads = _median_filter(((weights - mean) / spread.clamp_min(1e-9)).unsqueeze(0), FILTER_WIDTH)[0]
-    tokens, frames = _dynamic_time_warping(-heads.mean(0).double().cpu().numpy())
+    scores = ((weights - mean) / spread.clamp_min(1e-9)).cpu().numpy()
+    smooth = median_filter(scores, (1, 1, FILTER_WIDTH), mode="mirror")
+    tokens, frames = warp(-smooth.mean(0))
     first = np.flatnonzero(np.diff(tokens, prepend=-1))  # where the path comes to each token
     starts = frames[first] * frame_s
     found, at, likely = [], 0, probabilities.tolist()
@@ -151,6 +146,32 @@ def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequen
         found.append(Word(begins, ends, text, sum(likely[at : at + count]) / count, False))
         at += count
     return tuple(found)
+
+
+def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the cheapest way through a matrix from its first cell to its last (dynamic time warping).
+
+    A step goes to the next row, the next column, or both. Of steps that cost the same, the
+    one to both is taken before the one to the next column, and this before the next row.
+
+    Args:
+        cost: of each cell, no NaN; shape (rows, columns).
+
+    Returns:
+        The row and the column of each cell on the way, int, shape (cells,) each.
+
+    Raises:
+        RunError: numba, which compiles librosa, finds no folder to keep the result in.
+    """
+    try:
+        from librosa.sequence import dtw  # takes seconds to import
+    except RuntimeError as error:
+        raise RunError(f"Cannot load librosa, which finds the times of words: {error}. Set NUMBA_CACHE_DIR to a folder "
+                       "that can be written to.") from error  # fmt: skip
+
+    _, backwards = dtw(C=cost)
+    rows, columns = backwards[::-1].T
+    return rows, columns
 
 
 def words_of(
