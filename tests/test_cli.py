@@ -73,7 +73,7 @@ def test_a_command_declares_all_its_flags_in_one_spelling(command, wrong, capsys
     ("add-language --corpus a --language ky --out o --dry_run", "dry_run", True),
     ("corpus split a --out b --by_speaker", "by_speaker", True), ("quickstart --corpus_only", "corpus_only", True),
     ("packs list --packs-dir d", "packs_dir", Path("d")), ("serve --max-upload-mb 3", "max_upload_mb", 3.0),
-    ("calibrate --corpus a --out b --most-stolen 0.5", "most_stolen", 0.5),
+    ("calibrate --corpus a --out b --most-stolen 0.5", "max_false_accept_rate", 0.5),
 ])  # fmt: skip
 def test_flags_are_taken_with_hyphens_and_underscores(line, name, value):
     assert getattr(build_parser().parse_args(line.split()), name) == value
