@@ -13,7 +13,7 @@ import torch
 
 
 @contextmanager
-def core_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """A pool of as many threads as torch may use, and their number. Operations take one core each, the caller's too.
 
     At the end torch's number of threads is what it was.

@@ -189,7 +189,7 @@ def leaky(tmp_path_factory):
     add_language(AddLanguageOptions(
         base="micro", corpora=(folder / "corpus",), languages={"ky": "Kyrgyz"}, out=folder / "pack",
         training=TrainingOptions(steps=90, batch=12, variants=1, learning_rate=4e-3),
-    ), say=lambda line: None)  # fmt: skip
+    ))  # fmt: skip
     return load_model("micro", [folder / "pack"]), [replace(row, split="test") for row in rows[6:18]]
 
 

@@ -160,7 +160,7 @@ def test_a_pack_is_named_as_elsewhere(tiny_folder, make_pack, tmp_path, capsys):
 
 def test_a_place_that_cannot_be_written(tiny_folder, make_pack, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="Cannot export to .*: Not a directory"):
+    with pytest.raises(RunError, match="Cannot write the export .*: Not a directory"):
         export(make_pack(), tmp_path / "file" / "out", tiny_folder)
 
 
@@ -177,5 +177,5 @@ def test_a_full_disk_leaves_nothing(tiny_folder, make_pack, tmp_path, limit):
             export(pack, tmp_path / "out", tiny_folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert isinstance(caught.value, RunError) and "Cannot export" in str(caught.value), repr(caught.value)
+    assert isinstance(caught.value, RunError) and "Cannot write the export" in str(caught.value), repr(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["north"]

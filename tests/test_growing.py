@@ -20,10 +20,6 @@ from dualasr.training.prepare import read_corpora, read_text
 SENTENCES = {"ky": ["ат суу", "кар нан", "суу кар"], "ga": ["tá sé", "an lá", "sé an"], "om": ["bara gaarii", "mana"]}
 
 
-def silent(_line: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory) -> dict[str, Path]:
     """A manifest folder for each language, 10 training and 3 dev clips of noise and tones."""
@@ -71,9 +67,9 @@ def test_what_is_inherited(backbone, make_secondary, clips, decoder):
 
 def test_a_pack_goes_on(tiny_folder, backbone, corpora, tmp_path):
     later = (corpora["ga"], corpora["om"])
-    first = add_language(options(tiny_folder, corpora, tmp_path / "one", "ky", vocabulary=later), say=silent)
+    first = add_language(options(tiny_folder, corpora, tmp_path / "one", "ky", vocabulary=later))
     asked = options(tiny_folder, corpora, tmp_path / "two", "ga", "ky", init=tmp_path / "one", vocabulary=later)
-    second = add_language(asked, say=silent)
+    second = add_language(asked)
     tokenizers = [pack.secondary.tokenizer for pack in (first, second)]
     assert tokenizers[0].bpe.to_str() == tokenizers[1].bpe.to_str()
     assert set("".join(SENTENCES["om"])) <= set(tokenizers[0].characters) == set(tokenizers[1].characters)
@@ -86,11 +82,12 @@ def test_a_pack_goes_on(tiny_folder, backbone, corpora, tmp_path):
 
 def test_rehearsal_is_a_share_of_earlier_new_languages_and_no_base_data(tiny_folder, corpora, tmp_path):
     asked = options(tiny_folder, corpora, tmp_path / "p", "om", "ky ga", rehearse=0.4, negatives=(corpora["ky"],))
-    train, dev, _ = read_corpora(asked, 15.0)
+    found = read_corpora(asked, 15.0)
+    train, dev = found.train, found.dev
     assert [u.language for u in train].count("om") == 10
     assert len(train) == 10 + 8 and {u.language for u in train} == {"ky", "ga", "om"}
     assert [u.language for u in dev[:3]] == ["om", "ky", "ga"] and len(dev) == 9
-    again = read_corpora(asked, 15.0)[0]
+    again = read_corpora(asked, 15.0).train
     assert [u.id for u in again] == [u.id for u in train]
 
 
@@ -102,10 +99,10 @@ def test_negatives_are_never_labels(tiny_folder, corpora, tmp_path):
         soundfile.write(secret / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(16_000), 16_000)
     rows = [{"id": f"b{i}", "audio": f"{i}.wav", "text": "ZZZ QQQ", "lang": "en", "split": "train"} for i in range(3)]
     (secret / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    add_language(options(tiny_folder, corpora, tmp_path / "one", "ky", negatives=(secret,)), say=silent)
+    add_language(options(tiny_folder, corpora, tmp_path / "one", "ky", negatives=(secret,)))
     asked = options(tiny_folder, corpora, tmp_path / "two", "ga", "ky", init=tmp_path / "one", negatives=(secret,))
-    pack = add_language(asked, say=silent)
-    train, _, _ = read_corpora(asked, 15.0)
+    pack = add_language(asked)
+    train = read_corpora(asked, 15.0).train
     assert not any("Z" in text or "Q" in text for text in read_text(asked, train))
     assert not {"Z", "Q"} & set(pack.secondary.tokenizer.characters)
     assert pack.info.calibration.negatives
@@ -116,8 +113,8 @@ def test_negatives_are_never_labels(tiny_folder, corpora, tmp_path):
     ({"secondary": SecondaryOptions(rank=3, decoder="ctc")}, "other settings"),
 ])  # fmt: skip
 def test_what_cannot_go_on(tiny_folder, corpora, tmp_path, change, says):
-    add_language(options(tiny_folder, corpora, tmp_path / "one", "ky"), say=silent)
+    add_language(options(tiny_folder, corpora, tmp_path / "one", "ky"))
     asked = replace(options(tiny_folder, corpora, tmp_path / "two", "ga", "ky", init=tmp_path / "one"), **change)
     with pytest.raises(RunError, match=says):
-        add_language(asked, say=silent)
+        add_language(asked)
     assert not (tmp_path / "two").exists()

@@ -181,7 +181,7 @@ def test_what_adding_it_cost_goes_with_a_pack(backbone, pack, tmp_path, monkeypa
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere; the full-disk test covers it")
 def test_unwritable_place(backbone, make_secondary, tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match="Cannot save"):
+    with pytest.raises(RunError, match="Cannot write the pack"):
         save_pack(tmp_path / "north", Pack(INFO, make_secondary(backbone)), backbone)
 
 

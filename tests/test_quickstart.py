@@ -24,7 +24,7 @@ from dualasr.transcription.transcribe import transcribe
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     options = QuickstartOptions(tmp_path_factory.mktemp("qs") / "run", readings=1, steps=3, beam=2, limit=10)
-    return options, quickstart(options, say=lambda line: None)
+    return options, quickstart(options)
 
 
 def test_three_reports_over_all_languages(small):
@@ -59,10 +59,10 @@ def test_what_lies_in_the_folder(small):
 def test_a_second_run_goes_on_and_another_is_refused(small):
     options, steps = small
     before = {path: path.stat().st_mtime_ns for path in options.out.rglob("*.safetensors")}
-    assert quickstart(options, say=lambda line: None) == steps
+    assert quickstart(options) == steps
     assert before and before == {path: path.stat().st_mtime_ns for path in options.out.rglob("*.safetensors")}
     with pytest.raises(RunError, match="other settings"):
-        quickstart(replace(options, seed=2), say=lambda line: None)
+        quickstart(replace(options, seed=2))
 
 
 def test_a_long_file_keeps_order_and_routes(small):

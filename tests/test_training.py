@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -62,10 +63,6 @@ def make_options(base: Path, folder: Path) -> AddLanguageOptions:
 @pytest.fixture
 def options(tiny_folder, tmp_path):
     return make_options(tiny_folder, tmp_path)
-
-
-def silent(_line: str) -> None:
-    pass
 
 
 def cached(backbone, secondary, folder, clips):
@@ -170,7 +167,7 @@ def test_labels_the_decoder_cannot_hold(backbone, make_secondary):
 
 
 def test_add_language_end_to_end(options, backbone):
-    pack = add_language(options, say=silent)
+    pack = add_language(options)
     loaded = load_pack(options.out, backbone)
     assert loaded.info.languages == {"ky": "Kyrgyz"} and not loaded.info.calibration.negatives
     assert all(torch.equal(a, b) for (_, a), (_, b) in
@@ -197,7 +194,7 @@ def one_recording(corpus: Path, folder: Path) -> Path:
 
 def test_segments_of_a_recording_train_the_pack_that_their_clips_do(options, tmp_path):
     cut = replace(options, corpora=(one_recording(options.corpora[0], tmp_path / "long"),), out=tmp_path / "packs" / "cut")
-    whole, segments = add_language(options, say=silent), add_language(cut, say=silent)
+    whole, segments = add_language(options), add_language(cut)
     assert segments.info.training["clips"] == whole.info.training["clips"] == 12
     for (name, a), (_, b) in zip(whole.secondary.own_tensors(), segments.secondary.own_tensors(), strict=True):
         assert torch.equal(a, b), name
@@ -223,7 +220,8 @@ def test_clips_of_every_split_are_not_their_own_dev(options, tmp_path):
     manifest = folder / "manifest.jsonl"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text("".join(json.dumps(row | {"split": None, "text": f"{row['text']} {row['id']}"}) + "\n" for row in rows))
-    train, dev, _ = read_corpora(replace(options, corpora=(folder, *options.corpora)), 15.0)
+    found = read_corpora(replace(options, corpora=(folder, *options.corpora)), 15.0)
+    train, dev = found.train, found.dev
     assert len(train) + len(dev) == 74 and 2 < len(dev) < 20
     assert not {u.sound for u in train} & {u.sound for u in dev}
 
@@ -232,9 +230,10 @@ def test_dev_is_that_of_the_corpora_that_have_one(options, tmp_path):
     manifest = make_corpus(tmp_path / "more") / "manifest.jsonl"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
-    own, dev, _ = read_corpora(options, 15.0)
+    found = read_corpora(options, 15.0)
+    own, dev = found.train, found.dev
     both = read_corpora(replace(options, corpora=(*options.corpora, tmp_path / "more")), 15.0)
-    assert dev and both[1] == dev and len(both[0]) == len(own) + len(rows)
+    assert dev and both.dev == dev and len(both.train) == len(own) + len(rows)
 
 
 def test_negatives_are_calibrated(options, tmp_path):
@@ -243,14 +242,14 @@ def test_negatives_are_calibrated(options, tmp_path):
     rng = np.random.default_rng(1)
     for i in range(20):
         soundfile.write(sounds / f"{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
-    pack = add_language(replace(options, negatives=(sounds,)), say=silent)
+    pack = add_language(replace(options, negatives=(sounds,)))
     assert pack.info.calibration.negatives and pack.info.training["negatives"] == 12
 
 
 def test_a_pack_knows_how_its_language_sounds(options, backbone):
     """The mean of its training clips, each heard alone, every other one augmented; and none of a dev clip."""
-    pack = add_language(options, say=silent)
-    train = sorted(read_corpora(options, backbone.window_s)[0], key=lambda u: u.duration)
+    pack = add_language(options)
+    train = sorted(read_corpora(options, backbone.window_s).train, key=lambda u: u.duration)
     cache, model = trunk_cache(options, backbone), DualWhisper(backbone)
     heard = [model.encode_audio([cache.samples(u.sound, i % 2)]).pooled_features[0].numpy() for i, u in enumerate(train)]
     assert np.allclose(pack.statistics.means[0], np.mean(heard, 0), atol=1e-4)
@@ -288,7 +287,7 @@ def test_a_corpus_that_has_only_test_is_no_negatives(tmp_path):
         find_negatives([corpus], ["en"], seed=1)
 
 
-def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
+def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path, caplog):
     folder = tmp_path / "broken"
     soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 20), 16_000)
     soundfile.write(tmp_path / "short.wav", np.zeros(3200), 16_000)
@@ -303,42 +302,42 @@ def test_what_cannot_be_used_is_skipped_and_counted(options, tmp_path):
              row | {"id": "cut", "audio": str(tmp_path / "cut.flac")},
              row | {"id": "dense", "audio": str(tmp_path / "short.wav"), "text": "кар тоо " * 20})  # fmt: skip
     make_corpus(folder, extra=extra)
-    lines: list[str] = []
     broken = replace(options, corpora=(folder,))
-    add_language(broken, say=lines.append)
+    with caplog.at_level(logging.INFO, "dualasr"):
+        add_language(broken)
     skipped = {item["id"]: item["reason"] for item in json.loads((broken.run / "skipped.json").read_text())}
-    assert len(skipped) == 6 and any("6 skipped" in line for line in lines)
+    assert len(skipped) == 6 and "6 skipped" in caplog.text
     assert "window is 15 s" in skipped["long"] and "too many for" in skipped["dense"] and "cut.flac" in skipped["cut"]
     assert read_pack(broken.out)["training"]["clips"] == 12
     with pytest.raises(CorpusError, match="manifest.jsonl:15"):
-        add_language(replace(broken, out=tmp_path / "packs" / "strict", strict=True), say=silent)
+        add_language(replace(broken, out=tmp_path / "packs" / "strict", strict=True))
 
 
 def test_an_existing_folder_is_never_overwritten(options, tmp_path):
-    add_language(options, say=silent)
+    add_language(options)
     seal = read_pack(options.out)["seal"]
     for resume in (False, True):
         with pytest.raises(RunError, match="exists"):
-            add_language(options, resume=resume, say=silent)
+            add_language(options, resume=resume)
     assert read_pack(options.out)["seal"] == seal
     unfinished = replace(options, out=tmp_path / "packs" / "other")
     unfinished.run.mkdir(parents=True)
     (unfinished.run / "arguments.json").write_text(json.dumps({"base": "another"}))
     with pytest.raises(RunError, match="--resume"):
-        add_language(unfinished, say=silent)
+        add_language(unfinished)
     with pytest.raises(RunError, match="other settings"):
-        add_language(unfinished, resume=True, say=silent)
+        add_language(unfinished, resume=True)
 
 
 @pytest.mark.parametrize("code", ["Kyrgyz", "k", "ky_KG", ""])
 def test_no_language_code(options, code):
     with pytest.raises(RunError, match="no language code"):
-        add_language(replace(options, languages={"ky": "Kyrgyz", code: "?"}), say=silent)
+        add_language(replace(options, languages={"ky": "Kyrgyz", code: "?"}))
 
 
 def test_unknown_language_of_the_corpus(options):
     with pytest.raises(CorpusError, match="ga"):
-        add_language(replace(options, languages={"ga": "Irish"}), say=silent)
+        add_language(replace(options, languages={"ga": "Irish"}))
 
 
 @pytest.mark.parametrize("change", [
@@ -414,7 +413,7 @@ def test_a_full_disk_while_training(options, tmp_path):
     out = tmp_path / "full" / "ky"
     script = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
               "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
-              "from dualasr.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+              "from dualasr.cli.main import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
     arguments = command(options, out)[3:]
     result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert result.returncode == 1 and "Free some space" in result.stderr and "Traceback" not in result.stderr

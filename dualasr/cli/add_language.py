@@ -68,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
         for key, value in plan(options).items():
             print(f"{key:14} {value}")
         return 0
-    add_language(options, resume=args.resume, say=lambda line: print(line, flush=True))
+    add_language(options, resume=args.resume)
     return 0

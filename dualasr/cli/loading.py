@@ -1,10 +1,12 @@
 """What the commands share: the flags that name a base, packs and a corpus, and how these are loaded."""
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 
 from dualasr.errors import CorpusError
+
+log = logging.getLogger("dualasr")
 
 BASE_HELP = "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
 
@@ -73,9 +75,9 @@ def with_packs(base, args):
 
     model, selector = packs_load.with_packs(base, pack_folders(args)), base.selector
     if selector.packs and set(selector.packs) != set(model.packs):
-        print(f"dualasr: warning: {args.selector} was fitted for the packs {', '.join(selector.packs)}, not for "
-              f"{', '.join(model.packs) or 'none'}", file=sys.stderr)  # fmt: skip
+        fitted, loaded = ", ".join(selector.packs), ", ".join(model.packs) or "none"
+        log.warning(f"{args.selector} was fitted for the packs {fitted}, not for {loaded}")
     for name, pack in model.packs.items():
         if not pack.info.calibration.negatives:
-            print(f"dualasr: warning: pack {name!r} had no --negatives; its routing is unreliable", file=sys.stderr)
+            log.warning(f"pack {name!r} had no --negatives; its routing is unreliable")
     return model

@@ -6,6 +6,7 @@ import sys
 
 from dualasr import __version__
 from dualasr.cli import add_language, calibrate, corpus, evaluate, packs, quickstart, serve, transcribe
+from dualasr.cli.log import log_to_terminal
 from dualasr.errors import DualasrError
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        return args.run(args)
+        with log_to_terminal():
+            return args.run(args)
     except DualasrError as error:
         print(f"dualasr: {error}", file=sys.stderr)
         return 1

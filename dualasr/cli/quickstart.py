@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     from dualasr.training.quickstart import QuickstartOptions, quickstart
 
     given = {key: vars(args)[key] for key in ("out", "base", "steps", "readings", "text", "limit", "seed") if key in args}
-    quickstart(QuickstartOptions(**given), corpus_only=args.corpus_only, say=lambda line: print(line, flush=True))
+    quickstart(QuickstartOptions(**given), corpus_only=args.corpus_only)
     return 0

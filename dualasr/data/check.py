@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.load import SAMPLE_RATE, load_audio
 from dualasr.data.corpus import Columns, Corpus, SkippedRow, Utterance, load_corpus
 from dualasr.data.utterance import canonical_split
-from dualasr.errors import AudioError, CorpusError, RunError
+from dualasr.errors import AudioError, CorpusError
 from dualasr.text import normalise
 
 SILENT_DBFS = -60.0  # RMS
@@ -190,11 +190,8 @@ def write_html(path: Path, check: CorpusCheck) -> None:
         parts.append(f"<details><summary>characters: {len(s.characters)}</summary><p>{counts}</p></details>")
     style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}th{text-align:left}img{max-width:100%}"
     page = f'<!doctype html><meta charset="utf-8"><title>Corpus check</title><style>{style}</style>{"".join(parts)}\n'
-    try:
-        with whole_file(path) as part:
-            part.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with atomic_file(path) as part:
+        part.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _printable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.load import SUFFIXES, Sound
 from dualasr.data.annotations import find_segments, segment_rows
 from dualasr.data.common_voice import common_voice_rows, find_common_voice
@@ -169,7 +169,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for utterance in utterances:
             audio = Path(os.path.abspath(utterance.audio))
             row = asdict(utterance)

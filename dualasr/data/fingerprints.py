@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.load import SAMPLE_RATE, Sound, load_audio
 from dualasr.errors import AudioError, PackError
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 from dualasr.text import normalise, scoring_unit
 
 FORMAT = "dualasr fingerprints 1"  # a change to any number below makes older files incomparable: count it up
@@ -51,8 +51,8 @@ class Fingerprints:
         return len(self.sentence)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all. Raises OSError where the disk is full or unwritable."""
-        with whole_file(path) as part:
+        """Write one safetensors file, whole or not at all. Raises RunError where the disk is full or unwritable."""
+        with atomic_file(path) as part:
             part.write_bytes(save(vars(self), metadata={"format": FORMAT}))
 
     @classmethod
@@ -88,7 +88,7 @@ def fingerprint(clips: Iterable[tuple[Sound, str, str]], *, progress: bool | Non
     """
     clips = list(clips)
     hidden = None if progress is None else not progress
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         sounds = pool.map(_sound, [sound for sound, _, _ in clips])
         sounds = list(tqdm(sounds, total=len(clips), desc="fingerprints", unit="clip", disable=hidden))
     sentences = [_sentence(text, language) for _, text, language in clips]

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.data.tables import match_columns, row_of_fields
 from dualasr.data.utterance import Asked, Found, Rows, names_a_split
 from dualasr.errors import CorpusError, MissingExtraError
@@ -99,13 +99,10 @@ def _cell(value, feature) -> str | None:
 
 
 def _written(path: Path, data: bytes) -> Path:
-    """A file with these bytes; whole or not at all. Raises CorpusError."""
+    """A file with these bytes; whole or not at all. Raises RunError."""
     path = Path(os.path.abspath(path))  # a relative one would be looked for inside the corpus
     if path.is_file():
         return path
-    try:
-        with whole_file(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise CorpusError(f"{path.parent}: the data set's sound cannot be written there ({error.strerror}).") from error
+    with atomic_file(path, name=f"the data set's sound to {path.parent}") as part:
+        part.write_bytes(data)
     return path

@@ -4,9 +4,10 @@ The sentences are dualasr's own (data/sentences). No test sentence and no test v
 has three splits; one of the base has a test, and a train from other words, for audio that a pack learns not to claim.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,8 @@ from dualasr.data.fingerprints import GRAM, SIMILAR
 from dualasr.errors import CorpusError
 from dualasr.languages import code_of, language_of
 from dualasr.text import normalise
+
+log = logging.getLogger("dualasr")
 
 # A number for each language, for its random stream: it sounds the same whatever is generated beside it.
 NUMBERS = {"ky_kg": 0, "ga_ie": 1, "en_us": 2, "es_419": 3, "de_de": 4, "tr_tr": 5, "bg_bg": 6, "or_in": 7, "om_et": 8}
@@ -121,8 +124,7 @@ def _speak_split(config: str, split: str, folder: Path, options: GenerateOptions
     (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions(),
-                    say: Callable[[str], None] = print) -> None:  # fmt: skip
+def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions()) -> None:
     """`root`/data/{config} of each config that is not there yet, whole or not at all.
 
     Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
@@ -135,4 +137,4 @@ def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions
         shutil.rmtree(part, ignore_errors=True)
         speak_config(config, part, options)
         os.replace(part, folder)
-        say(f"  {config}")
+        log.info(f"  {config}")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.evaluation.markdown import markdown_table, percent
 from dualasr.evaluation.report_sections import MODES
@@ -63,11 +63,8 @@ def to_markdown(comparison: dict) -> str:
 
 def write_comparison(path: str | Path, comparison: dict) -> None:
     """Write a comparison as JSON, whole or not at all. Raises RunError, which names the path, where that fails."""
-    try:
-        with whole_file(path) as part:
-            part.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}. Choose another place for --out.") from error
+    with atomic_file(path, advice="Choose another place for --out.") as part:
+        part.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _clips(path: str | Path, modes: Sequence[str]) -> dict[tuple[str, str], dict]:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.evaluation.markdown import markdown_table
 from dualasr.evaluation.plots import save_figure
@@ -277,13 +277,10 @@ def write_matrix(folder: Path, matrix: Matrix, command: str, **more) -> None:
                 for name, of in (("awer", awer), ("bwt", bwt))}  # fmt: skip
     texts = {"matrix.json": json.dumps({"command": command, **asdict(matrix), **measures}, indent=1, ensure_ascii=False),
              "matrix.md": to_markdown(matrix, command, **more)}  # fmt: skip
-    try:
-        for name, text in texts.items():
-            with whole_file(folder / name) as part:
-                part.write_text(text, encoding="utf-8")
-        draw(matrix, folder / "matrix.png")
-    except OSError as error:
-        raise RunError(f"Cannot write {folder}/matrix.*: {error.strerror or error}.") from error
+    for name, text in texts.items():
+        with atomic_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+    draw(matrix, folder / "matrix.png")
 
 
 def read_matrix(path: Path) -> Matrix:

@@ -41,7 +41,7 @@ from dualasr.model.dual_whisper import NOTHING_CACHED, DecodeOptions, DualWhispe
 from dualasr.model.language_id import EncodedAudio
 from dualasr.model.selector import PRIMARY
 from dualasr.packs.format import read_fingerprints
-from dualasr.parallel import core_pool, one_ahead
+from dualasr.parallel import one_ahead, worker_pool
 from dualasr.text import scoring_unit
 
 
@@ -174,7 +174,7 @@ def _transcribe(
 
     stream = windows()
     batches = iter(lambda: list(islice(stream, options.batch)), [])
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         for batch, audio in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
             results = _every_mode(model, [samples for _, samples in batch], audio, route, options, kept, decoded)
             for (i, samples), (modes, confidence) in zip(batch, results, strict=True):

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.evaluation.report_sections import MODES, modes_of
 
 _STYLES = {"pipeline_aware": ("o", "#3b82c4"), "group_aware": ("D", "#2a9d6f"), "agnostic": ("s", "#d9622b")}
@@ -14,7 +14,7 @@ def save_figure(figure, path: Path) -> None:
     """A pyplot figure as PNG, whole or not at all; it is closed."""
     from matplotlib import pyplot
 
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, dpi=130)
     pyplot.close(figure)
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from dualasr.atomic import whole_folder
+from dualasr.atomic import atomic_folder
 from dualasr.errors import RunError
 from dualasr.model.pack import Pack
 from dualasr.model.secondary import Secondary
@@ -44,16 +44,12 @@ def export(pack: str | Path, to: str | Path, base: str | Path = "micro") -> None
     backbone = Backbone.load(base)
     loaded = load_pack(Path(pack), backbone)
     alone, merged = merge(loaded, backbone)
-    try:
-        with whole_folder(folder) as part:
-            save_base(part / "primary", backbone)
-            save_pack(part / "secondary", alone, merged)
-            save_base(part / "secondary" / "base", merged)
-            (part / "README.md").write_text(readme(loaded, backbone), encoding="utf-8")
-    except (OSError, SafetensorError, RunError) as error:
-        cause = error.__cause__ if isinstance(error, RunError) else error
-        reason = getattr(cause, "strerror", None) or cause
-        raise RunError(f"Cannot export to {folder}: {reason}. Free some space or choose another --to.") from error
+    advice = "Free some space or choose another --to."
+    with atomic_folder(folder, name=f"the export {folder}", advice=advice, errors=(SafetensorError,)) as part:
+        save_base(part / "primary", backbone)
+        save_pack(part / "secondary", alone, merged)
+        save_base(part / "secondary" / "base", merged)
+        (part / "README.md").write_text(readme(loaded, backbone), encoding="utf-8")
 
 
 def merge(pack: Pack, backbone: Backbone) -> tuple[Pack, Backbone]:

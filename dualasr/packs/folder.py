@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_dir
 
-from dualasr.atomic import whole_folder
+from dualasr.atomic import atomic_folder
 from dualasr.errors import PackError, RunError
 from dualasr.packs.format import DATA_SUFFIXES, is_pack, read_pack
 
@@ -94,13 +94,10 @@ def add_pack(source: str | Path, folder: Path) -> Path:
     target = folder / name
     if target.exists() or target.is_symlink():
         raise PackError(f"{target} is there already; remove it first: dualasr packs remove {name}")
-    try:
-        with whole_folder(target) as part:
-            for file in ["pack.json", *record["files"]]:
-                shutil.copyfile(source / file, part / file)
-            read_pack(part)
-    except OSError as error:
-        raise RunError(f"Cannot copy {source} to {target}: {error.strerror or error}. Nothing was added.") from error
+    with atomic_folder(target, name=f"a copy of {source} to {target}", advice="Nothing was added.") as part:
+        for file in ["pack.json", *record["files"]]:
+            shutil.copyfile(source / file, part / file)
+        read_pack(part)
     return target
 
 

@@ -13,10 +13,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,9 +23,9 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file, atomic_folder
 from dualasr.data.fingerprints import Fingerprints
-from dualasr.errors import PackError, RunError
+from dualasr.errors import PackError
 from dualasr.model.language_statistics import LanguageStatistics
 from dualasr.model.las_decoder import LASOptions
 from dualasr.model.pack import Pack, PackInfo
@@ -77,29 +74,10 @@ def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
     return adapter, rest
 
 
-@contextmanager
-def _in_place_of(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where the disk is full or unwritable;
-    what stood before still stands."""
-    part, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "old"))
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        for path in part.iterdir():
-            path.chmod(0o644)  # safetensors makes files that their owner alone may read
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(part, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"Cannot save the pack {folder}: {reason}. Free some space or choose another --out; what was saved "
-                       "before is untouched.") from error  # fmt: skip
+def _replacing(folder: Path):
+    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where it cannot be written."""
+    advice = "Free some space or choose another --out; what was saved before is untouched."
+    return atomic_folder(folder, replace=True, name=f"the pack {folder}", advice=advice, errors=(SafetensorError,))
 
 
 def _write_record(folder: Path, record: dict) -> None:
@@ -123,7 +101,7 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone, fingerprints: Finger
         "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
         "target_modules": rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})",
     }  # fmt: skip
-    with _in_place_of(Path(folder)) as part:
+    with _replacing(Path(folder)) as part:
         if adapter:
             (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
             save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -149,7 +127,7 @@ def attach_regression(folder: Path, table: Path, plot: Path) -> None:
     record = read_pack(folder)
     if all(record["files"].get(name) == _sha256(path) for name, path in brought.items()):
         return
-    with _in_place_of(folder) as part:
+    with _replacing(folder) as part:
         for name, path in ({name: folder / name for name in record["files"]} | brought).items():
             shutil.copyfile(path, part / name)
         _write_record(part, record)
@@ -292,8 +270,5 @@ def read_selector(path: Path) -> SelectorOptions:
 
 def write_selector(path: Path, selector: SelectorOptions, fitted: dict) -> None:
     """What `read_selector` reads, and under "fitted" how it was come by; whole or not at all. Raises RunError."""
-    try:
-        with whole_file(path) as part:
-            part.write_text(json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False), encoding="utf-8")

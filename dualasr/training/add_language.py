@@ -5,20 +5,21 @@ appears whole at the end. The trunk cache may be shared between runs.
 """
 
 import json
+import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 
-from dualasr.atomic import whole_file
-from dualasr.data.fingerprints import fingerprint, join
+from dualasr.atomic import atomic_file
+from dualasr.data.fingerprints import Fingerprints, fingerprint, join
 from dualasr.errors import RunError
 from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.language_statistics import LanguageStatistics
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import Secondary
 from dualasr.model.tokenizer import PackTokenizer
@@ -27,8 +28,10 @@ from dualasr.packs.format import load_pack, read_fingerprints, save_pack
 from dualasr.training.calibration import calibrate, choose_ctc_weight, fit_pack_statistics, with_info
 from dualasr.training.language_head import fit_language_head
 from dualasr.training.options import AddLanguageOptions, check_settings
-from dualasr.training.prepare import prepare, read_corpora, read_text, trunk_cache
+from dualasr.training.prepare import Prepared, ReadCorpora, prepare, read_corpora, read_text, trunk_cache
 from dualasr.training.trainer import checkpoints, train_secondary
+
+log = logging.getLogger("dualasr")
 
 PATIENCE = timedelta(days=1)  # of processes that wait for the first one's trunk activations and calibration
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
@@ -56,11 +59,8 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
         if changed:
             raise RunError(f"{options.run} was started with other settings ({', '.join(changed)}); resume with the same.")
         return
-    try:
-        with whole_file(arguments) as part:
-            part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
-    except OSError as error:
-        raise RunError(f"Cannot write to {options.run}: {error.strerror or error}.") from error
+    with atomic_file(arguments, advice="Free some space or choose another --out.") as part:
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
 
 
 def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None:
@@ -77,16 +77,29 @@ def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None
     return pack
 
 
-def make_ready(options: AddLanguageOptions, backbone: Backbone, say: Callable[[str], None]):
-    """Steps 1 to 3: an untrained secondary, what it is trained on, the utterances, and the pack it goes on from."""
-    say("1 data")
-    train, dev, skipped = read_corpora(options, backbone.window_s, say)
-    say(f"  {len(train)} training and {len(dev)} dev clips, {sum(u.duration for u in train) / 3600:.2f} hours")
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What steps 1 to 3 give: an untrained secondary, what it is trained on, and the pack that it goes on from."""
 
-    say("2 tokenizer")
+    secondary: Secondary
+    corpora: ReadCorpora
+    data: Prepared
+    before: Pack | None
+
+
+def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
+    """Run steps 1 to 3. Raises CorpusError, AudioError, PackError or RunError."""
+    log.info("1 data")
+    corpora = read_corpora(options, backbone.window_s)
+    for note in corpora.notes:
+        log.info(f"  {note}")
+    hours = sum(u.duration for u in corpora.train) / 3600
+    log.info(f"  {len(corpora.train)} training and {len(corpora.dev)} dev clips, {hours:.2f} hours")
+
+    log.info("2 tokenizer")
     before = load_earlier(options, backbone)
     if before is None:
-        tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
+        tokenizer = PackTokenizer.train(read_text(options, corpora.train), tuple(options.languages))
     else:
         tokenizer = replace(before.secondary.tokenizer, languages=tuple(options.languages))
     torch.manual_seed(options.training.seed)
@@ -94,34 +107,48 @@ def make_ready(options: AddLanguageOptions, backbone: Backbone, say: Callable[[s
     if before is not None:
         secondary.inherit(before.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
-    say(f"  {tokenizer.size} units, {len(tokenizer.characters)} characters; {own:,} parameters of the pack's own")
+    log.info(f"  {tokenizer.size} units, {len(tokenizer.characters)} characters; {own:,} parameters of the pack's own")
 
-    say("3 trunk activations")
-    data = prepare(options, backbone, tokenizer, train, dev, skipped)
+    log.info("3 trunk activations")
+    data = prepare(options, backbone, tokenizer, corpora)
     for item in data.skipped[:10]:
-        say(f"  skipped {item.id}: {item.reason}")
+        log.info(f"  skipped {item.id}: {item.reason}")
     if data.skipped:
-        say(f"  {len(data.skipped)} skipped in all")
-    (options.run / "skipped.json").write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
-    return secondary, data, train, before
+        log.info(f"  {len(data.skipped)} skipped in all")
+    with atomic_file(options.run / "skipped.json") as part:
+        part.write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
+    return Ready(secondary, corpora, data, before)
 
 
-def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Callable[[str], None] = print) -> Pack:
-    """Train a pack and write it to `options.out`. Raises CorpusError, AudioError, RunError, BaseModelError, PackError.
+def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
+    """Train a pack and write it to `options.out`. The steps are logged.
 
     Under torchrun or `accelerate launch` every process takes its share of each batch; the first one alone writes.
+
+    Args:
+        options: What is trained, on what, and where the pack goes.
+        resume: Whether to go on with an unfinished run of the same options.
+
+    Returns:
+        The pack, as it was saved.
+
+    Raises:
+        CorpusError: A corpus cannot be used.
+        AudioError: With `options.strict`, a clip cannot be read.
+        BaseModelError: The base cannot be loaded.
+        PackError: The pack to go on from cannot be loaded.
+        RunError: The settings cannot be, the folder is taken, or the disk is full.
     """
     began, processes = time.time(), PartialState(cpu=options.device == "cpu", timeout=PATIENCE)
-    if not processes.is_main_process:
-        say = _say_nothing
     backbone = Backbone.load(options.base, device=find_device(options.device))
     check_settings(options.secondary, options.training, backbone.layers)
     with processes.main_process_first():
         if processes.is_main_process:
             open_run(options, resume)
-        secondary, data, train, before = make_ready(options, backbone, say)
+        ready = make_ready(options, backbone)
+    secondary, data = ready.secondary, ready.data
 
-    say(f"4 train, {options.training.steps} steps")
+    log.info(f"4 train, {options.training.steps} steps")
     train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)
 
     if not processes.is_main_process:
@@ -129,41 +156,59 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False, say: Call
         return load_pack(options.out, backbone)
     fit_language_head(secondary, data.train, data.negatives)
 
-    say("5 dev")
-    info = PackInfo(options.name or options.out.name, dict(options.languages), options.target)
-    model = DualWhisper(backbone).with_pack(Pack(info, secondary))
-    name = info.name
-    some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
-    weight, rates = choose_ctc_weight(model, name, some, refs) if some else (0.5, {})
-    for value, rate in rates.items():
-        say(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
-    calibration = calibrate(with_info(model, name, ctc_weight=weight), name, some, data.negatives_dev)
-    if not calibration.negatives:
-        say("  no --negatives: the pack cannot tell its languages from others; routing beside the primary is unreliable")
-    training = {
-        "clips": len(data.train), "hours": round(data.hours, 3), "negatives": len(data.negatives),
-        "steps": options.training.steps, "batch": options.training.batch * options.training.accumulation,
-        "learning rate": options.training.learning_rate, "seed": options.training.seed,
-        "minutes": round((time.time() - began) / 60, 1), "corpus": options.source or ", ".join(p.name for p in options.corpora),
-        "licence": options.licence or "not given", **({"goes on from": options.init.name} if options.init else {}),
-    }  # fmt: skip
-    scores = {"dev CER": round(rates[weight], 4)} if rates else {}
-    info = replace(info, ctc_weight=weight, calibration=calibration, training=training, scores=scores)
+    log.info("5 dev")
+    info = calibrated_info(options, backbone, ready)
+    record = training_record(options, data, minutes=(time.time() - began) / 60)
+    info = replace(info, training=record)
 
-    say(f"6 pack -> {options.out}")
-    heard = [(u.sound, u.text, u.language) for u in train] + [(sound, "", "und") for sound in data.negatives_audio]
-    earlier = read_fingerprints(before.folder) if before else None
-    prints = join([fingerprint(heard), *([earlier] if earlier else [])])
-    variants, labelled = options.training.variants_of(len(train)), {clip.id for clip in data.train}
-    statistics = fit_pack_statistics(backbone, [u for u in train if u.id in labelled], list(options.languages),
-                                trunk_cache(options, backbone), variants)  # fmt: skip
-    pack = Pack(info, secondary, statistics, options.out)
-    save_pack(options.out, pack, backbone, prints)
+    log.info(f"6 pack -> {options.out}")
+    pack = Pack(info, secondary, statistics_of(options, backbone, ready), options.out)
+    save_pack(options.out, pack, backbone, fingerprints_of(ready))
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
     processes.wait_for_everyone()
     return pack
 
 
-def _say_nothing(line: str) -> None:
-    pass
+def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> PackInfo:
+    """Step 5: the pack's name and languages, with its CTC weight and calibration fitted on dev."""
+    data = ready.data
+    info = PackInfo(options.name or options.out.name, dict(options.languages), options.target)
+    model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary))
+    some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
+    weight, rates = choose_ctc_weight(model, info.name, some, refs) if some else (0.5, {})
+    for value, rate in rates.items():
+        log.info(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
+    calibration = calibrate(with_info(model, info.name, ctc_weight=weight), info.name, some, data.negatives_dev)
+    if not calibration.negatives:
+        log.info("  no --negatives: the pack cannot tell its languages from others; routing beside the primary is unreliable")
+    scores = {"dev CER": round(rates[weight], 4)} if rates else {}
+    return replace(info, ctc_weight=weight, calibration=calibration, scores=scores)
+
+
+def training_record(options: AddLanguageOptions, data: Prepared, minutes: float) -> dict:
+    """What pack.json and the model card say of the training."""
+    training = options.training
+    record = {
+        "clips": len(data.train), "hours": round(data.hours, 3), "negatives": len(data.negatives),
+        "steps": training.steps, "batch": training.batch * training.accumulation,
+        "learning rate": training.learning_rate, "seed": training.seed, "minutes": round(minutes, 1),
+        "corpus": options.source or ", ".join(p.name for p in options.corpora), "licence": options.licence or "not given",
+    }  # fmt: skip
+    return record | ({"goes on from": options.init.name} if options.init else {})
+
+
+def statistics_of(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> LanguageStatistics:
+    """How the pack's languages sound to the primary, from its training clips."""
+    variants = options.training.variants_of(len(ready.corpora.train))
+    labelled = {clip.id for clip in ready.data.train}
+    utterances = [u for u in ready.corpora.train if u.id in labelled]
+    return fit_pack_statistics(backbone, utterances, list(options.languages), trunk_cache(options, backbone), variants)
+
+
+def fingerprints_of(ready: Ready) -> Fingerprints:
+    """Fingerprints of all that the pack was trained on, and of what the pack was trained on that it goes on from."""
+    heard = [(u.sound, u.text, u.language) for u in ready.corpora.train]
+    heard += [(sound, "", "und") for sound in ready.data.negatives_audio]
+    earlier = read_fingerprints(ready.before.folder) if ready.before else None
+    return join([fingerprint(heard), *([earlier] if earlier else [])])

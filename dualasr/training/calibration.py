@@ -19,7 +19,7 @@ from dualasr.model.language_statistics import LanguageStatistics, fit_statistics
 from dualasr.model.secondary import best_candidate
 from dualasr.model.selector import PRIMARY, Calibration, Logistic, SelectorOptions, second_pass_scores
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 from dualasr.text import normalise
 from dualasr.training.trunk_cache import TrunkCache
 
@@ -108,7 +108,7 @@ def fit_pack_statistics(backbone: Backbone, utterances: Sequence[Utterance], lan
         sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
         return model.encode_audio(sounds).pooled_features.cpu().numpy()
 
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         features = list(tqdm(pool.map(features_of, groups), "language statistics", len(groups), unit="batch", disable=None))
     classes = np.array([list(languages).index(u.language) for u in some])
     return fit_statistics(np.concatenate(features), classes, len(languages))

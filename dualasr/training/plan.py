@@ -11,7 +11,7 @@ import torch
 from dualasr.model.secondary import Secondary
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 from dualasr.training.options import AddLanguageOptions, check_settings
 from dualasr.training.prepare import find_negatives, read_corpora, read_text, written
 from dualasr.training.trunk_cache import BYTES_A_VALUE
@@ -30,7 +30,7 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
         )["loss"].backward()  # fmt: skip
 
     times = []
-    with core_pool() as (pool, cores):
+    with worker_pool() as (pool, cores):
         for _ in range(3):
             began = time.perf_counter()
             list(pool.map(step, repeat(math.ceil(clips / cores), cores)))
@@ -42,8 +42,8 @@ def plan(options: AddLanguageOptions) -> dict:
     """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written. Raises as `add_language` does."""
     backbone = Backbone.load(options.base)
     check_settings(options.secondary, options.training, backbone.layers)
-    notes: list[str] = []
-    train, dev, skipped = read_corpora(options, backbone.window_s, notes.append)
+    corpora = read_corpora(options, backbone.window_s)
+    train, dev, skipped = corpora.train, corpora.dev, corpora.skipped
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     secondary = Secondary(backbone, tokenizer, options.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
@@ -58,7 +58,7 @@ def plan(options: AddLanguageOptions) -> dict:
     while not folder.exists():
         folder = folder.parent
     return {
-        **({"corpus": "; ".join(note.strip() for note in notes)} if notes else {}),
+        **({"corpus": "; ".join(corpora.notes)} if corpora.notes else {}),
         "base": backbone.name, "languages": options.languages, "train": len(train), "dev": len(dev),
         "skipped": len(skipped), "hours": round(seconds / 3600, 3), "negatives": len(others),
         "vocabulary": tokenizer.size, "characters": len(tokenizer.characters), "tokens": sum(tokens),

@@ -5,7 +5,7 @@ Nothing is dropped in silence: what cannot be used is in `Prepared.skipped` with
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -26,7 +26,7 @@ MOST_NEGATIVES = 3000
 LEAST_KEPT, MOST_KEPT = 8, 192  # negatives for the calibration
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What training needs, and what was left out."""
 
@@ -94,9 +94,26 @@ def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], li
     return [u for u in utterances if not is_dev(u)], [u for u in utterances if is_dev(u)]
 
 
-def _load(options: AddLanguageOptions, split: str, say: Callable[[str], None]) -> tuple[list[Utterance], list[Skipped]]:
-    """A split of all corpora, and what was skipped; of those that have it, raising CorpusError where none does."""
-    utterances, skipped, without = [], [], []
+@dataclass(frozen=True)
+class ReadCorpora:
+    """What the corpora hold for training.
+
+    Attributes:
+        train: Training utterances.
+        dev: Dev utterances.
+        skipped: Rows and clips that cannot be used.
+        notes: What was guessed of the corpora, a sentence each.
+    """
+
+    train: tuple[Utterance, ...]
+    dev: tuple[Utterance, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
+
+
+def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[Skipped], list[str]]:
+    """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where none has it."""
+    utterances, skipped, notes, without = [], [], [], []
     for path in options.corpora:
         only = next(iter(options.languages)) if len(options.languages) == 1 else None
         try:
@@ -107,38 +124,42 @@ def _load(options: AddLanguageOptions, split: str, say: Callable[[str], None]) -
             if split == "train" or len(without) == len(options.corpora):
                 raise
             continue
-        for note in corpus.notes:
-            say(f"  {path.name}: {note}")
+        notes += [f"{path.name}: {note}" for note in corpus.notes]
         utterances += corpus.utterances
         skipped += [Skipped(row.source, row.reason) for row in corpus.skipped]
-    return utterances, skipped
+    return utterances, skipped, notes
 
 
-def _divide(options: AddLanguageOptions, say: Callable[[str], None]):
-    """Train, dev and what was skipped, as the corpora divide them; of clips that belong to every split some become dev."""
-    train, skipped = _load(options, "train", say)
+def _divide(options: AddLanguageOptions) -> ReadCorpora:
+    """Train and dev as the corpora divide them; of clips that belong to every split some become dev."""
+    train, skipped, notes = _load(options, "train")
     try:
-        dev, _ = _load(options, "dev", lambda line: None)
+        dev, _, _ = _load(options, "dev")
     except CorpusError:
         train, dev = _split_off_dev(train)
     both = {u.sound for u in train} & {u.sound for u in dev}
     undivided, more_dev = _split_off_dev([u for u in train if u.sound in both])
     train = [u for u in train if u.sound not in both] + undivided
-    return train, [u for u in dev if u.sound not in both] + more_dev, skipped
+    dev = [u for u in dev if u.sound not in both] + more_dev
+    return ReadCorpora(tuple(train), tuple(dev), tuple(skipped), tuple(notes))
 
 
-def read_corpora(options: AddLanguageOptions, window_s: float, say: Callable[[str], None] = lambda line: None):
-    """Step 1: train and dev utterances whose sound fits the window, and what was skipped; `say` hears what was guessed.
+def read_corpora(options: AddLanguageOptions, window_s: float) -> ReadCorpora:
+    """Step 1: read train and dev utterances whose sound fits a window of so many seconds.
 
-    The languages of dev take turns, so that its first clips are of all of them. With `strict` a clip that cannot be used
-    raises CorpusError or AudioError.
+    The languages of dev take turns, so that its first clips are of all of them.
+
+    Raises:
+        CorpusError: No training clip can be used, or none is in one of the languages; with `strict`, a clip cannot be used.
+        AudioError: With `strict`, a clip cannot be read.
     """
-    train, dev, skipped = _divide(options, say)
+    found = _divide(options)
+    train, dev, skipped = list(found.train), list(found.dev), list(found.skipped)
     if options.rehearsal:
-        earlier, more_dev, more_skipped = _divide(replace(options, corpora=options.rehearsal), say)
-        order = np.random.default_rng([options.training.seed, 23]).permutation(len(earlier))
-        train += [earlier[i] for i in sorted(order[: ceil(options.rehearse * len(earlier))])]
-        dev, skipped = dev + more_dev, skipped + more_skipped
+        earlier = _divide(replace(options, corpora=options.rehearsal))
+        order = np.random.default_rng([options.training.seed, 23]).permutation(len(earlier.train))
+        train += [earlier.train[i] for i in sorted(order[: ceil(options.rehearse * len(earlier.train))])]
+        dev, skipped = dev + list(earlier.dev), skipped + list(earlier.skipped)
     missing = sorted(set(options.languages) - {u.language for u in train})
     if missing:
         raise CorpusError(f"No training clip is in {', '.join(missing)}; the corpora hold "
@@ -157,7 +178,7 @@ def read_corpora(options: AddLanguageOptions, window_s: float, say: Callable[[st
                 skipped.append(Skipped(utterance.id, str(error)))
     if not kept["train"]:
         raise CorpusError(f"No training clip can be used; the first reason: {skipped[0].reason}")
-    return kept["train"], _in_turns(kept["dev"]), skipped
+    return ReadCorpora(tuple(kept["train"]), tuple(_in_turns(kept["dev"])), tuple(skipped), found.notes)
 
 
 def _in_turns(utterances: Sequence[Utterance]) -> list[Utterance]:
@@ -190,11 +211,11 @@ def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
     return TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
 
 
-def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, train, dev, skipped) -> Prepared:
+def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, corpora: ReadCorpora) -> Prepared:
     """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
     cache = trunk_cache(options, backbone)
-    codes, skipped = list(options.languages), list(skipped)
-    variants = options.training.variants_of(len(train))
+    codes, skipped = list(options.languages), list(corpora.skipped)
+    variants = options.training.variants_of(len(corpora.train))
 
     def entries_of(audio: Sequence[Sound], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
         """The entries of each sound, the frames of its shortest variant, and why it cannot be read."""
@@ -227,11 +248,16 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
         return clips
 
     others, others_dev = find_negatives(options.negatives, codes, options.training.seed)
-    labelled, dev_clips = clips_of(train, variants), clips_of(dev, 1)
-    audio = {u.id: u.sound for u in dev}
+    labelled, dev_clips = clips_of(corpora.train, variants), clips_of(corpora.dev, 1)
+    audio = {u.id: u.sound for u in corpora.dev}
     negatives = negatives_of(others, variants)
     return Prepared(
-        tuple(labelled), tuple(dev_clips), tuple(audio[clip.id] for clip in dev_clips),
-        tuple(negatives.values()), tuple(negatives), tuple(negatives_of(others_dev, 1)),
-        tuple(skipped), sum(u.duration for u in train) / 3600,
-    )  # fmt: skip
+        train=tuple(labelled),
+        dev=tuple(dev_clips),
+        dev_audio=tuple(audio[clip.id] for clip in dev_clips),
+        negatives=tuple(negatives.values()),
+        negatives_audio=tuple(negatives),
+        negatives_dev=tuple(negatives_of(others_dev, 1)),
+        skipped=tuple(skipped),
+        hours=sum(u.duration for u in corpora.train) / 3600,
+    )

@@ -41,7 +41,7 @@ from dualasr.model.selector import (
     second_pass_scores,
     select,
 )
-from dualasr.parallel import core_pool, one_ahead
+from dualasr.parallel import one_ahead, worker_pool
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of unknown clips; what each costs is shown
 
@@ -130,7 +130,7 @@ def score_clips(
                 unread.append(str(error))
         return [row for row, _ in read], model.encode_audio([samples for _, samples in read]) if read else None, unread
 
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         batches = one_ahead(pool, encode, groups)
         hidden = None if progress is None else not progress
         for _, (group, audio, unread) in tqdm(batches, "score", len(groups), unit="batch", disable=hidden):

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from dualasr.atomic import whole_file
-from dualasr.errors import RunError
+from dualasr.atomic import atomic_file
 from dualasr.evaluation.markdown import markdown_table, percent
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.packs.format import write_selector
@@ -59,11 +58,8 @@ def draw(found: SetCalibration, path: Path) -> None:
         axes.set_ylim(0, 1.04)
     figure.supxlabel("posterior of the route, from the least sure tenth of the dev clips to the surest", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    try:
-        with whole_file(path) as part:
-            figure.savefig(part, dpi=130, format="png")
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with atomic_file(path) as part:
+        figure.savefig(part, dpi=130, format="png")
 
 
 def write_calibration(path: Path, found: SetCalibration, model: DualWhisper, command: str) -> None:

@@ -27,12 +27,12 @@ from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  befor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.metrics import character_errors
 from dualasr.model.search import ctc_greedy
 from dualasr.model.secondary import Secondary
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 from dualasr.text import normalise
 from dualasr.training.dataset import CachedClips, Clip, collate, plan_batches
 from dualasr.training.options import TrainingOptions
@@ -80,13 +80,13 @@ class _Progress(TrainerCallback):
         best = self.run / "best.json"
         if self.options.keep == "best" and (not best.exists() or rate < json.loads(best.read_text())["cer"]):
             save_own(self.secondary, self.run / "best.safetensors")
-            with whole_file(best) as part:
+            with atomic_file(best) as part:
                 part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
 
 
 def save_own(secondary: Secondary, path: Path) -> None:
     """The secondary's own tensors as safetensors, whole or not at all."""
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         save_file({name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part)
 
 
@@ -190,7 +190,7 @@ def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequ
     clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
     found = checkpoints(run) if resume else []
     try:
-        with core_pool() as (pool, cores):
+        with worker_pool() as (pool, cores):
             trainer = SecondaryTrainer(model=secondary, args=arguments, train_dataset=clips, batches=batches, pool=pool,
                                        cores=cores, callbacks=[_Progress(run, secondary, dev, options)])  # fmt: skip
             trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.augment import Augmentation, augment
 from dualasr.audio.load import Sound, load_audio
-from dualasr.errors import AudioError, RunError
+from dualasr.errors import AudioError
 from dualasr.model.secondary import MARGIN, slice_trunk
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 
 VERSION = "2"  # of what an entry holds
 BYTES_A_VALUE = 2
@@ -87,7 +87,7 @@ class TrunkCache:
 
         hidden = None if progress is None else not progress
         bar = tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden)
-        with core_pool() as (pool, _), bar:
+        with worker_pool() as (pool, _), bar:
             for done in pool.map(compute, groups):
                 bar.update(done)
         return paths
@@ -108,9 +108,6 @@ class TrunkCache:
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:
-        try:
-            with whole_file(path) as part, part.open("wb") as file:
-                np.save(file, values)
-        except OSError as error:
-            raise RunError(f"Cannot write the trunk cache {path.parent.parent}: {error.strerror or error}. Free some "
-                           "space, choose another --cache, or lower --variants.") from error  # fmt: skip
+        name, advice = f"the trunk cache {path.parent.parent}", "Free some space, choose another --cache, or lower --variants."
+        with atomic_file(path, name=name, advice=advice) as part, part.open("wb") as file:
+            np.save(file, values)

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import regex
 
-from dualasr.atomic import whole_file
-from dualasr.errors import RunError
+from dualasr.atomic import atomic_file
 from dualasr.transcription.subtitles import SubtitleOptions, cues, one_line, span
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
 FORMATS = ("txt", "vtt", "srt", "tsv", "json")
 
-_NAME_BYTES = 240  # a file system takes 255; the rest is for the suffix, and for whole_file while it writes
+_NAME_BYTES = 240  # a file system takes 255; the rest is for the suffix, and for atomic_file while it writes
 
 
 def write(transcription: Transcription, path: str | Path, formats: Iterable[str],
@@ -31,12 +30,8 @@ def write(transcription: Transcription, path: str | Path, formats: Iterable[str]
     """
     contents = {Path(f"{path}.{name}"): render(transcription, name, options) for name in _expand(formats)}
     for file, content in contents.items():
-        try:
-            with whole_file(file) as part:
-                part.write_bytes(content.encode())
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"Cannot write {str(file)!r}: {reason}. Free some space or choose another folder.") from error
+        with atomic_file(file, name=repr(str(file)), advice="Free some space or choose another folder.") as part:
+            part.write_bytes(content.encode())
     return tuple(contents)
 
 

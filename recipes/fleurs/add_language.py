@@ -27,7 +27,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils.logging import set_verbosity_error as silence_transformers
 
 from dualasr import errors
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
+from dualasr.cli.log import log_to_terminal
 from dualasr.data.corpus import Corpus, load_corpus
 from dualasr.data.fleurs import find_fleurs
 from dualasr.errors import CorpusError, DualasrError, PackError, RunError
@@ -100,11 +101,8 @@ def open_out(out: Path, arguments: dict) -> None:
         return
     if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):  # hidden: a start that was killed
         raise RunError(f"{out} exists and is not a run of this recipe; choose another --out. Nothing was overwritten.")
-    try:
-        with whole_file(kept) as part:
-            part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"Cannot write to {out}: {error.strerror or error}.") from error
+    with atomic_file(kept, advice="Free some space or choose another --out.") as part:
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def differences(before: dict, now: dict) -> list[str]:
@@ -160,7 +158,7 @@ def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlie
 def steps_1_to_6(options: AddLanguageOptions) -> None:
     """In this process, or in each of several."""
     silence_transformers()
-    add_language(options, resume=True, say=lambda line: say(f"  {line}"))
+    add_language(options, resume=True)
 
 
 def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str) -> dict:
@@ -266,7 +264,8 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
     silence_transformers()
     args.command = shlex.join(["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))])
     try:
-        return main(args)
+        with log_to_terminal():
+            return main(args)
     except DualasrError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
@@ -281,7 +280,7 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
 def write_result(path: Path, found: dict, text: str) -> None:
     """PATH.json and PATH.md, each whole or not at all; the latter is printed, too."""
     for ending, content in (("json", json.dumps(found, indent=1)), ("md", text)):
-        with whole_file(path.with_suffix(f".{ending}")) as part:
+        with atomic_file(path.with_suffix(f".{ending}")) as part:
             part.write_text(content, encoding="utf-8")
     print(text)
 

@@ -29,7 +29,7 @@ from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import core_pool, one_ahead
+from dualasr.parallel import one_ahead, worker_pool
 from dualasr.training.calibration import choose_ctc_weight
 from dualasr.training.dataset import plan_batches
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
@@ -108,7 +108,7 @@ def train_whole(backbone: Backbone, examples: Sequence[Example], options: Traini
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum") / total
         return torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
 
-    with core_pool() as (pool, cores):
+    with worker_pool() as (pool, cores):
         for batch, full in tqdm(zip(batches, whole, strict=True), total=len(batches), desc="train", unit="step", disable=None):
             total = sum(len(examples[i].tokens) - 1 for i, _ in batch)
             parts = min(cores, len(batch)) if device.type == "cpu" else 1
@@ -195,7 +195,7 @@ def clock(device: str) -> Callable[[], float]:
 
 def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Pack:
     """A pack of any shape with the vocabulary of its training text, untrained."""
-    train = read_corpora(options, backbone.window_s)[0]
+    train = read_corpora(options, backbone.window_s).train
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     torch.manual_seed(options.training.seed)
     secondary = make(backbone, tokenizer, options.secondary).to(backbone.device)
@@ -205,9 +205,9 @@ def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
 def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Fitted:
     """A pack of any shape, trained, pipeline-aware (it is not calibrated)."""
     pack = new_pack(options, backbone, make)
-    secondary, (train, dev, skipped) = pack.secondary, read_corpora(options, backbone.window_s)
+    secondary, corpora = pack.secondary, read_corpora(options, backbone.window_s)
     asked = replace(options, secondary=secondary.options)
-    data = prepare(asked, backbone, secondary.tokenizer, train, dev, skipped)
+    data = prepare(asked, backbone, secondary.tokenizer, corpora)
     shutil.rmtree(options.run, ignore_errors=True)  # begun anew, so that the seconds are those of all steps
     options.run.mkdir(parents=True)
     now = clock(options.device)
@@ -225,7 +225,7 @@ def transcripts(model: DualWhisper, utterances: Sequence[Utterance], route: str,
     windows = ((i, samples[start:end]) for i, utterance in enumerate(utterances) for samples in [load_audio(utterance.sound)]
                for start, end in split_windows(samples, model.backbone.window_s) if end - start >= SHORTEST)  # fmt: skip
     batches, texts = iter(lambda: list(islice(windows, BATCH)), []), [[] for _ in utterances]
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         for batch, heard in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
             results = model.transcribe_encoded(heard, route=route, options=options)
             for (i, _), result in zip(batch, results, strict=True):

@@ -25,7 +25,7 @@ from alternatives import (
 )
 from safetensors.torch import load_model, save_model
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.data.corpus import Utterance
 from dualasr.errors import RunError
 from dualasr.evaluation.scoring import Tables, error_tables, scores_of
@@ -162,7 +162,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
     if place.k:
         backbone = load_whole(comparison, way, replace(place, k=place.k - 1), {}).backbone
     options = comparison.options(place.folder, language, place.rate, place.seed)
-    train, _, _ = read_corpora(options, backbone.window_s)
+    train = read_corpora(options, backbone.window_s).train
     examples = examples_of(backbone, train, tags[language.code])
     if way.replay:
         rng = np.random.default_rng([place.seed, 43])
@@ -176,7 +176,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
     training = replace(options.training, variants=options.training.variants_of(len(train)))
     model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
     seconds = now() - began
-    with whole_file(place.weights) as part:
+    with atomic_file(place.weights) as part:
         save_model(model, part)
     texts = [u.text for u in train]
     density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
@@ -202,7 +202,7 @@ def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:
     fitted = fit_pack(options, comparison.backbone, shape.make)
     secondary = fitted.pack.secondary
     save_own(secondary, place.weights)
-    texts = read_text(options, read_corpora(options, comparison.backbone.window_s)[0])
+    texts = read_text(options, read_corpora(options, comparison.backbone.window_s).train)
     density = sum(len(secondary.tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
     return {"seconds": fitted.seconds, "parameters": sum(p.numel() for _, p in secondary.own_tensors()),
             "tokens_per_character": density, "dev_cer": fitted.dev_cer, "ctc_weight": fitted.pack.info.ctc_weight}  # fmt: skip
@@ -221,6 +221,6 @@ def cell(path: Path, make: Callable[[], dict]) -> dict:
     if not path.exists():
         say(f"== {path.parent.name} {path.stem}")
         found = make()
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             part.write_text(json.dumps(found))
     return json.loads(path.read_text())

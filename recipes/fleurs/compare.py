@@ -63,7 +63,7 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
     """The systems by name. All LoRA and packs add as many parameters as ours with the base's decoder, sized on the first
     language."""
     options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
-    backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s)[0]
+    backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s).train
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     shape = SecondaryOptions(rank=rank, fork=comparison.setting.secondary.fork)
     wanted = parameters(Secondary, backbone, tokenizer, shape)

@@ -35,7 +35,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.load import SAMPLE_RATE, audio_duration, load_audio
 from dualasr.data.corpus import Corpus, load_corpus
 from dualasr.data.fingerprints import FORMAT, Fingerprints, fingerprint, join
@@ -262,7 +262,7 @@ def _list(title: str, items: Sequence[str]) -> list[str]:
 
 
 def write_json(path: Path, report: dict) -> None:
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

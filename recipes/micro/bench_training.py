@@ -28,11 +28,11 @@ from dualasr.metrics import character_errors
 from dualasr.model.secondary import DECODERS, LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 from dualasr.text import normalise
 from dualasr.training.dataset import CachedClips, collate, plan_batches
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
-from dualasr.training.prepare import prepare, read_corpora
+from dualasr.training.prepare import ReadCorpora, prepare, read_corpora
 from dualasr.training.trainer import train_secondary
 from dualasr.training.trunk_cache import TrunkCache
 
@@ -57,17 +57,16 @@ class Stages:
         return ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in self.seconds.items())
 
 
-def ours(options: AddLanguageOptions, backbone: Backbone, utterances) -> dict:
+def ours(options: AddLanguageOptions, backbone: Backbone, corpora: ReadCorpora) -> dict:
     """Cache, training, and the way there."""
-    train, dev = utterances
     shutil.rmtree(options.cache, ignore_errors=True)
     shutil.rmtree(options.run, ignore_errors=True)
     options.run.mkdir(parents=True)
-    tokenizer = PackTokenizer.train([u.text for u in train], (CODE,))
+    tokenizer = PackTokenizer.train([u.text for u in corpora.train], (CODE,))
     torch.manual_seed(options.training.seed)
     secondary = Secondary(backbone, tokenizer, options.secondary)
     began, clock = time.perf_counter(), time.time()
-    data = prepare(options, backbone, tokenizer, train, dev, [])
+    data = prepare(options, backbone, tokenizer, replace(corpora, skipped=()))
     cache = time.perf_counter() - began
     train_secondary(secondary, data.train, data.negatives, data.dev[:DEV], options.run, options.training)
     total = time.perf_counter() - began
@@ -84,7 +83,7 @@ def profile_ours(secondary: Secondary, data, options: TrainingOptions, batches: 
     own = [p for name, p in secondary.own_tensors() if not name.startswith("language_head")]
     for parameter in own:
         parameter.requires_grad_(True)
-    with core_pool():
+    with worker_pool():
         for batch in planned[:: max(1, len(planned) // batches)]:
             with stages("reading the cache"):
                 inputs = collate([clips[item] for item in batch])
@@ -188,12 +187,13 @@ def main() -> None:
         secondary=SecondaryOptions(rank=args.rank, decoder=args.decoder), training=training,
     )  # fmt: skip
     backbone = Backbone.load(args.base)
-    train, dev, _ = read_corpora(options, backbone.window_s)
+    corpora = read_corpora(options, backbone.window_s)
+    train, dev = corpora.train, corpora.dev
     median = statistics.median(u.duration for u in train)
     print(f"{len(train)} clips, {sum(u.duration for u in train) / 60:.0f} minutes, median {median:.1f} s, window "
           f"{backbone.window_s:.0f} s; batch {training.batch}, {training.variants_of(len(train))} variants, seed {args.seed}, "
           f"{torch.get_num_threads()} cores", flush=True)  # fmt: skip
-    first = ours(options, backbone, (train, dev))
+    first = ours(options, backbone, corpora)
     for step, seconds, rate in first["way"]:
         print(f"  step {step}: {seconds:.0f} s, dev CER {100 * rate:.1f} %")
     print("usual recipe", flush=True)

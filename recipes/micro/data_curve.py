@@ -18,6 +18,7 @@ import soundfile
 from kichwa import CODE
 
 from dualasr.audio.load import SAMPLE_RATE
+from dualasr.cli.log import log_to_terminal
 from dualasr.data.corpus import Utterance, load_corpus, write_manifest
 from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.data.synthetic import recombine
@@ -119,7 +120,7 @@ def main() -> None:
                 base=args.base, corpora=(corpus,), languages={CODE: "Kichwa"}, out=pack, cache=args.out / "trunk-cache",
                 source="ctaguchi/killkan", licence="CC BY 4.0", init=first,
                 training=TrainingOptions(steps=args.steps, learning_rate=args.rate, seed=seed),
-            ), resume=True, say=lambda line: print(line, flush=True))  # fmt: skip
+            ), resume=True)  # fmt: skip
         return pack
 
     for seed in args.seeds:
@@ -149,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with log_to_terminal():
+        main()

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from dualasr.audio.load import SAMPLE_RATE, load_audio
+from dualasr.cli.log import log_to_terminal
 from dualasr.data.corpus import load_corpus, write_manifest
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
 from dualasr.evaluation.report import write_report
@@ -148,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with log_to_terminal():
+        main()

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file
+from dualasr.atomic import atomic_file
 from dualasr.audio.augment import augment, coloured_noise, music
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.data.corpus import text_file
@@ -132,9 +132,9 @@ def make_shard(job: tuple[int, int, Path, dict[str, list[str]]]) -> int:
             mels.append(mel)
             rows.append(label | {"offset": offset, "frames": len(mel)})
             offset += len(mel)
-    with whole_file(mel_path) as part:
+    with atomic_file(mel_path) as part:
         np.save(part, np.concatenate(mels))
-    with whole_file(index_path) as part:
+    with atomic_file(index_path) as part:
         part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return number
 

@@ -19,7 +19,7 @@ import soundfile
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from dualasr.atomic import whole_file, whole_folder
+from dualasr.atomic import atomic_file, atomic_folder
 from dualasr.audio.augment import coloured_noise, music
 from dualasr.audio.load import SAMPLE_RATE, Sound, load_audio
 from dualasr.data.corpus import load_corpus, text_file
@@ -45,7 +45,7 @@ def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int,
     rng = np.random.default_rng([seed, *code.encode()])
     lines = text_file(text, code).read_text(encoding="utf-8").splitlines()
     chosen = [lines[i] for i in rng.permutation(len(lines))[skip : skip + count]]
-    with whole_folder(folder) as part, Speaker() as speaker:
+    with atomic_folder(folder) as part, Speaker() as speaker:
         rows = []
         for i, line in enumerate(chosen):
             samples = speaker.speak(line, code, draw_voice(rng, role))
@@ -61,7 +61,7 @@ def make_sounds(folder: Path, kind, count: int, seed: int) -> None:
     if folder.exists():
         return
     rng = np.random.default_rng(seed)
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         for i in range(count):
             samples = kind(int(rng.uniform(2, 8) * SAMPLE_RATE), rng)
             scale = 10 ** (rng.uniform(-40, -10) / 20) / max(float(np.abs(samples).max()), 1e-9)
@@ -88,7 +88,7 @@ def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
         add_language(AddLanguageOptions(
             base=args.base, corpora=(args.out / "corpora" / code,), languages={code: language_of(code).name}, out=pack,
             negatives=tuple(negatives), training=TrainingOptions(steps=120, variants=1),
-        ), resume=pack.with_name(f"{code}.run").exists(), say=lambda line: None)  # fmt: skip
+        ), resume=pack.with_name(f"{code}.run").exists())  # fmt: skip
     return pack
 
 
@@ -189,11 +189,11 @@ def main() -> None:
     for count in args.counts:
         path = args.out / f"{count}.json"
         if not path.exists():
-            with whole_file(path) as part:
+            with atomic_file(path) as part:
                 part.write_text(json.dumps(stress(args, packs[:count]), indent=1))
         found[str(count)] = json.loads(path.read_text())
         print(to_markdown(found), flush=True)
-    with whole_file(args.out / "selection.md") as part:
+    with atomic_file(args.out / "selection.md") as part:
         part.write_text(to_markdown(found) + "\n")
 
 

@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from dualasr.audio.augment import spec_augment
-from dualasr.parallel import core_pool
+from dualasr.parallel import worker_pool
 
 WINDOW_FRAMES, NO_SPEECH = 1500, "nospeech"
 
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with core_pool() as (pool, cores):
+    with worker_pool() as (pool, cores):
         train(args, device, pool, cores if device == "cpu" else 1)
 
 

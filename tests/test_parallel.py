@@ -5,17 +5,17 @@ import threading
 import pytest
 import torch
 
-from dualasr.parallel import core_pool, one_ahead
+from dualasr.parallel import one_ahead, worker_pool
 
 
 def test_operations_take_one_core_and_the_count_comes_back():
     before = torch.get_num_threads()
-    with core_pool() as (pool, count):
+    with worker_pool() as (pool, count):
         assert count == before
         assert torch.get_num_threads() == 1
         assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
     assert torch.get_num_threads() == before
-    with pytest.raises(ZeroDivisionError), core_pool() as (pool, _):
+    with pytest.raises(ZeroDivisionError), worker_pool() as (pool, _):
         list(pool.map(lambda x: 1 // x, [1, 0]))
     assert torch.get_num_threads() == before
 
@@ -28,7 +28,7 @@ def test_the_next_item_is_under_way_while_one_is_worked_on():
         return i * i
 
     seen = []
-    with core_pool() as (pool, _):
+    with worker_pool() as (pool, _):
         for i, result in one_ahead(pool, square, range(4)):
             assert i == 3 or begun[i + 1].wait(10)
             assert not any(event.is_set() for event in begun[i + 2 :])

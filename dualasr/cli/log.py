@@ -1,0 +1,36 @@
+"""The library's log on the terminal: progress on standard output, warnings on standard error."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOGGER = logging.getLogger("dualasr")
+
+
+class _Terminal(logging.Handler):
+    """Writes where `sys.stdout` and `sys.stderr` point at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        try:
+            if record.levelno >= logging.WARNING:
+                print(f"dualasr: {record.levelname.lower()}: {message}", file=sys.stderr)
+            else:
+                print(message, flush=True)
+        except (OSError, ValueError):  # nobody reads, or the stream is closed: the work goes on
+            pass
+
+
+@contextmanager
+def log_to_terminal() -> Iterator[None]:
+    """Show the library's log while a command runs. Of several processes of torchrun the first alone shows its progress."""
+    handler, level = _Terminal(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
