@@ -168,6 +168,11 @@ def language_of(config: str) -> FleursLanguage:
                       f"wanted one of its {len(LANGUAGES)} configs, as ky_kg."))  # fmt: skip
 
 
+def english_name(code: str) -> str:
+    """Return the English name of a language of FLEURS by its code, `Kyrgyz` for `ky`; the code itself for any other."""
+    return _BY_CODE[code].name if code in _BY_CODE else code
+
+
 def tag_among(language: str, tags: Iterable[str]) -> str | None:
     """Which of a Whisper's tags means a language: the same, else the one that Whisper has for it, as `zh` for `cmn`."""
     tags = list(tags)

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualasr.languages import LANGUAGES
+from dualasr.languages import english_name
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.selector import PRIMARY
 from dualasr.model.whisper import Backbone
-
-_NAMES = {language.code: language.name for language in LANGUAGES.values()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def decoders_of(model: DualWhisper) -> tuple[Decoder, ...]:
     for name, code in model.backbone.language_names.items():
         names.setdefault(code, name.title())  # the first is the language's name, the others are aliases
     codes = model.backbone.codes
-    primary = Decoder(PRIMARY, {code: names.get(code) or _NAMES.get(code, code) for code in codes})
+    primary = Decoder(PRIMARY, {code: names.get(code) or english_name(code) for code in codes})
     return primary, *(Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items())
 
 
@@ -62,7 +60,7 @@ def language_name(code: str | None, decoders: Iterable[Decoder]) -> str:
     """A language by name, for one that no decoder knows any more its code."""
     if code is None:
         return "no language"
-    return next((d.languages[code] for d in decoders if code in d.languages), _NAMES.get(code, code))
+    return next((d.languages[code] for d in decoders if code in d.languages), english_name(code))
 
 
 def language_choices(decoders: Iterable[Decoder]) -> list[tuple[str, str]]:

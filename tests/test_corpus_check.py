@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualasr.audio.load import load_audio
 from dualasr.cli.main import main
-from dualasr.data.check import check_corpus, odd_words, sentence_of, to_text
+from dualasr.data.check import NARROW_HZ, check_corpus, level_and_band, odd_words, sentence_of, to_text
 from dualasr.data.corpus import Utterance, load_corpus
 from dualasr.data.split import SplitOptions, _groups, deal
 from dualasr.errors import CorpusError
 
 RNG = np.random.default_rng(0)
+DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def write(folder: Path, rows: list[dict], sounds: dict[str, np.ndarray]) -> Path:
@@ -94,6 +97,85 @@ def test_what_was_guessed_is_said(tmp_path, capsys):
     assert "guessed the columns audio=file, text=sentence\n" in capsys.readouterr().out
     assert main(["corpus", "check", str(tmp_path), "--column", "text=note", "--column", "audio=file"]) == 0
     assert "guessed the" not in (out := capsys.readouterr().out) and "characters 1: x 1" in out
+
+
+def telephone(samples: np.ndarray) -> np.ndarray:
+    """As recorded at 8 kHz and resampled, in 16 bits."""
+    narrow = soxr.resample(soxr.resample(samples, 16_000, 8_000), 8_000, 16_000)
+    return np.round(narrow * 32_768 + RNG.triangular(-1, 0, 1, len(narrow))) / 32_768
+
+
+def speech_like(seconds: float) -> np.ndarray:
+    """Vowels of 160 Hz, each with a short s after it, over the faint noise of a room."""
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    vowel = sum(np.sin(2 * np.pi * 160 * k * time) / k**1.5 for k in range(1, 20)) * (time % 0.4 < 0.25)
+    s = RNG.standard_normal(len(time)) * ((time % 0.4 >= 0.25) & (time % 0.4 < 0.29))
+    return 0.1 * vowel + 0.02 * s + 1e-4 * RNG.standard_normal(len(time))
+
+
+def band(samples: np.ndarray) -> float:
+    return level_and_band(samples.astype(np.float32))[1]
+
+
+def test_the_upper_end_of_the_band():
+    whole = speech_like(4)
+    assert band(whole) > 6000
+    assert 3000 < band(telephone(whole)) < NARROW_HZ
+    assert 3000 < band(telephone(whole)[:6000]) < NARROW_HZ
+    assert 5000 < band(soxr.resample(soxr.resample(whole, 16_000, 12_000), 12_000, 16_000)) < 6500  # a codec's low-pass
+    assert 3000 < band(soxr.resample(soxr.resample(whole, 16_000, 8_000), 8_000, 16_000)) < NARROW_HZ  # without dither
+    clicks = telephone(whole)
+    clicks[len(clicks) // 2] = 1.0
+    assert band(clicks) < NARROW_HZ, "a click makes no wide band"
+    for gain in (0.01, 3.0):
+        assert band(gain * whole) == pytest.approx(band(whole), abs=100)
+    level, _ = level_and_band(np.full(16_000, 0.1, np.float32))
+    assert level == pytest.approx(-20, abs=1e-4)
+
+
+def test_a_narrow_band_is_said_with_its_share(tmp_path, capsys):
+    sounds = {f"wide{i}.wav": speech_like(2) for i in range(3)} | {"a<b>.wav": telephone(speech_like(2))}
+    narrower = soxr.resample(soxr.resample(speech_like(2), 16_000, 4_000), 4_000, 16_000)
+    sounds["low.wav"] = narrower
+    folder = write(tmp_path, [{"id": name[:-4], "audio": name} for name in sounds], sounds)
+    page = tmp_path / "check.html"
+    assert main(["corpus", "check", str(folder), "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "clips with a narrow band (nothing above 4 kHz): 2: low (99 % of the energy below 1." in out
+    assert "; a<b> (99 % of the energy below 3." in out
+    assert "  narrow band: 2 of 5 clips (40.0 %) have no sound above about 4 kHz, as telephone speech" in out
+    assert "Use recordings made at 16 kHz or more" in out
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg ") == 2 and text.index("low: 99 % of the energy") < text.index("a&lt;b&gt;: 99 % of the energy")
+    assert "<b>" not in text and "Narrow band: 2 of 5 clips (40.0 %)" in text and "<script" not in text
+
+
+def test_a_wide_band_is_not_mentioned(tmp_path):
+    check = check_corpus(write(tmp_path, [{"audio": "a.wav"}], {"a.wav": speech_like(1)}), progress=False)
+    assert "narrow" not in to_text(check) and check.splits[0].narrow == ()
+
+
+def test_a_few_narrow_clips_are_no_fault_of_the_recordings(tmp_path):
+    sounds = {f"{i}.wav": speech_like(0.5) for i in range(24)} | {"x.wav": telephone(speech_like(0.5))}
+    folder = write(tmp_path, [{"audio": name} for name in sounds], sounds)
+    text = to_text(check_corpus(folder, progress=False))
+    assert "1 of 25 clips (4.0 %) have no sound above" in text and "So few may only be speech without s, f or sh." in text
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="shared/data is not there")
+@pytest.mark.parametrize("name", ["fleurs_mini", "misc", "kichwa", "kichwa_more", "suba", "swahili", "fsdd"])
+def test_the_bands_of_real_recordings(name):
+    """Digits of 8 kHz and telephone copies of all others are narrow, recordings of the whole band are not."""
+    rows = [json.loads(line) for line in (DATA / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    sounds = [load_audio(DATA / name / row["audio"]) for row in rows[:: max(1, len(rows) // 40)]]
+    share = np.mean([band(samples) < NARROW_HZ for samples in sounds])
+    if name == "fsdd":
+        assert share == 1.0
+        return
+    assert share <= 0.05
+    loud = [samples for samples in sounds if level_and_band(samples)[0] > -50]  # in a quiet one, 16 bits are audible noise
+    assert len(loud) > len(sounds) / 2
+    assert np.mean([band(telephone(samples)) < NARROW_HZ for samples in loud]) >= 0.95
 
 
 def test_odd_words():

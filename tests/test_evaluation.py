@@ -1,8 +1,10 @@
 """Evaluation on a two-layer random Whisper: what it says must be what the model says, counted right."""
 
+import html
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from dualasr.metrics import bootstrap_interval, per_sentence_errors
 from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.selector import SelectorOptions
 from dualasr.text import normalise
+from dualasr.transcription.alignment import words_of_clip
 from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 
@@ -231,6 +234,34 @@ def test_write_report(make_model, spoken, tmp_path):
     rates = [row["agnostic_errors"] / row["characters"] for row in rows]
     assert rates == sorted(rates, reverse=True) and rates[-1] == 0
     assert rows[-1]["id"] == perfect.id and rows[-1]["agnostic"]["hyp"] == perfect.text
+
+
+def test_the_worst_clips_are_shown_with_their_words(make_model, spoken, utterance, clips, tmp_path):
+    """One clip is too short to be heard, one is gone by then."""
+    model = make_model(("north", "ky"))
+    short = utterance("short", "en", clips[0][:200])
+    gone = utterance("gone", "en", clips[1])
+    evaluation = evaluate(model, [*spoken, short, gone], GREEDY)
+    assert [clip.id for clip in evaluation.clips] == [Path(s.sound.path).stem for s in evaluation.sounds]
+    gone.audio.unlink()
+    write_report(tmp_path / "words", evaluation, model=model)
+    write_report(tmp_path / "plain", evaluation)
+    pages = {name: (tmp_path / f"{name}.html").read_text() for name in ("words", "plain")}
+    for page in pages.values():
+        shown = re.findall(r'aria-label="Spectrogram of (\S+)"', page)
+        assert sorted(shown) == sorted([row.id for row in spoken] + ["short"])
+        pictures = re.findall(r"data:image/png;base64,([^\"]*)", page)
+        assert len(pictures) == len(shown) and max(map(len, pictures)) * 3 / 4 <= 40_000
+    for clip, sound in zip(evaluation.clips, evaluation.sounds, strict=True):
+        if clip.id in ("short", "gone"):
+            continue
+        words = words_of_clip(model, load_audio(sound.sound), sound.windows)
+        assert "".join(word.word for word in words).split() == clip.agnostic.hyp.split()
+        [figure] = re.findall(rf'<svg [^>]*aria-label="Spectrogram of {clip.id}".*?</svg>', pages["words"], re.DOTALL)
+        written = [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", figure)]
+        assert [word.word.strip() for word in words] == written[len(written) - len(words) :]
+    files = [(tmp_path / f"{name}{ending}").read_text() for name in pages for ending in (".json", ".md", ".clips.jsonl")]
+    assert files[:3] == files[3:], "a picture is of the page alone"
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(make_model, spoken, tmp_path):

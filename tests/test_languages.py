@@ -9,7 +9,7 @@ import soundfile
 from dualasr.data.corpus import Utterance
 from dualasr.errors import CorpusError, PackError
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
-from dualasr.languages import LANGUAGES, NINETEEN, code_of, language_of, tag_among
+from dualasr.languages import LANGUAGES, NINETEEN, code_of, english_name, language_of, tag_among
 from dualasr.packs.load import load_model
 from dualasr.text import scoring_unit
 from dualasr.transcription.transcribe import transcribe
@@ -33,6 +33,11 @@ def test_tags_are_large_v2s():
     assert renamed == {"cmn": ("zh", "chinese"), "fil": ("tl", "tagalog"), "jv": ("jw", "javanese"), "nb": ("no", "norwegian")}
     other = {row.name.lower(): large_v2[row.whisper] for row in tagged if row.name.lower() != large_v2[row.whisper]}
     assert other == {"mandarin chinese": "chinese", "filipino": "tagalog", "burmese": "myanmar"}
+
+
+def test_a_language_is_called_by_its_english_name():
+    names = [english_name(code) for code in ("ky", "ckb", "quz", "qu-EC", "")]
+    assert names == ["Kyrgyz", "Sorani Kurdish", "quz", "qu-EC", ""]
 
 
 def test_scripts_and_units():

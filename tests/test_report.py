@@ -1,11 +1,14 @@
 """Reports on paper: a small one with everything in it, whose numbers must be found again, and older ones with less."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from dualasr.audio.spectrogram import spectrogram_svg
 from dualasr.evaluation.report import to_html, to_markdown
 from dualasr.evaluation.report_sections import MODES, worst_clips
 
@@ -173,6 +176,40 @@ def test_html_is_one_file_without_scripts(report, rows):
              if tag == "span" and attributes.get("class", "").startswith("pair ")]  # fmt: skip
     assert set(kinds) == {"substitute", "delete", "insert"}
     assert names.count("i") == len(kinds)  # each error has its letter, for eyes without colours
+
+
+def test_spectrograms_stand_with_their_clips(report, rows):
+    tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    words = [(0.1, 0.3, " ଭାଷା"), (0.4, 0.5, " $a$ <b>"), (0.97, 1.0, " ending")]
+    drawn = {1: spectrogram_svg(tone, EVIL, words), 4: spectrogram_svg(tone, "the last", ())}
+    page = Page(html := to_html(report, COMMAND, rows, drawn))
+    names = [tag for tag, _ in page.tags]
+    assert names.count("svg") == 4 and not {"script", "link", "img", "iframe", "object", "b>"} & set(names)
+    assert names.count("image") == 2 and "ଭାଷା" in page.text and "$a$ <b>" in page.text and "ending" in page.text
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert EVIL in labels and "The spectrograms show" in page.text
+    articles = html.split("<article>")[1:]
+    assert [article.count("<svg ") for article in articles] == [0, 1, 0, 0, 1]
+    assert html == to_html(report, COMMAND, rows, {1: spectrogram_svg(tone, EVIL, words), 4: drawn[4]})
+    assert "The spectrograms show" not in to_html(report, COMMAND, rows)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1, 30, 45])
+def test_a_spectrogram_is_small_and_whole(seconds):
+    """Noise is the sound that a picture holds worst; the words of a long clip find room in four rows."""
+    noise = np.random.default_rng(0).standard_normal(int(seconds * 16_000)).astype(np.float32)
+    words = [(k * 0.3, k * 0.3 + 0.3, f"word{k}") for k in range(int(seconds / 0.3))]
+    for scale in ("mel", "linear"):
+        page = Page(svg := spectrogram_svg(noise, "noise", words, scale=scale))
+        [picture] = re.findall(r'data:image/png;base64,([^"]*)', svg)
+        png = base64.b64decode(picture)
+        assert png.startswith(b"\x89PNG") and len(png) <= 40_000
+        written = re.findall(r"word\d+", page.text)
+        assert written == [word.word for word in words if word.start < 30.0]
+    width, height = (float(size) for size in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+    assert height < 200 and width < 740
+    for x, text in re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>(word\d+)<', svg):
+        assert float(x) + 4 * len(text) < width
 
 
 def test_html_says_what_markdown_says(report, rows):

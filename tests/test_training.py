@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from dualasr.audio.load import Sound
+from dualasr.cli.main import main
 from dualasr.errors import CorpusError, RunError
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.las_decoder import LASOptions
@@ -327,6 +328,15 @@ def test_an_existing_folder_is_never_overwritten(options, tmp_path):
         add_language(unfinished)
     with pytest.raises(RunError, match="other settings"):
         add_language(unfinished, resume=True)
+
+
+@pytest.mark.parametrize(("more", "shown"), [
+    ([], "{'ky': 'Kyrgyz'}"), (["--language-name", "Kirgiz"], "{'ky': 'Kirgiz'}"),
+])  # fmt: skip
+def test_a_language_is_shown_by_its_name(options, capsys, more, shown):
+    asked = ["add-language", "--base", options.base, "--corpus", str(options.corpora[0]), "--language", "ky", *more]
+    assert main([*asked, "--out", str(options.out), "--rank", "2", "--dry-run"]) == 0
+    assert f"languages      {shown}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", ["Kyrgyz", "k", "ky_KG", ""])

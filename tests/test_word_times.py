@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dualasr.audio.load import split_windows
 from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.errors import BaseModelError, RunError
 from dualasr.model.dual_whisper import DecodeOptions
@@ -14,7 +15,7 @@ from dualasr.model.fallback import Fallback
 from dualasr.model.selector import PRIMARY
 from dualasr.model.whisper import Backbone, Span
 from dualasr.packs.load import load_model
-from dualasr.transcription.alignment import FILTER_WIDTH, warp, warp_words, words_of
+from dualasr.transcription.alignment import FILTER_WIDTH, warp, warp_words, words_of, words_of_clip
 from dualasr.transcription.recording import Piece, _segments, sentences
 from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
@@ -134,6 +135,20 @@ def test_probabilities_are_those_of_decoding(backbone, clips):
     _, probs = backbone.attend(encoded, "en", hypothesis.tokens)
     suppressed = torch.log(probs).sum()  # generate renormalises without the tokens that are suppressed
     assert float(suppressed) <= hypothesis.logprob + 1e-3
+
+
+def test_words_of_a_clip_go_on_from_window_to_window(model, clips):
+    samples = np.concatenate(clips * 5)  # 52 s
+    (first, cut), *others = ranges = split_windows(samples, model.backbone.window_s)
+    assert first == 0 and len(others) == len(ranges) - 1 > 0
+    windows = [samples[a:b] for a, b in ranges]
+    results = model.transcribe_windows(windows)
+    words = words_of_clip(model, samples, results)
+    said = "".join(result.text.strip() for result in results)
+    assert "".join(word.word for word in words).replace(" ", "") == said.replace(" ", "")
+    [mine] = words_of(model, model.encode_audio(windows[:1]), results[:1])
+    assert words[: len(mine)] == mine and min(word.start for word in words[len(mine) :]) >= cut / 16_000
+    assert words[-1].end <= len(samples) / 16_000 + 1e-6
 
 
 def test_words_are_shared_out_among_timestamps(model, clips):

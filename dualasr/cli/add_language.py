@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from dualasr.cli.loading import BASE_HELP, layout, layout_flags
+from dualasr.languages import english_name
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = dict(zip(args.language, args.language_name, strict=False))
     options = AddLanguageOptions(
-        base=args.base, corpora=tuple(args.corpus), languages={code: names.get(code, code) for code in args.language},
+        base=args.base, corpora=tuple(args.corpus), languages={code: names.get(code) or english_name(code) for code in args.language},
         **layout(args), out=args.out, negatives=tuple(args.negatives), name=args.name, target=args.target, strict=args.strict,
         cache=args.cache, source=args.source, licence=args.licence, device=args.device,
         secondary=SecondaryOptions(args.rank, args.alpha, args.fork, args.decoder, LASOptions(units=args.units)),

@@ -30,12 +30,13 @@ def run(args: argparse.Namespace) -> int:
     corpus = load_corpus(args.corpus, args.split, languages=args.language, default_language=only, **layout(args))
     for note in corpus.notes:
         print(f"dualasr: {note}", file=sys.stderr)
-    evaluation = evaluate(load(args), corpus.utterances, EvaluationOptions(beam=args.beam, batch=args.batch),
+    model = load(args)
+    evaluation = evaluate(model, corpus.utterances, EvaluationOptions(beam=args.beam, batch=args.batch),
                           skipped=corpus.skipped, answers=args.answers or args.report.parent / "answers")  # fmt: skip
     packs = "".join(f" --pack {path.name}" for path in args.pack)
     command = f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split {args.split} --beam {args.beam}"
     command += "".join(f" --column {column}" for column in args.column) + (f" --tier {args.tier}" if args.tier else "")
-    write_report(args.report, evaluation, command)
+    write_report(args.report, evaluation, command, model=model)
     print(to_markdown(evaluation.report, command))
     return 0
 

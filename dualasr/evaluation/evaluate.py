@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dualasr.audio.load import SAMPLE_RATE, SHORTEST, load_audio, split_windows
+from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, load_audio, split_windows
 from dualasr.data.corpus import SkippedRow, Utterance
 from dualasr.data.fingerprints import fingerprint
 from dualasr.errors import AudioError, CorpusError, PackError
@@ -61,8 +61,16 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class ClipSound:
+    """Where a clip's sound is, and the agnostic result of each of its windows, without evidence."""
+
+    sound: Sound
+    windows: tuple[WindowResult, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The report, ready for JSON, and the clips behind it, language by language.
+    """The report, ready for JSON, and the clips behind it, language by language, each with its sound.
 
     `report` holds "languages" (by code: n, hours, pipeline, known, unit, and wer, cer, wer_interval, cer_interval and
     whisper of each mode), "mean" (of the languages, each weighing the same), "routing", "contamination" (test clips in the
@@ -74,6 +82,7 @@ class Evaluation:
 
     report: dict
     clips: tuple[ClipResult, ...]
+    sounds: tuple[ClipSound, ...] = ()  # of the clips, in their order
 
 
 def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: EvaluationOptions = EvaluationOptions(), *,
@@ -99,7 +108,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     for language in pipelines:
         with suppress(PackError):
             pipelines[language] = model.route_of(language)
-    total, rows, clips, decoded = sum(map(len, groups.values())), [], {}, Counter()
+    total, rows, clips, sounds, decoded = sum(map(len, groups.values())), [], {}, [], Counter()
     kept, decoded_before = None, False
     if answers is not None:
         kept = {name: Answers.open(answers, model, name, _decoding(options)) for name in (PRIMARY, *model.packs)}
@@ -107,8 +116,9 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     with tqdm(total=total, desc="evaluate", unit="clip", disable=None if progress is None else not progress) as bar:
         for language, pipeline in pipelines.items():
             if found := _transcribe(model, groups[language], pipeline or PRIMARY, options, lost, bar, kept, decoded):
-                rows += [row for row, _ in found]
-                clips[language] = [clip for _, clip in found]
+                rows += [row for row, _, _ in found]
+                clips[language] = [clip for _, clip, _ in found]
+                sounds += [ClipSound(row.sound, windows) for row, _, windows in found]
     seconds = time.monotonic() - started
     if not clips:
         why = f" ({lost[0]['reason']})" if lost else ""
@@ -139,7 +149,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
         "seconds": seconds,
         "real_time_factor": None if decoded_before else seconds / sum(clip.seconds for clip in flat),
     }  # fmt: skip
-    return Evaluation(report, flat)
+    return Evaluation(report, flat, tuple(sounds))
 
 
 def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequence[ClipResult]) -> dict | None:
@@ -155,9 +165,10 @@ def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequenc
 def _transcribe(
     model: DualWhisper, utterances: Sequence[Utterance], route: str, options: EvaluationOptions, lost: list[dict],
     bar: tqdm, kept: dict[str, Answers] | None, decoded: Counter[str],
-) -> list[tuple[Utterance, ClipResult]]:  # fmt: skip
+) -> list[tuple[Utterance, ClipResult, tuple[WindowResult, ...]]]:  # fmt: skip
     """The utterances of one language that can be read, in order, and what became of them; the others go to `lost`."""
-    heard: dict[int, tuple[float, list]] = {}  # of a clip, its seconds, and (samples, modes, confidence) of its windows
+    # of a clip its seconds, and of each of its windows (samples, modes, confidence, result)
+    heard: dict[int, tuple[float, list]] = {}
 
     def windows() -> Iterator[tuple[int, np.ndarray]]:
         for i, utterance in enumerate(utterances):
@@ -177,16 +188,17 @@ def _transcribe(
     with worker_pool() as (pool, _):
         for batch, audio in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
             results = _every_mode(model, [samples for _, samples in batch], audio, route, options, kept, decoded)
-            for (i, samples), (modes, confidence) in zip(batch, results, strict=True):
-                heard[i][1].append((len(samples), modes, confidence))
+            for (i, samples), found in zip(batch, results, strict=True):
+                heard[i][1].append((len(samples), *found))
     clips = []
     for i, (seconds, parts) in heard.items():
-        joined = [_join([(count, modes[mode]) for count, modes, _ in parts], route if mode != "agnostic" else PRIMARY)
+        joined = [_join([(count, modes[mode]) for count, modes, *_ in parts], route if mode != "agnostic" else PRIMARY)
                   for mode in MODES]  # fmt: skip
-        total = sum(count for count, _, _ in parts)
-        confidence = sum(count * sure for count, _, sure in parts) / total if total else None
+        total = sum(count for count, *_ in parts)
+        confidence = sum(count * sure for count, _, sure, _ in parts) / total if total else None
         row = utterances[i]
-        clips.append((row, ClipResult(row.id, row.language, row.text, seconds, len(parts), *joined, confidence)))
+        clip = ClipResult(row.id, row.language, row.text, seconds, len(parts), *joined, confidence)
+        clips.append((row, clip, tuple(result for *_, result in parts)))
     return clips
 
 
@@ -197,9 +209,10 @@ def _decoding(options: EvaluationOptions) -> DecodeOptions:
 
 def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], audio: EncodedAudio, route: str, options: EvaluationOptions,
                 kept: dict[str, Answers] | None,
-                decoded: Counter[str]) -> list[tuple[dict[str, ModeResult], float]]:  # fmt: skip
-    """Each window in every mode, and the posterior of its agnostic route; what the modes share is computed once.
+                decoded: Counter[str]) -> list[tuple[dict[str, ModeResult], float, WindowResult]]:  # fmt: skip
+    """Each window in every mode, the posterior of its agnostic route, and its agnostic result.
 
+    What the modes share is computed once. The result comes without its evidence, for all are kept.
     Pipeline-aware the whole batch goes by `route`.
     """
     keys = [digest(samples) for samples in windows] if kept else []
@@ -223,7 +236,8 @@ def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], audio: Encode
         new = route if route == PRIMARY else result.runner_up
         modes = (mode(result, route, "the right pipeline is given"), mode(result, new, "old or new is given"),
                  ModeResult(result.text, result.route, result.language, result.reason))  # fmt: skip
-        rows.append((dict(zip(MODES, modes, strict=True)), _posterior(model, result)))
+        small = replace(result, language_probs={}, scores={}, hypotheses={})
+        rows.append((dict(zip(MODES, modes, strict=True)), _posterior(model, result), small))
     return rows
 
 

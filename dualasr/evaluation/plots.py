@@ -1,9 +1,9 @@
 """Plots of reports: error rates with their intervals, reliability; as PNG files or inline SVG."""
 
-import io
 from pathlib import Path
 
 from dualasr.atomic import atomic_file
+from dualasr.audio.spectrogram import figure_svg
 from dualasr.evaluation.report_sections import MODES, modes_of
 
 _STYLES = {"pipeline_aware": ("o", "#3b82c4"), "group_aware": ("D", "#2a9d6f"), "agnostic": ("s", "#d9622b")}
@@ -42,7 +42,7 @@ def rates_plot(report: dict) -> str | None:
     axes.set_xlabel("CER, %, with the 95 % interval")
     axes.grid(axis="x", alpha=0.4)
     figure.legend(loc="outside upper center", ncols=len(modes), frameon=False)
-    return _svg(figure, "CER by language and mode; the numbers are in the table")
+    return figure_svg(figure, "CER by language and mode; the numbers are in the table")
 
 
 def reliability_plot(report: dict) -> str | None:
@@ -62,17 +62,4 @@ def reliability_plot(report: dict) -> str | None:
         axes.annotate(str(n), (x, y), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=8)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.09), xlabel="posterior of the chosen route", ylabel="share of right routes")
     axes.grid(alpha=0.4)
-    return _svg(figure, "Reliability: posterior against share of right routes, number of clips beside each dot")
-
-
-def _svg(figure, label: str) -> str:
-    """The figure as an SVG element in the page's own colour and font, the same for the same figure."""
-    import matplotlib
-    from markupsafe import escape
-
-    out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
-        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg ") :].replace("#000000", "currentColor")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    return figure_svg(figure, "Reliability: posterior against share of right routes, number of clips beside each dot")

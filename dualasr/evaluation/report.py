@@ -4,16 +4,23 @@ import json
 import os
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
-from dualasr.errors import RunError
-from dualasr.evaluation.evaluate import Evaluation
+import numpy as np
+
+from dualasr.audio.load import load_audio
+from dualasr.audio.spectrogram import spectrogram_svg
+from dualasr.errors import AudioError, DualasrError, RunError
+from dualasr.evaluation.evaluate import ClipSound, Evaluation
 from dualasr.evaluation.markdown import cell, markdown_table
 from dualasr.evaluation.plots import rates_plot, reliability_plot
 from dualasr.evaluation.report_sections import MODES, WorstClip, sections, title, worst_clips
 from dualasr.evaluation.scoring import tables_of
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.transcription.alignment import words_of_clip
 
 _WIDTH = 100  # columns of an alignment
 
@@ -64,8 +71,46 @@ def _columns(text: str) -> int:
                2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)  # fmt: skip
 
 
-def write_report(path: str | Path, evaluation: Evaluation, command: str | None = None) -> None:
+def draw_worst(
+    report: dict, rows: Sequence[dict], sounds: Sequence[ClipSound], model: DualWhisper | None
+) -> dict[int, str]:
+    """Draw the sound of the worst clips, with their words if there is a model.
+
+    Args:
+        report: The report of the evaluation.
+        rows: Of PATH.clips.jsonl, worst first.
+        sounds: Of the rows, in the same order; none, no pictures.
+        model: What was evaluated, or None.
+
+    Returns:
+        SVG elements by the place of their row. A clip whose file can no longer be read has none.
+    """
+    found = {}
+    for clip in worst_clips(report, rows) if sounds else ():
+        sound = sounds[clip.place]
+        try:
+            samples = load_audio(sound.sound)
+        except AudioError:
+            continue
+        words = () if model is None else _words(model, samples, sound)
+        found[clip.place] = spectrogram_svg(samples, f"Spectrogram of {clip.id}", words)
+    return found
+
+
+def _words(model: DualWhisper, samples: np.ndarray, sound: ClipSound) -> list[tuple[float, float, str]]:
+    """The words with their times; none where they cannot be aligned: a report does without."""
+    try:
+        return [(word.start, word.end, word.word) for word in words_of_clip(model, samples, sound.windows)]
+    except (DualasrError, ImportError, OSError, ValueError):  # torchaudio does not load beside a torch for CPUs alone
+        return []
+
+
+def write_report(path: str | Path, evaluation: Evaluation, command: str | None = None, *,
+                 model: DualWhisper | None = None) -> None:  # fmt: skip
     """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic CER first.
+
+    The page shows the spectrograms of the worst clips whose files are still there; with the `model` that was
+    evaluated, also the words where they were heard.
 
     The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at all; a former report is
     replaced once all are written. Raises RunError, which names the path, where that fails.
@@ -78,10 +123,13 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
         for mode in (mode for mode in MODES if getattr(clip, mode, None)):
             errors[f"{mode}_errors"], length = tables_of([clip], mode)["marks"]["cer"][0].tolist()
         rows.append(asdict(clip) | {"characters": length} | errors)
-    rows.sort(key=lambda row: -row["agnostic_errors"] / max(row["characters"], 1))
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["agnostic_errors"] / max(rows[i]["characters"], 1))
+    rows = [rows[i] for i in order]
+    sounds = [evaluation.sounds[i] for i in order] if evaluation.sounds else []
+    spectrograms = draw_worst(evaluation.report, rows, sounds, model)
     contents = {
         ".md": to_markdown(evaluation.report, command, rows),
-        ".html": to_html(evaluation.report, command, rows),
+        ".html": to_html(evaluation.report, command, rows, spectrograms),
         ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
         ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",  # the last
     }
@@ -97,8 +145,19 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
         raise RunError(f"Cannot write the report {path}: {reason}. Free some space or choose another place.") from error
 
 
-def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
-    """A page of all that `report.to_markdown` says, with plots; `clips` as there. All text of the report is escaped."""
+def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = (),
+            spectrograms: Mapping[int, str] = MappingProxyType({})) -> str:  # fmt: skip
+    """Render a page of all that `report.to_markdown` says, with plots. All text of the report is escaped.
+
+    Args:
+        report: The report of an `Evaluation`, or of a file PATH.json.
+        command: What makes the report again.
+        clips: Rows of PATH.clips.jsonl, worst first.
+        spectrograms: SVG elements by the place of their clip in `clips`, for those of the worst that have one.
+
+    Returns:
+        HTML that needs nothing beside it.
+    """
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -109,5 +168,6 @@ def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = ()
     return page.render(
         title=title(report), sections=sections(report), plots={key: Markup(svg) for key, svg in plots.items() if svg},
         confusion=report["routing"]["confusion"], expected=expected, worst=worst_clips(report, clips), command=command,
+        spectrograms={place: Markup(svg) for place, svg in spectrograms.items()},
         letters={"equal": "", "substitute": "S", "delete": "D", "insert": "I"},
     )  # fmt: skip

@@ -31,11 +31,15 @@ class Section:
 
 @dataclass(frozen=True)
 class WorstClip:
-    """A clip to look at: what it is, what became of it, and its normalised texts side by side (`metrics.align`)."""
+    """A clip to look at: what it is, what became of it, and its normalised texts side by side (`metrics.align`).
+
+    `place` is where it stands among the clips of the report.
+    """
 
     id: str
     note: str
     aligned: tuple[tuple[str, str, str], ...]
+    place: int
 
 
 def title(report: dict) -> str:
@@ -59,7 +63,7 @@ def sections(report: dict) -> list[Section]:
 def worst_clips(report: dict, clips: Sequence[dict]) -> list[WorstClip]:
     """The first `WORST` of `clips`, rows of PATH.clips.jsonl, worst first; those without an error are left out."""
     worst = []
-    for row in [row for row in clips if row["agnostic_errors"]][:WORST]:
+    for place, row in [(place, row) for place, row in enumerate(clips) if row["agnostic_errors"]][:WORST]:
         language, said, right = row["language"], row["agnostic"], row["pipeline_aware"]["route"]
         unit = report["languages"][language]["unit"]
         texts = comparable([row["ref"], said["hyp"]], language, "marks")[unit == "character"]
@@ -67,7 +71,8 @@ def worst_clips(report: dict, clips: Sequence[dict]) -> list[WorstClip]:
         route = f"route {said['route']}" + ("" if said["route"] == right else f" (right: {right})")
         sure = "" if row.get("confidence") is None else f", posterior {row['confidence']:.2f}"
         heard = "" if said["language"] in ("", language) else f", heard as {said['language']}"
-        worst.append(WorstClip(row["id"], f"{language}, {cer}, {route}{heard}{sure}", tuple(align(*texts, unit))))
+        note = f"{language}, {cer}, {route}{heard}{sure}"
+        worst.append(WorstClip(row["id"], note, tuple(align(*texts, unit)), place))
     return worst
 
 

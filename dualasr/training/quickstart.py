@@ -130,8 +130,9 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
             test = load_corpus(corpus, "test")
             # no kept answers: that the old languages do not move is to be seen, not assumed
             asked = EvaluationOptions(beam=options.beam, probes=0)
-            evaluation = evaluate(load_model(options.base, packs), test.utterances, asked)
-            write_report(report_path, evaluation, command)
+            model = load_model(options.base, packs)
+            evaluation = evaluate(model, test.utterances, asked)
+            write_report(report_path, evaluation, command, model=model)
         steps.append(json.loads(report_path.read_text()) | {"step": label})
         log.info(regression_table(steps))
 

@@ -7,7 +7,7 @@ without one before it begins a little before its first character's mark, and end
 import logging
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.ndimage import median_filter
 
+from dualasr.audio.load import SAMPLE_RATE, SHORTEST, split_windows
 from dualasr.audio.torchaudio_fault import torchaudio_fault
 from dualasr.errors import AlignmentError, RunError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
@@ -243,3 +244,23 @@ def _words(
     frame_s = backbone.window_s / backbone.positions
     words = backbone.token_words(tokens, result.language)
     return warp_words(weights[..., : audio.frames[row]], probabilities, words, frame_s, seconds)
+
+
+def words_of_clip(model: DualWhisper, samples: np.ndarray, results: Sequence[WindowResult]) -> tuple[Word, ...]:
+    """Find the words of a clip that was transcribed before, window by window; nothing is decoded again.
+
+    Args:
+        model: What transcribed it.
+        samples: float32, shape (samples,), 16 kHz.
+        results: Of its windows, as `split_windows` cuts them; those shorter than 25 ms have none.
+
+    Returns:
+        The words in order, in seconds of the clip.
+    """
+    ranges = [(a, b) for a, b in split_windows(samples, model.backbone.window_s) if b - a >= SHORTEST]
+    words = []
+    for (first, last), result in zip(ranges, results, strict=True):
+        at = first / SAMPLE_RATE
+        [found] = words_of(model, model.encode_audio([samples[first:last]]), [result])
+        words += [replace(word, start=at + word.start, end=at + word.end) for word in found]
+    return tuple(words)

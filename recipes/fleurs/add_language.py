@@ -171,7 +171,7 @@ def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], rep
         answers = setting.out / "answers" if setting.keep_answers else None
         options = EvaluationOptions(beam=setting.beam, probes=0)
         evaluation = evaluate(model, utterances, options, skipped=skipped, answers=answers)
-        write_report(report, evaluation, command)
+        write_report(report, evaluation, command, model=model)
     return json.loads(report.read_text(encoding="utf-8"))
 
 
