@@ -1,6 +1,6 @@
 """Why a part of the sound went where it did, in sentences: the selector's terse reason in everyday words.
 
-The reason is the text that `dualasr.selector` writes; the tests make every form of it with the selector itself.
+The reason is the text that `dualasr.model.selector` writes; the tests make every form of it with the selector itself.
 """
 
 import math

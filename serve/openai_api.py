@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.1  # between two looks whether a client is still there
 ALIASES = ("whisper-1",)  # what tools send that know no other name
 
-Sound = Annotated[UploadFile, File(description=f"Any of {', '.join(SUFFIXES)}, and what else libsndfile reads.")]
+SoundFile = Annotated[UploadFile, File(description=f"Any of {', '.join(SUFFIXES)}, and what else libsndfile reads.")]
 Name = Annotated[str, Form(max_length=4000, description="auto, the base's name or primary, or a pack's; whisper-1 is auto.")]
 Spoken = Annotated[str, Form(max_length=4000, description="The language, by code or English name; without, it is told.")]
 Languages = Annotated[list[str], Form(alias="languages[]", description="All that may be heard; instead of language.")]
@@ -81,7 +81,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
 
     @api.post("/audio/transcriptions", response_model=None, responses=transcript(streams=True))
     async def transcriptions(
-        request: Request, file: Sound, model: Name, language: Spoken = "", languages: Languages = [],  # noqa: B006
+        request: Request, file: SoundFile, model: Name, language: Spoken = "", languages: Languages = [],  # noqa: B006
         prompt: Prompt = "", response_format: Annotated[ResponseFormat, Form()] = "json", temperature: Temperature = 0.0,
         timestamp_granularities: Granularities = [], stream: Stream = False,  # noqa: B006
     ) -> Response:  # fmt: skip
@@ -102,7 +102,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
 
     @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
     async def translations(
-        request: Request, file: Sound, model: Name, prompt: Prompt = "",
+        request: Request, file: SoundFile, model: Name, prompt: Prompt = "",
         response_format: Annotated[ResponseFormat, Form()] = "json", temperature: Temperature = 0.0,
     ) -> Response:  # fmt: skip
         """What is said in a sound file, in English, as far as the base can translate."""

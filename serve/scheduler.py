@@ -17,10 +17,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
-
-from dualasr.audio.files import UNKNOWN_FRAMES
-from dualasr.audio.load import Sound
+from dualasr.audio.load import Sound, header_duration
 from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError
 from dualasr.model.dual_whisper import DualWhisper
@@ -181,7 +178,7 @@ class Scheduler:
         """Read a request's next window, in a reader's thread."""
         found: Window | Exception | None = None
         try:
-            if not ticket.recording.samples and _promised_s(ticket.path) > self.limits.audio_s:
+            if not ticket.recording.samples and header_duration(ticket.path) > self.limits.audio_s:
                 found = self._too_long()
             elif not ticket.future.done():
                 found = next(ticket.windows, None)
@@ -302,12 +299,3 @@ class Scheduler:
             routes.update(piece.result.route for piece in ticket.recording.pieces[-count:])
         seconds = sum(window.end - window.start for _, window in batch)
         self.tally = Tally(before.windows + len(batch), before.batches + 1, before.audio_s + seconds, before.routes + routes)
-
-
-def _promised_s(path: Path) -> float:
-    """Seconds of sound by the header, where it is one that knows; else 0, and the end shows."""
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, TypeError):  # m4a and the like, or no sound at all
-        return 0.0
-    return info.duration if info.format != "MP3" and info.frames < UNKNOWN_FRAMES else 0.0

@@ -8,7 +8,7 @@ import soundfile
 from dualasr.data.corpus import Utterance
 from dualasr.errors import RunError
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
-from dualasr.evaluation.hypothesis_cache import Answers, digest, pipeline_key
+from dualasr.evaluation.hypothesis_cache import HypothesisCache, digest, pipeline_key
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import SelectorOptions
@@ -110,13 +110,13 @@ def test_an_answer_belongs_to_weights_settings_and_sound(make_model, tmp_path, c
     assert pipeline_key(make_model(("north", "ky"), ("west", "ga")), "primary", decode) == keys[0]
     assert digest(clips[0]) != digest(clips[0][:-1]) and digest(clips[0]) == digest(clips[0].copy())
 
-    kept = Answers.open(tmp_path, model, "north", decode)
+    kept = HypothesisCache.open(tmp_path, model, "north", decode)
     kept.keep({"a": (Hypothesis((3, 4), "Тоо “кар”\n", -1.25, False), "ky")})
-    again = Answers.open(tmp_path, model, "north", decode)
+    again = HypothesisCache.open(tmp_path, model, "north", decode)
     assert again.known == {"a": (Hypothesis((3, 4), "Тоо “кар”\n", -1.25, False), "ky")}
 
 
 def test_a_place_where_nothing_can_be_kept(make_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file"):
-        Answers.open(tmp_path / "file", make_model(), "primary", DecodeOptions())
+        HypothesisCache.open(tmp_path / "file", make_model(), "primary", DecodeOptions())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, load_audio, split_windows
+from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, header_duration, load_audio, load_window, split_windows
 from dualasr.errors import AudioError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -209,3 +209,19 @@ def test_real_clips():
         loudness = np.sqrt(np.mean(samples**2))
         for _, cut in split_windows(samples, 4.0)[:-1]:
             assert np.sqrt(np.mean(samples[cut - 160 : cut + 160] ** 2)) < loudness, f"{path}: cut inside a sound"
+
+
+def test_the_beginning_is_that_of_the_whole(tmp_path):
+    sound = np.random.default_rng(3).standard_normal(300_000).astype(np.float32) * 0.1
+    soundfile.write(tmp_path / "a.wav", sound, 22_050, subtype="FLOAT")
+    whole = load_audio(tmp_path / "a.wav")
+    for samples in (1, 16_000, len(whole), 10 * len(whole)):
+        assert np.array_equal(load_window(tmp_path / "a.wav", samples), whole[:samples])
+    part = Sound(tmp_path / "a.wav", 2.0, 5.0)
+    assert np.array_equal(load_window(part, 40_000), load_audio(part)[:40_000])
+
+
+def test_a_header_that_does_not_know_promises_nothing(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(8000), 16_000)
+    (tmp_path / "no.wav").write_bytes(b"no sound")
+    assert header_duration(tmp_path / "a.flac") == 0.5 and header_duration(tmp_path / "no.wav") == 0.0

@@ -224,8 +224,8 @@ def test_torch_keeps_its_threads_and_silero_is_not_imported(talk):
     code = (
         "import sys, numpy as np, torch\n"
         "torch.set_num_threads(3)\n"
-        "from dualasr.vad import VadOptions\n"
-        "from dualasr.windows import windows_of\n"
+        "from dualasr.audio.vad import VadOptions\n"
+        "from dualasr.audio.windows import windows_of\n"
         "list(windows_of(iter([np.zeros(9000, np.float32)]), 5.0, VadOptions()))\n"
         "assert torch.get_num_threads() == 3 and 'silero_vad' not in sys.modules"
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 
-from dualasr.audio.files import AV_SUFFIXES, open_sound_file
+from dualasr.audio.files import AV_SUFFIXES, UNKNOWN_FRAMES, open_sound_file
 from dualasr.errors import AudioError, NoSamplesError
 
 SAMPLE_RATE = 16_000
@@ -42,6 +43,37 @@ def load_audio(audio: str | Path | Sound) -> np.ndarray:
     The blocks of `stream_audio` in one array; raises AudioError as it does.
     """
     return np.concatenate(list(stream_audio(audio)))
+
+
+def load_window(audio: str | Path | Sound, samples: int) -> np.ndarray:
+    """Load the beginning of a sound, and read no more of it than that.
+
+    Args:
+        audio: A file or a part of one.
+        samples: Most samples at 16 kHz.
+
+    Returns:
+        The first samples of what `load_audio` gives, (at most `samples`,).
+
+    Raises:
+        AudioError: What is read cannot be used.
+    """
+    blocks, count = [], 0
+    for block in stream_audio(audio):
+        blocks.append(block)
+        count += len(block)
+        if count >= samples:
+            break
+    return np.concatenate(blocks)[:samples]
+
+
+def header_duration(path: Path) -> float:
+    """Return the seconds of sound that a file's header promises; 0 where the header does not know."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, TypeError):  # m4a and the like, or no sound at all
+        return 0.0
+    return info.duration if info.format != "MP3" and info.frames < UNKNOWN_FRAMES else 0.0
 
 
 def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:

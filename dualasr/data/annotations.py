@@ -15,11 +15,11 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from dualasr.audio.load import SUFFIXES
-from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, names_a_split, row_of
+from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, row_of
 from dualasr.errors import CorpusError
 
 
-class Segment(NamedTuple):
+class Annotation(NamedTuple):
     """What is said from `start` to `end`, in seconds; None where the file gives no time."""
 
     text: str
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
     speaker: str | None = None
 
 
-Segments = Iterator[tuple[int, Segment | str]]  # line, and the segment or why there is none
+Annotations = Iterator[tuple[int, Annotation | str]]  # line, and the segment or why there is none
 
 _CUE_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_CUE_TIME}\s*-->\s*{_CUE_TIME}(?:\s.*)?")
@@ -44,7 +44,7 @@ def find_segments(path: Path) -> list[Path]:
     return [file for file in files if file.suffix.lower() in _PARSERS and not file.name.startswith(".") and file.is_file()]
 
 
-def segment_rows(root: Path, files: list[Path], asked: Asked, found: Found) -> Rows:
+def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) -> Rows:
     """Rows of transcripts, each beside a recording of the same stem. Files in a folder train, dev or test are of that split.
 
     All tiers are read unless one is asked for; empty intervals are no rows. Raises CorpusError if no file has the tier.
@@ -53,12 +53,12 @@ def segment_rows(root: Path, files: list[Path], asked: Asked, found: Found) -> R
     for file in files:
         place = Path(file.name) if file == root else file.relative_to(root)
         split = next((part for part in place.parts[:-1] if names_a_split(part)), None)
-        found.splits.update({split} - {None})
-        if not asked.takes_split(split) or not asked.takes_language(asked.default_language):
+        notes.splits.update({split} - {None})
+        if not query.takes_split(split) or not query.takes_language(query.default_language):
             continue
         audio = next((p for suffix in SUFFIXES for p in _beside(file, suffix)), file.with_suffix(SUFFIXES[0]))
         if audio.suffix.lower() not in (".wav", ".flac"):
-            found.say("recordings other than wav and flac are decoded from their start for each segment; convert long ones")
+            notes.add("recordings other than wav and flac are decoded from their start for each segment; convert long ones")
         numbers: dict[str, int] = {}
         try:
             for line, segment in _PARSERS[file.suffix.lower()](_text(file)):
@@ -71,23 +71,23 @@ def segment_rows(root: Path, files: list[Path], asked: Asked, found: Found) -> R
                 numbers[tier] = numbers.get(tier, 0) + 1
                 if tier:
                     tiers[tier] = tiers.get(tier, 0) + 1
-                    if asked.tier not in (None, tier):
+                    if query.tier not in (None, tier):
                         continue
                 if segment.start is None or segment.end is None:
                     yield f"{file}:{line}", "has no time"
                     continue
                 id = ":".join(filter(None, (place.as_posix(), tier, str(numbers[tier]))))
-                yield f"{file}:{line}", row_of(asked, audio.name, [file.parent], text, None, split, id=id,
+                yield f"{file}:{line}", row_of(query, audio.name, [file.parent], text, None, split, id=id,
                                                speaker=segment.speaker, start=segment.start, end=segment.end)  # fmt: skip
         except ValueError as error:
             yield str(file), str(error)
-    if asked.tier is not None and tiers and asked.tier not in tiers:
-        near = get_close_matches(asked.tier, tiers, 1)
-        raise CorpusError(f"{root}: has no tier {asked.tier!r} with text; tiers found: {', '.join(sorted(tiers))}"
+    if query.tier is not None and tiers and query.tier not in tiers:
+        near = get_close_matches(query.tier, tiers, 1)
+        raise CorpusError(f"{root}: has no tier {query.tier!r} with text; tiers found: {', '.join(sorted(tiers))}"
                           + (f"; the nearest is {near[0]!r}." if near else "."))  # fmt: skip
-    if asked.tier is None and len(tiers) > 1:
+    if query.tier is None and len(tiers) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(tiers.items()))
-        found.say(f"read {len(tiers)} tiers: {listed}; choose one with --tier")
+        notes.add(f"read {len(tiers)} tiers: {listed}; choose one with --tier")
 
 
 def _beside(file: Path, suffix: str) -> list[Path]:
@@ -104,7 +104,7 @@ def _text(file: Path) -> str:
         raise ValueError(f"{NOT_UTF8}; if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file.name} > new") from None
 
 
-def parse_subtitles(text: str) -> Segments:
+def parse_subtitles(text: str) -> Annotations:
     """The cues of an SRT or WebVTT file, without their markup; a <v> of WebVTT is the speaker."""
     lines = [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]
     is_vtt, first = lines[0].startswith("WEBVTT"), 0
@@ -126,10 +126,10 @@ def parse_subtitles(text: str) -> Segments:
         said = " ".join(block[at + 1 :])
         voice = _VOICE.search(said)
         said = _MARKUP.sub("", said)
-        yield began + at, Segment(html.unescape(said) if is_vtt else said, *clock, speaker=voice and voice[1].strip())
+        yield began + at, Annotation(html.unescape(said) if is_vtt else said, *clock, speaker=voice and voice[1].strip())
 
 
-def parse_textgrid(text: str) -> Segments:
+def parse_textgrid(text: str) -> Annotations:
     """The intervals of a Praat TextGrid, long or short; points have no length and are left out. Raises ValueError.
 
     As Praat does, only quoted strings and numbers that stand alone are read: then both formats are the same.
@@ -165,11 +165,11 @@ def parse_textgrid(text: str) -> Segments:
             if token is None or token[1] is None:
                 raise ValueError("is cut short or no TextGrid: an interval has no text")
             if end is not None:
-                segments.append((bisect(starts, token.start()), Segment(token[1].replace('""', '"'), start, end, tier)))
+                segments.append((bisect(starts, token.start()), Annotation(token[1].replace('""', '"'), start, end, tier)))
     yield from segments
 
 
-def parse_elan(text: str) -> Segments:
+def parse_elan(text: str) -> Annotations:
     """The annotations of an ELAN file. Those of a dependent tier have the times of the annotation that they depend on, and
     several of one are joined. A file with a DOCTYPE is refused: ELAN writes none, and entities could fill the memory.
     Raises ValueError."""
@@ -202,7 +202,7 @@ def parse_elan(text: str) -> Segments:
                 yield lines[id], f"its times are {times[0]!r} and {times[1]!r}, not milliseconds"
                 continue
             start, end = (None if time is None else int(time) / 1000 for time in times)
-            yield lines[id], Segment(" ".join(texts), start, end, tier.get("TIER_ID") or "", tier.get("PARTICIPANT") or None)
+            yield lines[id], Annotation(" ".join(texts), start, end, tier.get("TIER_ID") or "", tier.get("PARTICIPANT") or None)
 
 
 def _xml(text: str) -> Element:

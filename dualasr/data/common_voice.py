@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from dualasr.data.tables import unpacked
-from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, names_a_split, numbered_lines, row_of
+from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, numbered_lines, row_of
 
 
 def find_common_voice(path: Path) -> list[Path]:
@@ -28,18 +28,18 @@ def _first(table: Path) -> list[str]:
         return file.readline(100_000).decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
 
 
-def common_voice_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
+def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
     """Rows of Common Voice's tables, clips in clips/; no quoting. Each table is a split of its own name.
 
     Where validated.tsv stands without train, dev and test, its rows belong to every split.
     """
-    found.splits.update(table.stem for table in tables)
+    notes.splits.update(table.stem for table in tables)
     divided = {table.parent for table in tables if names_a_split(table.stem)}
-    if asked.split is None:  # each clip once: train, dev and test are drawn from validated; other and invalidated are neither
+    if query.split is None:  # each clip once: train, dev and test are drawn from validated; other and invalidated are neither
         tables = [t for t in tables if (names_a_split(t.stem) if t.parent in divided else t.stem == "validated")] or tables
     for table in tables:
         split = table.stem if table.parent in divided or table.stem != "validated" else None
-        if not asked.takes_split(split):
+        if not query.takes_split(split):
             continue
         clips, header = unpacked(table.parent, "clips"), _first(table)
         for source, line in islice(numbered_lines(table), 1, None):
@@ -52,10 +52,10 @@ def common_voice_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
                 yield source, f"has {len(cells)} columns, the header has {len(header)}"
                 continue
             row = dict(zip(header, cells, strict=True))
-            if not asked.takes_language(row.get("locale") or asked.default_language):
+            if not query.takes_language(row.get("locale") or query.default_language):
                 continue
             if os.path.basename(row["path"]) != row["path"]:
                 yield source, f"audio path {row['path']} climbs out of {clips}"
                 continue
-            yield source, row_of(asked, row["path"], [clips], row["sentence"], row.get("locale"), split,
+            yield source, row_of(query, row["path"], [clips], row["sentence"], row.get("locale"), split,
                                  speaker=row["client_id"])  # fmt: skip

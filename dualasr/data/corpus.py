@@ -20,9 +20,9 @@ from dualasr.data.kaldi import find_kaldi, kaldi_rows
 from dualasr.data.tables import find_tables, table_rows
 from dualasr.data.utterance import (
     NOT_UTF8,
-    Asked,
     Columns,
-    Found,
+    Query,
+    ReadNotes,
     Rows,
     SkippedRow,
     Utterance,
@@ -88,9 +88,9 @@ def load_corpus(
     it raises. Raises CorpusError if the path is in no layout, lacks a column or tier, no row is usable, most of the rows
     are not UTF-8, or an archive is damaged or climbs out; MissingExtraError without `datasets`.
     """
-    path, found = Path(path), Found()
+    path, found = Path(path), ReadNotes()
     wanted = None if languages is None else frozenset(languages)
-    asked = Asked(split, wanted, default_language, require_text, columns, tier)
+    asked = Query(split, wanted, default_language, require_text, columns, tier)
     layout, rows = _read(path, asked, found)
     utterances: dict[str, Utterance] = {}
     skipped: list[SkippedRow] = []
@@ -126,26 +126,26 @@ def load_corpus(
     return Corpus(tuple(utterances.values()), tuple(skipped), path, layout, tuple(sorted(found.splits)), tuple(found.notes))
 
 
-def _read(path: Path, asked: Asked, found: Found) -> tuple[str, Rows]:
+def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
     """The layout of a path, and its rows. Raises CorpusError if it is in none."""
     manifest = path / "manifest.jsonl" if path.is_dir() else path
     if is_hub_id(path) and not path.exists():
-        return "datasets", hub_rows(path, asked, found)
+        return "datasets", hub_rows(path, query, notes)
     if manifest.is_file() and manifest.suffix == ".jsonl":
-        return "jsonl", _jsonl_rows(manifest, asked, found)
+        return "jsonl", _jsonl_rows(manifest, query, notes)
     if is_saved(path):
-        return "datasets", dataset_rows(path, asked, found)
+        return "datasets", dataset_rows(path, query, notes)
     if folders := find_kaldi(path):
-        return "kaldi", kaldi_rows(path, folders, asked, found)
-    if asked.columns == Columns():  # named columns are a table's
+        return "kaldi", kaldi_rows(path, folders, query, notes)
+    if query.columns == Columns():  # named columns are a table's
         if tables := find_common_voice(path):
-            return "common-voice", common_voice_rows(tables, asked, found)
+            return "common-voice", common_voice_rows(tables, query, notes)
         if configs := find_fleurs(path):
-            return "fleurs", fleurs_rows(configs, asked, found)
+            return "fleurs", fleurs_rows(configs, query, notes)
     if tables := find_tables(path):
-        return "table", table_rows(tables, asked, found)
+        return "table", table_rows(tables, query, notes)
     if files := find_segments(path):
-        return "segments", segment_rows(path, files, asked, found)
+        return "segments", segment_rows(path, files, query, notes)
     raise CorpusError(
         f"{path}: {'is no corpus' if path.exists() else 'does not exist'}; wanted JSONL (a .jsonl file or a folder with "
         "manifest.jsonl), a .csv or .tsv table with audio beside it, a folder of Common Voice, Kaldi or `datasets`, "
@@ -178,20 +178,20 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _jsonl_rows(manifest: Path, asked: Asked, found: Found) -> Rows:
+def _jsonl_rows(manifest: Path, query: Query, notes: ReadNotes) -> Rows:
     for source, line in numbered_lines(manifest):
         fields = _json_fields(line)
         if isinstance(fields, str):
             yield source, fields
             continue
         split, language = fields["split"], fields["lang"] or fields["language"]
-        found.splits.update({split} - {None, ""})
-        if asked.takes_split(split) and asked.takes_language(language or asked.default_language):
+        notes.splits.update({split} - {None, ""})
+        if query.takes_split(split) and query.takes_language(language or query.default_language):
             id, speaker, sentence = (None if fields.get(name) is None else str(fields[name])
                                      for name in ("id", "speaker", "sentence"))  # fmt: skip
             start = fields.get("start") if fields.get("start") is not None else fields.get("offset")
             yield source, row_of(
-                asked, fields["audio"] or fields["audio_filepath"], [manifest.parent], fields["text"], language, split,
+                query, fields["audio"] or fields["audio_filepath"], [manifest.parent], fields["text"], language, split,
                 id=id, speaker=speaker, sentence=sentence, start=start, end=fields.get("end"), duration=fields.get("duration"),
             )  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.data.common_voice import _first
 from dualasr.data.tables import _GUESSES, unpacked
-from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, Utterance, canonical_split, numbered_lines, row_of
+from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, Utterance, canonical_split, numbered_lines, row_of
 from dualasr.languages import code_of
 
 
@@ -25,21 +25,21 @@ def _is_fleurs(table: Path) -> bool:
     return not has_header and ((audio / table.stem).is_dir() or (audio / f"{table.stem}.tar.gz").is_file())
 
 
-def fleurs_rows(configs: list[Path], asked: Asked, found: Found) -> Rows:
+def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
     """Rows of FLEURS' tables, which have no header and no quoting."""
     for config in configs:
         name = config.resolve().name
-        if not asked.takes_language(name, code_of(name)):
+        if not query.takes_language(name, code_of(name)):
             continue
         for table in sorted(config.glob("*.tsv")):
-            found.splits.add(table.stem)
-            if asked.takes_split(table.stem):
+            notes.splits.add(table.stem)
+            if query.takes_split(table.stem):
                 audio = unpacked(config / "audio", table.stem)
                 for source, line in numbered_lines(table):
-                    yield source, _fleurs_row(line, name, table.stem, audio, asked)
+                    yield source, _fleurs_row(line, name, table.stem, audio, query)
 
 
-def _fleurs_row(line: bytes, config: str, split: str, audio: Path, asked: Asked) -> Utterance | str:
+def _fleurs_row(line: bytes, config: str, split: str, audio: Path, query: Query) -> Utterance | str:
     try:
         columns = line.decode("utf-8-sig").rstrip("\r\n").split("\t")  # no quoting: a " is a character of the text
     except UnicodeDecodeError:
@@ -51,5 +51,5 @@ def _fleurs_row(line: bytes, config: str, split: str, audio: Path, asked: Asked)
         return f"audio path {file_name} climbs out of {audio}"
     if not (samples.isascii() and samples.isdigit() and len(samples) < 12):
         return f"num_samples is {samples!r}, not a count"
-    return row_of(asked, file_name, [audio], text, code_of(config), canonical_split(split), sentence=sentence,
+    return row_of(query, file_name, [audio], text, code_of(config), canonical_split(split), sentence=sentence,
                   id=f"{config}/{split}/{Path(file_name).stem}", duration=int(samples) / SAMPLE_RATE)  # fmt: skip

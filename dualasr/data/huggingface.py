@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dualasr.atomic import atomic_file
 from dualasr.data.tables import match_columns, row_of_fields
-from dualasr.data.utterance import Asked, Found, Rows, names_a_split
+from dualasr.data.utterance import Query, ReadNotes, Rows, names_a_split
 from dualasr.errors import CorpusError, MissingExtraError
 
 _HUB = re.compile(r"(?:datasets:|hf:/+datasets/)([^:]+?)/?(?::(.+))?")
@@ -22,7 +22,7 @@ def is_hub_id(path: str | Path) -> bool:
     return _HUB.fullmatch(str(path)) is not None
 
 
-def dataset_rows(path: Path, asked: Asked, found: Found) -> Rows:
+def dataset_rows(path: Path, query: Query, notes: ReadNotes) -> Rows:
     """Rows of a saved data set; sound inside it is written once to {path}.audio beside it.
 
     Raises MissingExtraError without `datasets`, CorpusError for a folder that it cannot load.
@@ -32,10 +32,10 @@ def dataset_rows(path: Path, asked: Asked, found: Found) -> Rows:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # it raises anything from KeyError to Arrow's own
         raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
-    yield from _rows(loaded, str(path), path.with_name(path.name + ".audio"), [path, path.parent], asked, found)
+    yield from _rows(loaded, str(path), path.with_name(path.name + ".audio"), [path, path.parent], query, notes)
 
 
-def hub_rows(path: str | Path, asked: Asked, found: Found) -> Rows:
+def hub_rows(path: str | Path, query: Query, notes: ReadNotes) -> Rows:
     """Rows of a data set on the hub, which is downloaded whole. Not run here: the hub cannot be reached from our machines.
 
     Raises like `dataset_rows`.
@@ -47,7 +47,7 @@ def hub_rows(path: str | Path, asked: Asked, found: Found) -> Rows:
     except Exception as error:
         raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "dualasr-audio"
-    yield from _rows(loaded, str(path), cache, [cache], asked, found)
+    yield from _rows(loaded, str(path), cache, [cache], query, notes)
 
 
 def _datasets():
@@ -58,17 +58,17 @@ def _datasets():
     return datasets
 
 
-def _rows(loaded, where: str, cache: Path, roots: list[Path], asked: Asked, found: Found) -> Rows:
+def _rows(loaded, where: str, cache: Path, roots: list[Path], query: Query, notes: ReadNotes) -> Rows:
     from datasets import Audio, Dataset
 
     own = str(getattr(loaded, "split", None) or "")
     parts = {own if names_a_split(own) else "": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     for split, part in parts.items():
-        found.splits.update({split} - {""})
-        at, guessed = match_columns(asked.columns, part.column_names, asked.require_text, where)
+        notes.splits.update({split} - {""})
+        at, guessed = match_columns(query.columns, part.column_names, query.require_text, where)
         if guessed:
-            found.say(guessed)
-        if "split" not in at and not asked.takes_split(split):
+            notes.add(guessed)
+        if "split" not in at and not query.takes_split(split):
             continue
         names = {field: part.column_names[i] for field, i in at.items()}
         folder = cache / part._fingerprint  # of what it holds: another data set at this place has another
@@ -83,11 +83,11 @@ def _rows(loaded, where: str, cache: Path, roots: list[Path], asked: Asked, foun
                 name = (sound or {}).get("path") or ""
                 fields["id"] = fields.get("id") or ":".join(filter(None, (split, str(i), os.path.basename(name))))
                 own = fields.get("split") or split
-                if sound and sound["bytes"] is not None and asked.takes_split(own):
+                if sound and sound["bytes"] is not None and query.takes_split(own):
                     sound = str(_written(folder / f"{i}{Path(name).suffix.lower() or '.audio'}", sound["bytes"]))
                 else:
                     sound = name
-            if (made := row_of_fields({**fields, "audio": sound and str(sound)}, asked, found, roots, split)) is not None:
+            if (made := row_of_fields({**fields, "audio": sound and str(sound)}, query, notes, roots, split)) is not None:
                 yield source, made
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dualasr.data.utterance import NOT_UTF8, Asked, Found, Rows, names_a_split, number, numbered_lines, row_of
+from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, number, numbered_lines, row_of
 
 Table = dict[str, tuple[str, str]]  # key -> file:line, rest of the line
 
@@ -17,7 +17,7 @@ def find_kaldi(path: Path) -> list[Path]:
     return []
 
 
-def kaldi_rows(root: Path, folders: list[Path], asked: Asked, found: Found) -> Rows:
+def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) -> Rows:
     """Rows of Kaldi folders. A folder below `root` is a split of its own name; relative paths start there or at `root`.
 
     An entry of wav.scp that is a command is refused and never run. An end of -1 in segments is the recording's.
@@ -25,8 +25,8 @@ def kaldi_rows(root: Path, folders: list[Path], asked: Asked, found: Found) -> R
     for folder in folders:
         name = folder.resolve().name
         split = name if folder != root or names_a_split(name) else None
-        found.splits.update({split} - {None})
-        if not asked.takes_split(split):
+        notes.splits.update({split} - {None})
+        if not query.takes_split(split):
             continue
         tables, bad = {}, []
         for file in ("wav.scp", "text", "segments", "utt2spk", "utt2lang"):
@@ -40,7 +40,7 @@ def kaldi_rows(root: Path, folders: list[Path], asked: Asked, found: Found) -> R
                     for id, (source, _) in texts.items() if id not in rows)  # fmt: skip
         for id, (source, rest) in rows.items():
             language, speaker, text = (tables[file].get(id, ("", ""))[1] for file in ("utt2lang", "utt2spk", "text"))
-            if not asked.takes_language(language or asked.default_language):
+            if not query.takes_language(language or query.default_language):
                 continue
             span, audio = {}, rest
             if divided:
@@ -55,7 +55,7 @@ def kaldi_rows(root: Path, folders: list[Path], asked: Asked, found: Found) -> R
             if audio.endswith("|") or audio.startswith("|"):
                 yield source, f"its sound is a command, which is never run: {audio[:60]}; write the sound to a file first"
                 continue
-            yield source, row_of(asked, audio, [folder, root], text, language, split, id=id, speaker=speaker, **span)
+            yield source, row_of(query, audio, [folder, root], text, language, split, id=id, speaker=speaker, **span)
 
 
 def _table(path: Path) -> tuple[Table, list[tuple[str, str]]]:

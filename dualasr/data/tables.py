@@ -12,9 +12,9 @@ from pathlib import Path
 
 from dualasr.data.utterance import (
     NOT_UTF8,
-    Asked,
     Columns,
-    Found,
+    Query,
+    ReadNotes,
     Rows,
     Utterance,
     names_a_split,
@@ -51,17 +51,17 @@ def find_tables(path: Path) -> list[Path]:
     return named or tables
 
 
-def table_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
+def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
     """Rows of CSV or TSV files with a header; sound beside the table or in a folder audio, clips, wav or the split's."""
     for table in tables:
         lines = _lines_of(table)
-        header, delimiter = _header(table, lines, asked)
-        at, guessed = match_columns(asked.columns, header, asked.require_text, str(table))
+        header, delimiter = _header(table, lines, query)
+        at, guessed = match_columns(query.columns, header, query.require_text, str(table))
         if guessed:
-            found.say(guessed)
+            notes.add(guessed)
         split = table.stem if names_a_split(table.stem) else None
-        found.splits.update({split} - {None})
-        if "split" not in at and not asked.takes_split(split):
+        notes.splits.update({split} - {None})
+        if "split" not in at and not query.takes_split(split):
             continue
         roots = [table.parent, *(folder for name in _SOUND_FOLDERS if (folder := unpacked(table.parent, name)).is_dir())]
         if split:
@@ -75,19 +75,19 @@ def table_rows(tables: list[Path], asked: Asked, found: Found) -> Rows:
                 yield f"{table}:{line}", record
                 continue
             fields = {name: record[i].strip() for name, i in at.items()}
-            if (row := row_of_fields(fields, asked, found, roots, split)) is not None:
+            if (row := row_of_fields(fields, query, notes, roots, split)) is not None:
                 yield f"{table}:{line}", row
 
 
-def row_of_fields(fields: dict, asked: Asked, found: Found, roots: list[Path], split: str | None) -> Utterance | str | None:
+def row_of_fields(fields: dict, query: Query, notes: ReadNotes, roots: list[Path], split: str | None) -> Utterance | str | None:
     """The row of a table's cells by `Columns` name, where `split` is the table's own; None if it is not asked for."""
     own, language = fields.get("split") or split, fields.get("language")
-    found.splits.update({own} - {None})
-    if not asked.takes_split(own) or not asked.takes_language(language or asked.default_language):
+    notes.splits.update({own} - {None})
+    if not query.takes_split(own) or not query.takes_language(language or query.default_language):
         return None
     audio = fields["audio"]
     return row_of(
-        asked, audio, roots, fields.get("text"), language, own,
+        query, audio, roots, fields.get("text"), language, own,
         id=fields.get("id") or (f"{split}/{audio}" if split and audio else audio), speaker=fields.get("speaker"),
         start=number(fields.get("start")), end=number(fields.get("end")),
     )  # fmt: skip
@@ -152,10 +152,10 @@ def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str
         i += used
 
 
-def _header(table: Path, lines: list[bytes], asked: Asked) -> tuple[list[str], str]:
+def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], str]:
     """The header and its delimiter: the one by which most of the wanted columns are there, of those the most columns."""
-    known = {name for field in asdict(asked.columns) for name in _GUESSES[field].split()}
-    wanted = {name for name in asdict(asked.columns).values() if name}
+    known = {name for field in asdict(query.columns) for name in _GUESSES[field].split()}
+    wanted = {name for name in asdict(query.columns).values() if name}
     best: tuple[tuple[int, int, bool], list[str], str] | None = None
     for delimiter in _DELIMITERS:
         _, header = next(_records(lines, delimiter), (0, []))

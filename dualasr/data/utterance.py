@@ -62,7 +62,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """Which rows a reader is asked for; `split` and `languages` None are all of them."""
 
     split: str | None
@@ -82,13 +82,13 @@ class Asked:
 
 
 @dataclass
-class Found:
-    """What a reader meets on its way: splits, and what it has to say, as the columns that it guessed."""
+class ReadNotes:
+    """What a reader meets on its way: the splits, and what it guessed, as a sentence each."""
 
     splits: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
-    def say(self, note: str) -> None:
+    def add(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
@@ -119,7 +119,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def row_of(
-    asked: Asked,
+    query: Query,
     audio: str | None,
     roots: Sequence[Path],
     text: str | None,
@@ -138,7 +138,7 @@ def row_of(
     Times are seconds; a `start` with a `duration` and no `end` is a segment, too. A row without id has its audio path, and a
     segment its stretch of it.
     """
-    language = language or asked.default_language
+    language = language or query.default_language
     if not audio:
         return "has no audio path"
     if not os.path.isabs(audio) and os.path.normpath(audio).split(os.sep)[0] == os.pardir:
@@ -157,7 +157,7 @@ def row_of(
         duration = None if end is None else end - start
     found = next((root / audio for root in roots if os.path.isfile(root / audio)), None) if len(roots) > 1 else None
     duration = None if duration is None else float(duration)
-    split = (split if asked.split is None else asked.split) or ""
+    split = (split if query.split is None else query.split) or ""
     stretch = "" if start is None else f"#t={start:.3f}" + ("" if end is None else f",{end:.3f}")  # W3C Media Fragments
     return Utterance(id or audio + stretch, (text or "").strip(), language, found or roots[0] / audio, duration, split,
                      speaker or None, sentence, start, end)  # fmt: skip

@@ -26,16 +26,16 @@ from dualasr.data.corpus import SkippedRow, Utterance
 from dualasr.data.fingerprints import fingerprint
 from dualasr.errors import AudioError, CorpusError, PackError
 from dualasr.evaluation.hallucination import count_hallucinations
-from dualasr.evaluation.hypothesis_cache import Answers, digest
+from dualasr.evaluation.hypothesis_cache import HypothesisCache, digest
 from dualasr.evaluation.scoring import (
     MODES,
     ClipResult,
     ModeResult,
     contamination_of,
     error_counts,
+    error_counts_by_sentence,
     routing_of,
     scores_of,
-    tables_of,
 )
 from dualasr.model.dual_whisper import NOTHING_CACHED, DecodeOptions, DualWhisper, WindowResult
 from dualasr.model.language_id import EncodedAudio
@@ -111,7 +111,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     total, rows, clips, sounds, decoded = sum(map(len, groups.values())), [], {}, [], Counter()
     kept, decoded_before = None, False
     if answers is not None:
-        kept = {name: Answers.open(answers, model, name, _decoding(options)) for name in (PRIMARY, *model.packs)}
+        kept = {name: HypothesisCache.open(answers, model, name, _decoding(options)) for name in (PRIMARY, *model.packs)}
         decoded_before = any(answers.known for answers in kept.values())
     with tqdm(total=total, desc="evaluate", unit="clip", disable=None if progress is None else not progress) as bar:
         for language, pipeline in pipelines.items():
@@ -123,7 +123,7 @@ def evaluate(model: DualWhisper, utterances: Iterable[Utterance], options: Evalu
     if not clips:
         why = f" ({lost[0]['reason']})" if lost else ""
         raise CorpusError(f"There is nothing to evaluate: {total} clips were given, none could be read{why}.")
-    tables = {code: {mode: tables_of(group, mode) for mode in MODES} for code, group in clips.items()}
+    tables = {code: {mode: error_counts_by_sentence(group, mode) for mode in MODES} for code, group in clips.items()}
     resampling, languages = (options.bootstrap, options.seed), {}
     for code, group in clips.items():
         scores = {mode: scores_of([tables[code][mode]], *resampling) | error_counts(group, mode) for mode in MODES}
@@ -164,7 +164,7 @@ def _contamination(model: DualWhisper, rows: Sequence[Utterance], clips: Sequenc
 
 def _transcribe(
     model: DualWhisper, utterances: Sequence[Utterance], route: str, options: EvaluationOptions, lost: list[dict],
-    bar: tqdm, kept: dict[str, Answers] | None, decoded: Counter[str],
+    bar: tqdm, kept: dict[str, HypothesisCache] | None, decoded: Counter[str],
 ) -> list[tuple[Utterance, ClipResult, tuple[WindowResult, ...]]]:  # fmt: skip
     """The utterances of one language that can be read, in order, and what became of them; the others go to `lost`."""
     # of a clip its seconds, and of each of its windows (samples, modes, confidence, result)
@@ -208,7 +208,7 @@ def _decoding(options: EvaluationOptions) -> DecodeOptions:
 
 
 def _every_mode(model: DualWhisper, windows: Sequence[np.ndarray], audio: EncodedAudio, route: str, options: EvaluationOptions,
-                kept: dict[str, Answers] | None,
+                kept: dict[str, HypothesisCache] | None,
                 decoded: Counter[str]) -> list[tuple[dict[str, ModeResult], float, WindowResult]]:  # fmt: skip
     """Each window in every mode, the posterior of its agnostic route, and its agnostic result.
 

@@ -38,14 +38,14 @@ def pipeline_key(model: DualWhisper, route: str, options: DecodeOptions) -> str:
 
 
 @dataclass(frozen=True)
-class Answers:
+class HypothesisCache:
     """The answers of one pipeline: `known` maps the digest of a window to its hypothesis and language."""
 
     path: Path
     known: dict[str, Answer]
 
     @classmethod
-    def open(cls, folder: Path, model: DualWhisper, route: str, options: DecodeOptions) -> "Answers":
+    def open(cls, folder: Path, model: DualWhisper, route: str, options: DecodeOptions) -> "HypothesisCache":
         """What `folder` holds for a route of a model, perhaps nothing. Raises RunError where the folder cannot be used."""
         path, known = folder / f"{route}-{pipeline_key(model, route, options)}.jsonl", {}
         try:

@@ -18,7 +18,7 @@ from dualasr.evaluation.evaluate import ClipSound, Evaluation
 from dualasr.evaluation.markdown import cell, markdown_table
 from dualasr.evaluation.plots import rates_plot, reliability_plot
 from dualasr.evaluation.report_sections import MODES, WorstClip, sections, title, worst_clips
-from dualasr.evaluation.scoring import tables_of
+from dualasr.evaluation.scoring import error_counts_by_sentence
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.alignment import words_of_clip
 
@@ -121,7 +121,7 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
     for clip in evaluation.clips:
         errors = {}
         for mode in (mode for mode in MODES if getattr(clip, mode, None)):
-            errors[f"{mode}_errors"], length = tables_of([clip], mode)["marks"]["cer"][0].tolist()
+            errors[f"{mode}_errors"], length = error_counts_by_sentence([clip], mode)["marks"]["cer"][0].tolist()
         rows.append(asdict(clip) | {"characters": length} | errors)
     order = sorted(range(len(rows)), key=lambda i: -rows[i]["agnostic_errors"] / max(rows[i]["characters"], 1))
     rows = [rows[i] for i in order]

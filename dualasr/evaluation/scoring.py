@@ -69,7 +69,7 @@ def _texts(clips: Sequence[ClipResult], mode: str) -> tuple[str, list[str], list
     return clips[0].language, [clip.ref for clip in clips], [getattr(clip, mode).hyp for clip in clips]
 
 
-def tables_of(clips: Sequence[ClipResult], mode: str) -> Tables:
+def error_counts_by_sentence(clips: Sequence[ClipResult], mode: str) -> Tables:
     """`error_tables` of clips of one language."""
     return error_tables(*_texts(clips, mode))
 
@@ -140,7 +140,7 @@ def contamination_of(clips: Sequence[ClipResult], heard: Fingerprints, trained: 
         rest = [clip for i, clip in enumerate(clips) if clip.language == code and i not in leaked]
         clean[code] = {"n": len(rest)}
         for mode in MODES:
-            scores = scores_of([tables_of(rest, mode)] if rest else [], 0, 0)
+            scores = scores_of([error_counts_by_sentence(rest, mode)] if rest else [], 0, 0)
             clean[code][mode] = {rate: scores[rate] for rate in ("wer", "cer")}
     listed = [
         {"id": clips[leak.clip].id, "language": clips[leak.clip].language, "pack": leak.pack, "kind": leak.kind,

@@ -11,7 +11,7 @@ import torch
 
 from dualasr.model.decoder import StepDecoder
 
-Found = tuple[tuple[int, ...], float, bool]  # tokens, log-probability, finished
+Scored = tuple[tuple[int, ...], float, bool]  # tokens, log-probability, finished
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Hypothesis:
 
 @torch.no_grad()
 def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tensor, prefix: torch.Tensor, *,
-                beam: int = 1, limits: torch.Tensor) -> list[list[Found]]:  # fmt: skip
+                beam: int = 1, limits: torch.Tensor) -> list[list[Scored]]:  # fmt: skip
     """Beam search; beam 1 is greedy. A finished hypothesis competes by its log-probability per token, the end included.
 
     encoded (batch, frames, width), lengths (batch,), prefix (batch, given) tokens already known, limits (batch,) most
@@ -47,7 +47,7 @@ def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tens
     scores[:, 0] = 0.0
     texts: list[list[tuple[int, ...]]] = [[()] * beam for _ in range(len(encoded))]  # of the clips still open
     clips, limits = list(range(len(encoded))), limits.tolist()
-    done: list[list[Found]] = [[] for _ in clips]
+    done: list[list[Scored]] = [[] for _ in clips]
     for length in range(max(limits) + 1):
         total = (scores.unsqueeze(-1) + log_probs.view(len(clips), beam, size)).flatten(1)
         best, flat = (rows.tolist() for rows in total.topk(2 * beam if beam > 1 else 1))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from dualasr.audio.load import Sound, load_audio
+from dualasr.audio.load import Sound, load_window
 from dualasr.data.corpus import Utterance
 from dualasr.metrics import per_clip_errors
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
@@ -33,7 +33,7 @@ MOST_HEARD = 400  # training clips of a language, for its statistics
 def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
     """Clips, cut at the window, in batches: lists of (samples,) arrays."""
     for first in range(0, len(clips), size):
-        yield [load_audio(sound)[: model.backbone.window_samples] for sound in clips[first : first + size]]
+        yield [load_window(sound, model.backbone.window_samples) for sound in clips[first : first + size]]
 
 
 def choose_ctc_weight(model: DualWhisper, name: str, clips: Sequence[Sound], refs: Sequence[str], *, beam: int = 5,

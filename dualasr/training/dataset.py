@@ -30,7 +30,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedClip:
     """A clip that training leaves out, and why."""
 
     id: str

@@ -18,7 +18,7 @@ from dualasr.errors import AudioError, CorpusError
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
 from dualasr.text import normalise
-from dualasr.training.dataset import Clip, Skipped, check_label
+from dualasr.training.dataset import Clip, SkippedClip, check_label
 from dualasr.training.options import AddLanguageOptions
 from dualasr.training.trunk_cache import TrunkCache
 
@@ -36,7 +36,7 @@ class Prepared:
     negatives: tuple[Clip, ...]
     negatives_audio: tuple[Sound, ...]
     negatives_dev: tuple[Sound, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedClip, ...]
     hours: float
 
 
@@ -107,11 +107,11 @@ class ReadCorpora:
 
     train: tuple[Utterance, ...]
     dev: tuple[Utterance, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedClip, ...]
     notes: tuple[str, ...] = ()
 
 
-def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[Skipped], list[str]]:
+def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[SkippedClip], list[str]]:
     """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where none has it."""
     utterances, skipped, notes, without = [], [], [], []
     for path in options.corpora:
@@ -126,7 +126,7 @@ def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], lis
             continue
         notes += [f"{path.name}: {note}" for note in corpus.notes]
         utterances += corpus.utterances
-        skipped += [Skipped(row.source, row.reason) for row in corpus.skipped]
+        skipped += [SkippedClip(row.source, row.reason) for row in corpus.skipped]
     return utterances, skipped, notes
 
 
@@ -175,7 +175,7 @@ def read_corpora(options: AddLanguageOptions, window_s: float) -> ReadCorpora:
             except (AudioError, CorpusError) as error:
                 if options.strict:
                     raise
-                skipped.append(Skipped(utterance.id, str(error)))
+                skipped.append(SkippedClip(utterance.id, str(error)))
     if not kept["train"]:
         raise CorpusError(f"No training clip can be used; the first reason: {skipped[0].reason}")
     return ReadCorpora(tuple(kept["train"]), tuple(_in_turns(kept["dev"])), tuple(skipped), found.notes)
@@ -232,7 +232,7 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
             if reason := lost or check_label(tokenizer, text, frames, backbone.frame_s):
                 if options.strict:
                     raise CorpusError(f"{u.sound} ({u.id}): {reason}")
-                skipped.append(Skipped(u.id, reason))
+                skipped.append(SkippedClip(u.id, reason))
                 continue
             clips.append(Clip(u.id, mine, frames, 1 + codes.index(u.language), text, tuple(tokenizer.encode(text)),
                               tuple(tokenizer.encode_characters(text))))  # fmt: skip
@@ -242,7 +242,7 @@ def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackToke
         clips = {}
         for sound, (mine, frames, lost) in zip(audio, entries_of(audio, count), strict=True):
             if lost:
-                skipped.append(Skipped(str(sound), lost))
+                skipped.append(SkippedClip(str(sound), lost))
             else:
                 clips[sound] = Clip(str(sound), mine, frames)
         return clips

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from dualasr.audio.load import SHORTEST, Sound, load_audio
+from dualasr.audio.load import SHORTEST, Sound, load_window
 from dualasr.data.corpus import load_corpus, sounds_below, splits_of
 from dualasr.data.utterance import Utterance
 from dualasr.errors import AudioError, CorpusError, PackError, RunError
@@ -161,11 +161,10 @@ def score_clips(
 
 def _beginning(sound: Sound, model: DualWhisper) -> np.ndarray:
     """(samples,), at most the window. Raises AudioError."""
-    end = sound.start + model.backbone.window_s
-    samples = load_audio(replace(sound, end=end if sound.end is None else min(end, sound.end)))
+    samples = load_window(sound, model.backbone.window_samples)
     if len(samples) < SHORTEST:
         raise AudioError(f"{sound}: shorter than {SHORTEST} samples")
-    return samples[: model.backbone.window_samples]
+    return samples
 
 
 def decide(scored: ScoredClip, selector: SelectorOptions) -> tuple[str, float, bool, list[PackScore]]:

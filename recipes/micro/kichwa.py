@@ -23,7 +23,7 @@ from dualasr.cli.log import log_to_terminal
 from dualasr.data.corpus import load_corpus, write_manifest
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
 from dualasr.evaluation.report import write_report
-from dualasr.evaluation.scoring import tables_of
+from dualasr.evaluation.scoring import error_counts_by_sentence
 from dualasr.metrics import paired_bootstrap
 from dualasr.model.las_decoder import LASOptions
 from dualasr.model.secondary import DECODERS, Secondary, SecondaryOptions
@@ -131,7 +131,7 @@ def main() -> None:
             packs = [train(system, chosen[system], seed)] if system in systems else []
             evaluation = evaluate(load_model(args.base, packs), dev, EvaluationOptions())
             write_report(args.out / "reports" / f"{system}-{seed}.json", evaluation)
-            pooled.append(tables_of(evaluation.clips, "pipeline_aware")["marks"]["cer"])
+            pooled.append(error_counts_by_sentence(evaluation.clips, "pipeline_aware")["marks"]["cer"])
             rates.append(evaluation.report["languages"][CODE]["pipeline_aware"]["cer"])
         counts[system] = sum(pooled)
         rows.append({"system": system, "learning_rate": chosen.get(system), "cer": rates, "mean": float(np.mean(rates))})
