@@ -26,7 +26,8 @@ def atomic_file(path: str | Path, *, name: str = "", advice: str = ADVICE) -> It
         RunError: The disk is full or unwritable.
     """
     path = Path(path)
-    part = path.with_name(f".{os.getpid()}-{path.name}")  # of the same suffix: some writers go by it
+    # of the same suffix: some writers go by it
+    part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -1,7 +1,7 @@
 """The errors dualasr raises on purpose, all in one tree.
 
-Every message is one sentence or two that say what was found, what was wanted and what to do. The command line prints the
-message alone and exits with 1; a traceback means a bug.
+Every message is one sentence or two that say what was found, what was wanted and what to do. The
+command line prints the message alone and exits with 1; a traceback means a bug.
 
     DualasrError
     |-- AudioError          a file that cannot be read as sound
@@ -51,4 +51,6 @@ class MissingExtraError(DualasrError, ImportError):
     """An optional dependency is missing; the message holds the pip command that installs it."""
 
     def __init__(self, package: str, extra: str):
-        super().__init__(f"{package} is not installed; install it with: pip install 'dualasr[{extra}]'")
+        super().__init__(
+            f"{package} is not installed; install it with: pip install 'dualasr[{extra}]'"
+        )

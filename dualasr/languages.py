@@ -1,4 +1,6 @@
-"""The 102 languages of FLEURS: what they are called, by FLEURS, by Whisper and in English, and how they are written."""
+"""The 102 languages of FLEURS: what they are called, by FLEURS, by Whisper and in English, and how
+they are written.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,9 +9,11 @@ from typing import Literal
 
 from dualasr.errors import CorpusError
 
-# Written without spaces between words; two- and three-letter codes of Chinese, Cantonese, Wu, Min Nan, Hakka, literary
-# Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan, Dzongkha, Shan.
-SPACELESS = frozenset("zh zho cmn yue wuu nan hak lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo shn".split())
+# Written without spaces between words; two- and three-letter codes of Chinese, Cantonese, Wu, Min
+# Nan, Hakka, literary Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan, Dzongkha, Shan.
+SPACELESS = frozenset(
+    "zh zho cmn yue wuu nan hak lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo shn".split()
+)
 
 # config, Whisper's tag (- for none among the 99 of large-v2), script, name
 _TABLE = """
@@ -117,10 +121,11 @@ yue_hant_hk  -   Hant  Cantonese
 zu_za        -   Latn  Zulu
 """
 
-# The new languages of arXiv 2406.07842. Cantonese has no tag either, but counts as old: large-v2 hears it as Chinese.
+# The new languages of arXiv 2406.07842. Cantonese has no tag either, but counts as old: large-v2
+# hears it as Chinese.
 NINETEEN: tuple[str, ...] = tuple(
-    "ast_es ceb_ph ff_sn lg_ug ig_ng ga_ie kea_cv kam_ke ky_kg luo_ke nso_za ny_mw or_in om_et ckb_iq umb_ao wo_sn xh_za "
-    "zu_za".split()
+    "ast_es ceb_ph ff_sn lg_ug ig_ng ga_ie kea_cv kam_ke ky_kg luo_ke nso_za ny_mw or_in om_et"
+    " ckb_iq umb_ao wo_sn xh_za zu_za".split()
 )
 
 
@@ -128,8 +133,9 @@ NINETEEN: tuple[str, ...] = tuple(
 class FleursLanguage:
     """A config of FLEURS, as `cmn_hans_cn`.
 
-    `code` is what this package calls the language (`cmn`), `name` its English name, `whisper` its tag in Whisper large-v2
-    (`zh`; None without one), `script` ISO 15924 (`Hans`), `unit` what its error rate counts.
+    `code` is what this package calls the language (`cmn`), `name` its English name, `whisper` its
+    tag in Whisper large-v2 (`zh`; None without one), `script` ISO 15924 (`Hans`), `unit` what its
+    error rate counts.
     """
 
     config: str
@@ -141,7 +147,9 @@ class FleursLanguage:
 
 
 def code_of(config: str) -> str:
-    """The language of a config folder, be it FLEURS' own or of its shape: the name up to the first `_`."""
+    """The language of a config folder, be it FLEURS' own or of its shape: the name up to the first
+    `_`.
+    """
     return config.split("_")[0]
 
 
@@ -152,28 +160,49 @@ def _row(line: str) -> FleursLanguage:
     return FleursLanguage(config, code, name, None if whisper == "-" else whisper, script, unit)
 
 
-LANGUAGES: dict[str, FleursLanguage] = {row.config: row for row in map(_row, _TABLE.strip().splitlines())}  # by config
+# by config
+LANGUAGES: dict[str, FleursLanguage] = {
+    row.config: row for row in map(_row, _TABLE.strip().splitlines())
+}
 _BY_CODE = {language.code: language for language in LANGUAGES.values()}
 _TAGS = {language.code: language.whisper for language in LANGUAGES.values() if language.whisper}
 
 
 def language_of(config: str) -> FleursLanguage:
-    """The language of a FLEURS config or of its code, `ky_kg` or `ky`. Raises CorpusError that offers the nearest names."""
+    """The language of a FLEURS config or of its code, `ky_kg` or `ky`. Raises CorpusError that
+    offers the nearest names.
+    """
     if found := LANGUAGES.get(config) or _BY_CODE.get(config):
         return found
-    names = {name.lower(): language for language in LANGUAGES.values() for name in (language.config, language.name)}
-    near = dict.fromkeys(names[name] for name in get_close_matches(config.lower().replace("-", "_"), names))
+    names = {
+        name.lower(): language
+        for language in LANGUAGES.values()
+        for name in (language.config, language.name)
+    }
+    near = dict.fromkeys(
+        names[name] for name in get_close_matches(config.lower().replace("-", "_"), names)
+    )
     offer = ", ".join(f"{language.config} ({language.name})" for language in near)
-    raise CorpusError(f"{config!r} is no language of FLEURS; " + (f"the nearest: {offer}." if offer else
-                      f"wanted one of its {len(LANGUAGES)} configs, as ky_kg."))  # fmt: skip
+    raise CorpusError(
+        f"{config!r} is no language of FLEURS; "
+        + (
+            f"the nearest: {offer}."
+            if offer
+            else f"wanted one of its {len(LANGUAGES)} configs, as ky_kg."
+        )
+    )
 
 
 def english_name(code: str) -> str:
-    """Return the English name of a language of FLEURS by its code, `Kyrgyz` for `ky`; the code itself for any other."""
+    """Return the English name of a language of FLEURS by its code, `Kyrgyz` for `ky`; the code
+    itself for any other.
+    """
     return _BY_CODE[code].name if code in _BY_CODE else code
 
 
 def tag_among(language: str, tags: Iterable[str]) -> str | None:
-    """Which of a Whisper's tags means a language: the same, else the one that Whisper has for it, as `zh` for `cmn`."""
+    """Which of a Whisper's tags means a language: the same, else the one that Whisper has for it,
+    as `zh` for `cmn`.
+    """
     tags = list(tags)
     return next((tag for tag in (language, _TAGS.get(language)) if tag in tags), None)

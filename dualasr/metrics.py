@@ -1,7 +1,9 @@
-"""Word and character error rates with their evidence, bootstrap intervals over sentences, and calibration.
+"""Word and character error rates with their evidence, bootstrap intervals over sentences, and
+calibration.
 
-Rates are corpus-level: the errors of all clips over the length of all references (jiwer). Give normalised text.
-`ErrorRates` is the same as a metric of the `evaluate` library; it normalises by itself.
+Rates are corpus-level: the errors of all clips over the length of all references (jiwer). Give
+normalised text. `ErrorRates` is the same as a metric of the `evaluate` library; it normalises by
+itself.
 """
 
 from collections.abc import Sequence
@@ -34,16 +36,22 @@ class ErrorRate:
 
 
 def word_errors(refs: Sequence[str], hyps: Sequence[str]) -> ErrorRate:
-    """Corpus-level word errors. Raises ValueError if there are no clips or the lists differ in length."""
+    """Corpus-level word errors. Raises ValueError if there are no clips or the lists differ in
+    length.
+    """
     return _error_rate(refs, hyps, "word")
 
 
 def character_errors(refs: Sequence[str], hyps: Sequence[str]) -> ErrorRate:
-    """Corpus-level character errors; a space inside a line is a character. Raises like `word_errors`."""
+    """Corpus-level character errors; a space inside a line is a character. Raises like
+    `word_errors`.
+    """
     return _error_rate(refs, hyps, "character")
 
 
-def per_clip_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]) -> np.ndarray:
+def per_clip_errors(
+    refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]
+) -> np.ndarray:
     """Errors and reference length of each clip: int, shape (n, 2). Raises like `word_errors`."""
     counts = np.zeros((len(refs), 2), dtype=np.int64)
     for clip, chunks in enumerate(_process(refs, hyps, unit).alignments):
@@ -55,11 +63,15 @@ def per_clip_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["wor
     return counts
 
 
-def per_sentence_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]) -> np.ndarray:
-    """`per_clip_errors`, the clips of one sentence in one row: int, shape (sentences, 2), in the order they first occur.
+def per_sentence_errors(
+    refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]
+) -> np.ndarray:
+    """`per_clip_errors`, the clips of one sentence in one row: int, shape (sentences, 2), in the
+    order they first occur.
 
-    Who reads a sentence changes its errors less than which sentence it is: five readings are no five clips, and resampled as
-    such they would make an interval too narrow (a cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+    Who reads a sentence changes its errors less than which sentence it is: five readings are no
+    five clips, and resampled as such they would make an interval too narrow (a cluster bootstrap;
+    Davison and Hinkley 1997, section 3.8).
     """
     rows: dict[str, int] = {}
     places = [rows.setdefault(ref, len(rows)) for ref in refs]
@@ -69,24 +81,32 @@ def per_sentence_errors(refs: Sequence[str], hyps: Sequence[str], unit: Literal[
     return summed
 
 
-def comparable(texts: Sequence[str], language: str, normaliser: str | None) -> tuple[list[str], list[str]]:
-    """Texts as words are counted in, and as characters are: normalised (None: as they are), without spaces where the
-    language is written without. Raises ValueError for an unknown normaliser."""
+def comparable(
+    texts: Sequence[str], language: str, normaliser: str | None
+) -> tuple[list[str], list[str]]:
+    """Texts as words are counted in, and as characters are: normalised (None: as they are), without
+    spaces where the language is written without. Raises ValueError for an unknown normaliser.
+    """
     texts = [normalise(text, normaliser) for text in texts] if normaliser else list(texts)
     spaceless = scoring_unit(language) == "character"
     return texts, [text.replace(" ", "") for text in texts] if spaceless else texts
 
 
 def align(ref: str, hyp: str, unit: Literal["word", "character"]) -> list[tuple[str, str, str]]:
-    """The two texts side by side, as their errors are counted: (kind, part of ref, part of hyp), of kind "equal",
-    "substitute", "delete" or "insert"; a word each, or a run of characters. Empty for two empty texts."""
+    """The two texts side by side, as their errors are counted: (kind, part of ref, part of hyp), of
+    kind "equal", "substitute", "delete" or "insert"; a word each, or a run of characters. Empty for
+    two empty texts.
+    """
     if not ref and not hyp:
         return []
     chunks = _process([ref], [hyp], unit).alignments[0]
     refs, hyps = (ref.split(), hyp.split()) if unit == "word" else (ref, hyp)
     aligned = []
     for chunk in chunks:
-        left, right = refs[chunk.ref_start_idx : chunk.ref_end_idx], hyps[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        left, right = (
+            refs[chunk.ref_start_idx : chunk.ref_end_idx],
+            hyps[chunk.hyp_start_idx : chunk.hyp_end_idx],
+        )
         pairs = zip_longest(left, right, fillvalue="") if unit == "word" else [(left, right)]
         aligned += [(chunk.type, *pair) for pair in pairs]
     return aligned
@@ -95,10 +115,11 @@ def align(ref: str, hyp: str, unit: Literal["word", "character"]) -> list[tuple[
 def bootstrap_interval(
     counts: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the corpus-level rate, resampled by row (Bisani and Ney, 2004).
+    """Percentile interval (low, high) of the corpus-level rate, resampled by row (Bisani and Ney,
+    2004).
 
-    `counts` is what `per_sentence_errors` gives, or `per_clip_errors`, shape (n, 2). Raises ValueError if it has no row, or
-    no reference.
+    `counts` is what `per_sentence_errors` gives, or `per_clip_errors`, shape (n, 2). Raises
+    ValueError if it has no row, or no reference.
     """
     errors, lengths = resampled_sums(_checked(counts), samples, seed)
     return _percentiles(_ratios(errors, lengths), level)
@@ -113,27 +134,39 @@ def paired_bootstrap(
     level: float = 0.95,
     relative: bool = False,
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of rate_a - rate_b on the same rows, or with `relative` of (rate_a - rate_b) / rate_b.
+    """(difference, low, high) of rate_a - rate_b on the same rows, or with `relative` of (rate_a -
+    rate_b) / rate_b.
 
-    Both systems are resampled with the same rows, so what is hard for both cancels. Row i of both arrays, shape
-    (n, 2), must be the same sentence or clip. Raises ValueError if they cannot be, or if `relative` and b makes no errors.
+    Both systems are resampled with the same rows, so what is hard for both cancels. Row i of both
+    arrays, shape (n, 2), must be the same sentence or clip. Raises ValueError if they cannot be, or
+    if `relative` and b makes no errors.
     """
     counts = _same_rows(counts_a, counts_b)
     errors_a, errors_b, length = counts.sum(axis=0)
     if relative and not errors_b:
-        raise ValueError("a relative difference needs errors to compare with, and b makes none; use relative=False")
+        raise ValueError(
+            "a relative difference needs errors to compare with, and b makes none; use"
+            " relative=False"
+        )
     sums_a, sums_b, lengths = resampled_sums(counts, samples, seed)
-    # The reference length is common to both, so a relative difference of rates is one of error counts.
+    # The reference length is common to both, so a relative difference of rates is one of error
+    # counts.
     difference = (errors_a - errors_b) / (errors_b if relative else length)
     resamples = _ratios(sums_a - sums_b, sums_b if relative else lengths)
     return float(difference), *_percentiles(resamples, level)
 
 
 def paired_bootstrap_mean(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, samples: int = 1000, seed: int = 0, level: float = 0.95
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """`paired_bootstrap` of the mean rate over languages, (counts_a, counts_b) of each: every language weighs the same,
-    and its rows are resampled on their own. Raises ValueError like it, or if there is no language."""
+    """`paired_bootstrap` of the mean rate over languages, (counts_a, counts_b) of each: every
+    language weighs the same, and its rows are resampled on their own. Raises ValueError like it, or
+    if there is no language.
+    """
     if not pairs:
         raise ValueError("no languages, so there is no mean")
     generator = np.random.default_rng(seed)
@@ -175,32 +208,67 @@ def resampled_sums(counts: np.ndarray, samples: int, rng: int | np.random.Genera
 
     columns = tuple(np.asarray(counts, dtype=float).T)
     batch = max(1, _CELLS // rows)
-    resampled = bootstrap(columns, sums, paired=True, vectorized=True, method="percentile",
-                          n_resamples=samples, batch=batch, rng=rng)  # fmt: skip
+    resampled = bootstrap(
+        columns,
+        sums,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=samples,
+        batch=batch,
+        rng=rng,
+    )
     return resampled.bootstrap_distribution
 
 
-def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10, *, equal_mass: bool = False) -> dict:
-    """How far a confidence can be believed: {"ece", "bins": [{"low", "high", "n", "confidence", "accuracy"}]}.
+def reliability(
+    confidences: Sequence[float],
+    correct: Sequence[bool],
+    bins: int = 10,
+    *,
+    equal_mass: bool = False,
+) -> dict:
+    """How far a confidence can be believed: {"ece", "bins": [{"low", "high", "n", "confidence",
+    "accuracy"}]}.
 
-    `bins` of equal width over 0..1, each with its low edge, the last with both; with `equal_mass` of as many answers each, from
-    the lowest confidence to the highest, equal ones together. Empty bins are left out. ECE is the mean
-    distance of confidence and accuracy, weighted by n (Guo et al. 2017, eq. 3), None without clips. Raises ValueError if
-    the lists differ in length or a confidence is none.
+    `bins` of equal width over 0..1, each with its low edge, the last with both; with `equal_mass`
+    of as many answers each, from the lowest confidence to the highest, equal ones together. Empty
+    bins are left out. ECE is the mean distance of confidence and accuracy, weighted by n (Guo et
+    al. 2017, eq. 3), None without clips. Raises ValueError if the lists differ in length or a
+    confidence is none.
     """
     from scipy.stats import rankdata
 
     confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
     if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
-        raise ValueError(f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for each")
+        raise ValueError(
+            f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for"
+            " each"
+        )
     confidences = confidences.clip(0, 1)  # sums of probabilities may miss by rounding
     shares = (rankdata(confidences) - 0.5) / max(len(confidences), 1) if equal_mass else confidences
     places, filled, ece = np.minimum(shares * bins, bins - 1).astype(int), [], 0.0
     for place in np.unique(places).tolist():
         here = places == place
-        n, confidence, accuracy = int(here.sum()), float(confidences[here].mean()), float(correct[here].mean())
-        low, high = (confidences[here].min(), confidences[here].max()) if equal_mass else (place / bins, (place + 1) / bins)
-        filled.append({"low": float(low), "high": float(high), "n": n, "confidence": confidence, "accuracy": accuracy})
+        n, confidence, accuracy = (
+            int(here.sum()),
+            float(confidences[here].mean()),
+            float(correct[here].mean()),
+        )
+        low, high = (
+            (confidences[here].min(), confidences[here].max())
+            if equal_mass
+            else (place / bins, (place + 1) / bins)
+        )
+        filled.append(
+            {
+                "low": float(low),
+                "high": float(high),
+                "n": n,
+                "confidence": confidence,
+                "accuracy": accuracy,
+            }
+        )
         ece += n / len(correct) * abs(confidence - accuracy)
     return {"ece": ece if filled else None, "bins": filled}
 
@@ -221,32 +289,52 @@ def _error_rates_metric() -> type:
     from datasets import Features, Value
 
     class ErrorRates(evaluate.Metric):
-        """WER and CER as an `evaluate` metric, from no hub: `ErrorRates("or").compute(predictions=..., references=...)`.
+        """WER and CER as an `evaluate` metric, from no hub:
+        `ErrorRates("or").compute(predictions=..., references=...)`.
 
-        language: what the scoring unit is taken from. normaliser: "marks", "whisper", or None for texts as they are.
-        The result holds wer and cer as fractions, and substitutions, deletions, insertions and length in the language's
-        unit. Further arguments are `evaluate.Metric`'s; nothing is written to disk unless keep_in_memory is False.
+        language: what the scoring unit is taken from. normaliser: "marks", "whisper", or None for
+        texts as they are. The result holds wer and cer as fractions, and substitutions, deletions,
+        insertions and length in the language's unit. Further arguments are `evaluate.Metric`'s;
+        nothing is written to disk unless keep_in_memory is False.
         """
 
-        def __init__(self, language: str = "", normaliser: Literal["marks", "whisper"] | None = "marks", **kwargs):
+        def __init__(
+            self,
+            language: str = "",
+            normaliser: Literal["marks", "whisper"] | None = "marks",
+            **kwargs,
+        ):
             self.language, self.normaliser = language, normaliser
-            comparable([""], language, normaliser)  # refuse an unknown normaliser now, not after the last batch
+            # refuse an unknown normaliser now, not after the last batch
+            comparable([""], language, normaliser)
             super().__init__(**({"keep_in_memory": True} | kwargs))
 
         def _build_data_dir(self) -> str:
-            return "" if self.keep_in_memory else super()._build_data_dir()  # it makes the folder even if it needs none
+            # it makes the folder even if it needs none
+            return "" if self.keep_in_memory else super()._build_data_dir()
 
         def _info(self):
             text = Value("string")
-            return evaluate.MetricInfo(description=self.__doc__, citation="", inputs_description="",
-                                       features=Features(predictions=text, references=text))  # fmt: skip
+            return evaluate.MetricInfo(
+                description=self.__doc__,
+                citation="",
+                inputs_description="",
+                features=Features(predictions=text, references=text),
+            )
 
         def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
-            refs, hyps = (comparable(texts, self.language, self.normaliser) for texts in (references, predictions))
+            refs, hyps = (
+                comparable(texts, self.language, self.normaliser)
+                for texts in (references, predictions)
+            )
             words, characters = word_errors(refs[0], hyps[0]), character_errors(refs[1], hyps[1])
             counts = characters if scoring_unit(self.language) == "character" else words
             names = ("substitutions", "deletions", "insertions", "length")
-            return {"wer": words.rate, "cer": characters.rate, **{name: getattr(counts, name) for name in names}}
+            return {
+                "wer": words.rate,
+                "cer": characters.rate,
+                **{name: getattr(counts, name) for name in names},
+            }
 
     ErrorRates.__qualname__ = "ErrorRates"  # found through __getattr__, so that it can be pickled
     return ErrorRates
@@ -256,7 +344,9 @@ def _process(refs: Sequence[str], hyps: Sequence[str], unit: str):
     import jiwer
 
     if len(refs) != len(hyps):
-        raise ValueError(f"{len(refs)} references but {len(hyps)} hypotheses; there must be one for each clip")
+        raise ValueError(
+            f"{len(refs)} references but {len(hyps)} hypotheses; there must be one for each clip"
+        )
     if not len(refs):
         raise ValueError("no clips, so there is no error rate")
     if unit not in ("word", "character"):
@@ -276,7 +366,9 @@ def _error_rate(refs: Sequence[str], hyps: Sequence[str], unit: str) -> ErrorRat
 def _checked(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] != 2 or not counts[:, 1].any():
-        raise ValueError(f"counts of shape {counts.shape}; wanted (n, 2), errors and length, with some reference")
+        raise ValueError(
+            f"counts of shape {counts.shape}; wanted (n, 2), errors and length, with some reference"
+        )
     return counts
 
 
@@ -284,7 +376,10 @@ def _same_rows(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
     """Errors of a, errors of b, and the reference length of both, shape (rows, 3)."""
     counts_a, counts_b = _checked(counts_a), _checked(counts_b)
     if not np.array_equal(counts_a[:, 1], counts_b[:, 1]):
-        raise ValueError(f"not the same clips: {len(counts_a)} and {len(counts_b)} rows whose reference lengths differ")
+        raise ValueError(
+            f"not the same clips: {len(counts_a)} and {len(counts_b)} rows whose reference lengths"
+            " differ"
+        )
     return np.column_stack([counts_a[:, 0], counts_b])
 
 

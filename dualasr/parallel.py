@@ -1,7 +1,8 @@
 """One share of the work for each core.
 
-Small matrices divide badly among the threads of one operation: here a step of a pack took 0.96 s on one core and 0.86 s
-on two. So on a CPU each core takes whole clips instead, and its operations run on that core alone.
+Small matrices divide badly among the threads of one operation: here a step of a pack took 0.96 s on
+one core and 0.86 s on two. So on a CPU each core takes whole clips instead, and its operations run
+on that core alone.
 """
 
 from collections import deque
@@ -14,7 +15,8 @@ import torch
 
 @contextmanager
 def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """A pool of as many threads as torch may use, and their number. Operations take one core each, the caller's too.
+    """A pool of as many threads as torch may use, and their number. Operations take one core each,
+    the caller's too.
 
     At the end torch's number of threads is what it was.
     """

@@ -1,4 +1,6 @@
-"""Text made comparable: two scoring normalisers, the unit a language is scored in, the words of a corpus."""
+"""Text made comparable: two scoring normalisers, the unit a language is scored in, the words of a
+corpus.
+"""
 
 import re
 import unicodedata
@@ -8,22 +10,26 @@ from dualasr.languages import SPACELESS
 
 NORMALISERS = ("whisper", "marks")
 
-_APOSTROPHES = "'’ʼ‘ʻ"  # ASCII, right quote, modifier apostrophe; left quote and its modifier are Uzbek's o‘
+# ASCII, right quote, modifier apostrophe; left quote and its modifier are Uzbek's o‘
+_APOSTROPHES = "'’ʼ‘ʻ"
 _JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ
 
 
 def normalise(text: str, method: str) -> str:
-    """Text without case, punctuation and doubled spaces, for scoring. `method` is one of `NORMALISERS`:
+    """Text without case, punctuation and doubled spaces, for scoring. `method` is one of
+    `NORMALISERS`:
 
-    - "whisper": the multilingual normaliser of Whisper (Radford et al. 2022, appendix C), which published error rates
-      use. It drops what stands in brackets and puts a space in place of every combining mark, so it breaks words of
-      the scripts that write vowels as marks: Odia "ଓଡ଼ିଆ ଭାଷା" (the Odia language) becomes "ଓଡ ଆ ଭ ଷ", and a wrong
-      vowel is no error at all.
-    - "marks": safe for marks, "ଓଡ଼ିଆ ଭାଷା" stays as it is. NFKC and lower case; punctuation and symbols become spaces,
-      but the words in brackets stay; an apostrophe inside a word is a letter, written '; marks stay on their letter,
-      ZWJ and ZWNJ between letters; other control characters go.
+    - "whisper": the multilingual normaliser of Whisper (Radford et al. 2022, appendix C), which
+      published error rates use. It drops what stands in brackets and puts a space in place of every
+      combining mark, so it breaks words of the scripts that write vowels as marks: Odia "ଓଡ଼ିଆ
+      ଭାଷା" (the Odia language) becomes "ଓଡ ଆ ଭ ଷ", and a wrong vowel is no error at all.
+    - "marks": safe for marks, "ଓଡ଼ିଆ ଭାଷା" stays as it is. NFKC and lower case; punctuation and
+      symbols become spaces, but the words in brackets stay; an apostrophe inside a word is a
+      letter, written '; marks stay on their letter, ZWJ and ZWNJ between letters; other control
+      characters go.
 
-    Report both: the first to compare with the literature, the second to know. Raises ValueError for another method.
+    Report both: the first to compare with the literature, the second to know. Raises ValueError for
+    another method.
     """
     if method == "whisper":
         from transformers.models.whisper.english_normalizer import BasicTextNormalizer
@@ -35,12 +41,15 @@ def normalise(text: str, method: str) -> str:
 
 
 def scoring_unit(language: str) -> Literal["word", "character"]:
-    """What to count: characters for a language written without spaces, else words. Takes `zh`, `zh-TW`, `cmn_hans`."""
+    """What to count: characters for a language written without spaces, else words. Takes `zh`,
+    `zh-TW`, `cmn_hans`.
+    """
     return "character" if re.split("[-_]", language.lower())[0] in SPACELESS else "word"
 
 
 def _mark_safe(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")  # "İ".lower() leaves a dot behind
+    # "İ".lower() leaves a dot behind
+    text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")
     text = unicodedata.normalize("NFKC", text)
     kept = " "
     out = []

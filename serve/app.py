@@ -36,11 +36,23 @@ class Settings:
     page: bool = True
 
 
-def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads: Path, settings: Settings = Settings()
-               ) -> FastAPI:  # fmt: skip
-    """The application. `reload` gives the model with the packs that are there now; uploads lie in a folder meanwhile."""
+def create_app(
+    scheduler: Scheduler,
+    reload: Callable[[], DualWhisper],
+    uploads: Path,
+    settings: Settings = Settings(),
+) -> FastAPI:
+    """The application. `reload` gives the model with the packs that are there now; uploads lie in a
+    folder meanwhile.
+    """
     monitoring = Monitoring(scheduler)
-    app = FastAPI(title="dualasr", version=version("dualasr"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="dualasr",
+        version=version("dualasr"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     for kind in (ApiError, DualasrError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, error_response)
     app.add_middleware(Gate, scheduler=scheduler, key=settings.key, limits=settings.uploads)
@@ -61,26 +73,43 @@ def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads:
     if settings.key is not None:
         exchange = asyncio.Lock()
 
-        @app.post("/admin/packs/reload", response_model=Packs, responses=errors(400, 401, 500), dependencies=[Depends(BEARER)])
+        @app.post(
+            "/admin/packs/reload",
+            response_model=Packs,
+            responses=errors(400, 401, 500),
+            dependencies=[Depends(BEARER)],
+        )
         async def reload_packs() -> dict:
-            """Load the packs that are there now; requests under way keep theirs, and a pack that is no good changes nothing."""
+            """Load the packs that are there now; requests under way keep theirs, and a pack that is
+            no good changes nothing.
+            """
             async with exchange:
                 before = scheduler.model
                 scheduler.model = await asyncio.to_thread(reload)
             after = scheduler.model.packs
-            return {"packs": sorted(after), "added": sorted(set(after) - set(before.packs)),
-                    "removed": sorted(set(before.packs) - set(after))}  # fmt: skip
+            return {
+                "packs": sorted(after),
+                "added": sorted(set(after) - set(before.packs)),
+                "removed": sorted(set(before.packs) - set(after)),
+            }
 
     known = list(app.routes)
-    for prefix in ("/v1", "/admin", "/health", "/metrics", "/audio"):  # else the page would take what nobody serves
+    # else the page would take what nobody serves
+    for prefix in ("/v1", "/admin", "/health", "/metrics", "/audio"):
 
         @app.api_route(prefix, methods=METHODS, include_in_schema=False)
         @app.api_route(prefix + "/{rest:path}", methods=METHODS, include_in_schema=False)
         def nothing(request: Request) -> Response:
             if allowed := _methods(known, request.scope):
-                raise ApiError(405, f"Not by {request.method}; by {', '.join(allowed)}.", code="method_not_allowed",
-                               headers={"Allow": ", ".join(allowed)})  # fmt: skip
-            raise ApiError(404, "There is no such endpoint; /openapi.json lists them.", code="not_found")
+                raise ApiError(
+                    405,
+                    f"Not by {request.method}; by {', '.join(allowed)}.",
+                    code="method_not_allowed",
+                    headers={"Allow": ", ".join(allowed)},
+                )
+            raise ApiError(
+                404, "There is no such endpoint; /openapi.json lists them.", code="not_found"
+            )
 
     if settings.page:
         from .page import mount_page
@@ -92,4 +121,8 @@ def create_app(scheduler: Scheduler, reload: Callable[[], DualWhisper], uploads:
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
     """Those by which the path of a request can be asked for."""
     asked = {method: {**scope, "method": method} for method in METHODS}
-    return [method for method in METHODS if any(route.matches(asked[method])[0] is Match.FULL for route in routes)]
+    return [
+        method
+        for method in METHODS
+        if any(route.matches(asked[method])[0] is Match.FULL for route in routes)
+    ]

@@ -1,7 +1,7 @@
 """The Markdown of model cards as HTML.
 
-A card comes with its pack and may hold anything, so HTML in it stays text, and there are no images, and links only to http
-and https.
+A card comes with its pack and may hold anything, so HTML in it stays text, and there are no images,
+and links only to http and https.
 """
 
 from functools import cache
@@ -9,11 +9,14 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-WIDE = '<div class="wide" tabindex="0" role="region" aria-label="Table">'  # scrolls by itself, by keyboard, too
+# scrolls by itself, by keyboard, too
+WIDE = '<div class="wide" tabindex="0" role="region" aria-label="Table">'
 
 
 def markdown_html(text: str, level: int = 4) -> str:
-    """HTML of a text; its first headings are of this level, so that they stand below the page's own."""
+    """HTML of a text; its first headings are of this level, so that they stand below the page's
+    own.
+    """
     parser = _parser()
     tokens = [_changed(token, level) for token in parser.parse(text)]
     return parser.renderer.render(tokens, parser.options, {})
@@ -22,7 +25,8 @@ def markdown_html(text: str, level: int = 4) -> str:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.validateLink = lambda url: True  # else what is no link stays Markdown; `_changed` looks at them
+    # else what is no link stays Markdown; `_changed` looks at them
+    parser.validateLink = lambda url: True
     parser.add_render_rule("image", lambda self, *_: "")
     parser.add_render_rule("table_open", lambda self, *_: f"{WIDE}<table>\n")
     parser.add_render_rule("table_close", lambda self, *_: "</table></div>\n")

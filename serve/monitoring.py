@@ -9,7 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .scheduler import Scheduler
 
-PATHS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models", "/health", "/metrics", "/admin/packs/reload")
+PATHS = (
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/models",
+    "/health",
+    "/metrics",
+    "/admin/packs/reload",
+)
 PAGE = "page"  # all other paths
 
 
@@ -18,10 +25,17 @@ class Monitoring:
 
     def __init__(self, scheduler: Scheduler):
         self.registry = CollectorRegistry()
-        self.requests = Counter("dualasr_requests", "Requests answered", ["path", "status"], registry=self.registry)
+        self.requests = Counter(
+            "dualasr_requests", "Requests answered", ["path", "status"], registry=self.registry
+        )
         buckets = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-        self.seconds = Histogram("dualasr_request_seconds", "From request to answer", ["path"], registry=self.registry,
-                                 buckets=buckets)  # fmt: skip
+        self.seconds = Histogram(
+            "dualasr_request_seconds",
+            "From request to answer",
+            ["path"],
+            registry=self.registry,
+            buckets=buckets,
+        )
         self.registry.register(_OfScheduler(scheduler))
         self._under_way = 0
 
@@ -51,11 +65,19 @@ class _OfScheduler:
 
     def collect(self) -> Iterator[Metric]:
         tally = self.scheduler.tally
-        yield GaugeMetricFamily("dualasr_queue", "Requests waiting or under way", value=len(self.scheduler))
-        yield GaugeMetricFamily("dualasr_packs", "Language packs loaded", value=len(self.scheduler.model.packs))
-        yield CounterMetricFamily("dualasr_audio_seconds", "Seconds of sound decoded", value=tally.audio_s)
+        yield GaugeMetricFamily(
+            "dualasr_queue", "Requests waiting or under way", value=len(self.scheduler)
+        )
+        yield GaugeMetricFamily(
+            "dualasr_packs", "Language packs loaded", value=len(self.scheduler.model.packs)
+        )
+        yield CounterMetricFamily(
+            "dualasr_audio_seconds", "Seconds of sound decoded", value=tally.audio_s
+        )
         yield CounterMetricFamily("dualasr_batches", "Batches decoded", value=tally.batches)
-        windows = CounterMetricFamily("dualasr_windows", "Windows decoded, by the route they took", labels=["route"])
+        windows = CounterMetricFamily(
+            "dualasr_windows", "Windows decoded, by the route they took", labels=["route"]
+        )
         for route, count in tally.routes.items():
             windows.add_metric([route], count)
         yield windows

@@ -17,20 +17,31 @@ RETRY_AFTER = {"Retry-After": "2"}
 class ApiError(Exception):
     """What a client is told instead of a transcript."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None,
-                 headers: Mapping[str, str] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
         super().__init__(message)
         self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
 
     def response(self) -> JSONResponse:
-        kind = {429: "rate_limit_error"}.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        kind = {429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
         message = str(self).encode(errors="replace").decode()  # what it quotes may hold surrogates
         error = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
 def api_error(error: Exception) -> ApiError:
-    """The error that a client sees for one of ours. What is not ours is a bug, and no word of it gets out."""
+    """The error that a client sees for one of ours. What is not ours is a bug, and no word of it
+    gets out.
+    """
     message = str(error)
     match error:
         case ApiError():
@@ -46,7 +57,9 @@ def api_error(error: Exception) -> ApiError:
         case AudioError():
             return ApiError(400, message, code="invalid_audio", param="file")
         case AlignmentError():  # its own message tells a stranger what is installed here
-            sentence = "This server has no word times for packs; ask for segments alone, or for the base."
+            sentence = (
+                "This server has no word times for packs; ask for segments alone, or for the base."
+            )
             return ApiError(400, sentence, code="invalid_value", param="timestamp_granularities[]")
         case PackError() | BaseModelError():
             return ApiError(400, message, code="invalid_value")
@@ -56,8 +69,14 @@ def api_error(error: Exception) -> ApiError:
             first = error.errors()[0]
             place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
             param = place[0] if place else None
-            return ApiError(400, f"{param or 'The request'}: {first['msg']}.", code=first["type"], param=param)
-    message, headers = "Something went wrong in the server; its log says what.", {"Connection": "close"}  # as uvicorn does then
+            return ApiError(
+                400, f"{param or 'The request'}: {first['msg']}.", code=first["type"], param=param
+            )
+    # as uvicorn does then
+    message, headers = (
+        "Something went wrong in the server; its log says what.",
+        {"Connection": "close"},
+    )
     return ApiError(500, message, code="internal_error", headers=headers)
 
 

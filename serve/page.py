@@ -1,4 +1,5 @@
-"""The page: sound in, transcript with its evidence out. Handlers here; HTML in page_html.py and page_packs.py.
+"""The page: sound in, transcript with its evidence out. Handlers here; HTML in page_html.py and
+page_packs.py.
 
 Every visitor's handlers wait on the one scheduler, which decodes what they ask together.
 """
@@ -30,9 +31,21 @@ from .session import Stopped, Visit
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-EXAMPLES = [HERE / "examples" / f"{codes}.opus" for codes in ("en", "de", "ky", "ga", "om", "or", "en_ky")]  # by languages
+# by languages
+EXAMPLES = [
+    HERE / "examples" / f"{codes}.opus" for codes in ("en", "de", "ky", "ga", "om", "or", "en_ky")
+]
 FORMATS = ("srt", "vtt", "txt", "json")
-FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")  # none is fetched
+# none is fetched
+FONTS = (
+    "ui-sans-serif",
+    "system-ui",
+    "Segoe UI",
+    "Roboto",
+    "Noto Sans",
+    "Liberation Sans",
+    "sans-serif",
+)
 MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
 KEPT_S = 3600  # seconds that what a visitor uploaded, and its transcript, are kept
 UNEXPECTED = "Something went wrong here; it is in the server's log."
@@ -41,36 +54,59 @@ NOTHING_YET = "There is no sound yet: record some, choose a file, or try an exam
 
 
 def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> None:
-    """Put the page at the root of an application. With a key it asks for a password, which is the key; any name will do."""
-    auth = None if key is None else lambda name, password: hmac.compare_digest(password.encode(), key.encode())
+    """Put the page at the root of an application. With a key it asks for a password, which is the
+    key; any name will do.
+    """
+    auth = (
+        None
+        if key is None
+        else lambda name, password: hmac.compare_digest(password.encode(), key.encode())
+    )
     page = build_page(scheduler)
     # Gradio checks the paths that an event names only where this is true, and only `launch` sets
     # it, not `mount_gradio_app`. Without the check, a visitor can have any file that this process
     # can read copied to gradio's cache, from which every file is served.
     page.has_launched = True
-    gr.mount_gradio_app(app, page, "/", auth=auth, auth_message=key and LOGIN, **look())
+    gr.mount_gradio_app(
+        app, page, "/", auth=auth, auth_message=key and LOGIN, **look()
+    )
 
 
 def look() -> dict:
     """What `gr.mount_gradio_app` is to be given besides the page."""
     theme = gr.themes.Default(
-        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=list(FONTS), font_mono=list(MONO)
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="md",
+        font=list(FONTS),
+        font_mono=list(MONO),
     ).set(
-        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
-    )  # fmt: skip
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
     return {
-        "theme": theme, "css_paths": [HERE / "page.css"], "js": (HERE / "page.js").read_text(encoding="utf-8"),
-        "allowed_paths": [str(HERE / "examples")], "footer_links": [], "run_history": False, "show_error": False,
+        "theme": theme,
+        "css_paths": [HERE / "page.css"],
+        "js": (HERE / "page.js").read_text(encoding="utf-8"),
+        "allowed_paths": [str(HERE / "examples")],
+        "footer_links": [],
+        "run_history": False,
+        "show_error": False,
         "ssr_mode": False,
-    }  # fmt: skip
+    }
 
 
 def build_page(scheduler: Scheduler) -> gr.Blocks:
     """The page over a scheduler."""
     with gr.Blocks(title="dualasr", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
-        gr.HTML("<h1>dualasr</h1><p>Whisper, and languages it was never taught. Speak, and see who understands you.</p>",
-                elem_id="title")  # fmt: skip
+        gr.HTML(
+            "<h1>dualasr</h1><p>Whisper, and languages it was never taught. Speak, and see who"
+            " understands you.</p>",
+            elem_id="title",
+        )
         with gr.Tabs():
             with gr.Tab("Transcribe"):
                 fresh = _transcribe_tab(scheduler)
@@ -82,7 +118,8 @@ def build_page(scheduler: Scheduler) -> gr.Blocks:
             return *choices(model), packs_html(model)
 
         page.load(visit, None, [*fresh, packs], show_progress="hidden", api_visibility="private")
-    page.queue(default_concurrency_limit=None, api_open=False)  # the scheduler is what waits in line
+    # the scheduler is what waits in line
+    page.queue(default_concurrency_limit=None, api_open=False)
     return page
 
 
@@ -90,27 +127,57 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
     """The tab's components and events; those that each visit fills anew: as `choices` gives them."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            sound = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Sound", buttons=[], elem_id="sound")
-            route = gr.Radio([("Automatic", AUTO)], value=AUTO, label="Who transcribes", elem_id="route")
-            languages = gr.Dropdown([], multiselect=True, label="Languages it can be (none chosen: any)", elem_id="languages")
+            sound = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="Sound",
+                buttons=[],
+                elem_id="sound",
+            )
+            route = gr.Radio(
+                [("Automatic", AUTO)], value=AUTO, label="Who transcribes", elem_id="route"
+            )
+            languages = gr.Dropdown(
+                [],
+                multiselect=True,
+                label="Languages it can be (none chosen: any)",
+                elem_id="languages",
+            )
             with gr.Row():
-                go = gr.Button("Transcribe", variant="primary", scale=3, min_width=160, elem_id="transcribe")
+                go = gr.Button(
+                    "Transcribe", variant="primary", scale=3, min_width=160, elem_id="transcribe"
+                )
                 stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
             with gr.Column(elem_id="examples"):
                 gr.HTML("<h2>Or try an example, read by a machine</h2>", apply_default_css=False)
                 with gr.Row():
-                    examples = [gr.Button(file.stem, size="sm", visible=False, min_width=84) for file in EXAMPLES]
+                    examples = [
+                        gr.Button(file.stem, size="sm", visible=False, min_width=84)
+                        for file in EXAMPLES
+                    ]
         with gr.Column(scale=3, min_width=300):
-            answer = gr.HTML(note_html("The transcript will be here."), elem_id="answer", apply_default_css=False)
+            answer = gr.HTML(
+                note_html("The transcript will be here."), elem_id="answer", apply_default_css=False
+            )
             with gr.Row(visible=False, elem_id="downloads") as downloads:
-                files = [gr.DownloadButton(f"Download .{name}", size="sm", min_width=130) for name in FORMATS]
-            compare = gr.Button("What would each pipeline have said?", visible=False, elem_id="compare")
+                files = [
+                    gr.DownloadButton(f"Download .{name}", size="sm", min_width=130)
+                    for name in FORMATS
+                ]
+            compare = gr.Button(
+                "What would each pipeline have said?", visible=False, elem_id="compare"
+            )
             comparison = gr.HTML(elem_id="comparison", apply_default_css=False)
     visit = gr.State(Visit())
 
     outputs = [answer, stop, downloads, *files, compare, comparison]
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
-    ask = {"fn": partial(transcribe, scheduler), "inputs": [sound, route, languages, visit], "outputs": outputs, **hidden}
+    ask = {
+        "fn": partial(transcribe, scheduler),
+        "inputs": [sound, route, languages, visit],
+        "outputs": outputs,
+        **hidden,
+    }
     go.click(**ask)
     for file, button in zip(EXAMPLES, examples, strict=True):
         button.click(partial(str, file), None, sound, **hidden).success(**ask)
@@ -129,7 +196,11 @@ def choices(model: DualWhisper) -> list[gr.Component]:
         codes = file.stem.split("_")
         name = ", then ".join(language_name(code, decoders) for code in codes)
         buttons.append(gr.Button(name, visible=known.issuperset(codes)))
-    return [gr.Radio(routes, value=AUTO), gr.Dropdown(language_choices(decoders), value=None), *buttons]
+    return [
+        gr.Radio(routes, value=AUTO),
+        gr.Dropdown(language_choices(decoders), value=None),
+        *buttons,
+    ]
 
 
 def model_request(model: DualWhisper, route: str, languages: Sequence[str] | None) -> ModelRequest:
@@ -143,7 +214,9 @@ def model_request(model: DualWhisper, route: str, languages: Sequence[str] | Non
         mine = [code for code in languages if code in decoder.languages]
         if not mine:
             names = ", ".join(language_name(code, decoders) for code in languages)
-            raise DualasrError(f"{decoder.label} does not know {names}; choose Automatic, or other languages.")
+            raise DualasrError(
+                f"{decoder.label} does not know {names}; choose Automatic, or other languages."
+            )
         languages = mine
     try:
         return request_for(model, route=route, languages=languages, words=True)
@@ -151,22 +224,36 @@ def model_request(model: DualWhisper, route: str, languages: Sequence[str] | Non
         return request_for(model, route=route, languages=languages)
 
 
-async def transcribe(scheduler: Scheduler, path: str | None, route: str, languages: Sequence[str] | None,
-                     visit: Visit) -> AsyncIterator[tuple]:  # fmt: skip
-    """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises gr.Error."""
+async def transcribe(
+    scheduler: Scheduler,
+    path: str | None,
+    route: str,
+    languages: Sequence[str] | None,
+    visit: Visit,
+) -> AsyncIterator[tuple]:
+    """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises
+    gr.Error.
+    """
     if not path:
         raise sorry(NOTHING_YET)
     shown = Shown(decoders_of(scheduler.model), address(path))
     visit.result = None
     try:
         yield _outputs(note_html(_queued(scheduler), "busy"), busy=True)
-        async for result, done in visit.heard(scheduler, Path(path), model_request(scheduler.model, route, languages)):
+        async for result, done in visit.heard(
+            scheduler, Path(path), model_request(scheduler.model, route, languages)
+        ):
             if not done:
-                yield _outputs(answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"), busy=True)
+                yield _outputs(
+                    answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"),
+                    busy=True,
+                )
                 continue
             visit.path, visit.result, visit.languages = path, result, tuple(languages or ())
             with written(result, Path(path).stem) as files:
-                yield _outputs(answer_html(result, shown), files if result.text.strip() else (), compare=True)
+                yield _outputs(
+                    answer_html(result, shown), files if result.text.strip() else (), compare=True
+                )
     except Stopped as stopped:
         yield _outputs(note_html(str(stopped)))
     except Exception as error:
@@ -176,7 +263,9 @@ async def transcribe(scheduler: Scheduler, path: str | None, route: str, languag
 
 
 async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
-    """What every pipeline says of the sound that was answered last, each as it is done; and Stop. Raises gr.Error."""
+    """What every pipeline says of the sound that was answered last, each as it is done; and Stop.
+    Raises gr.Error.
+    """
     if (known := visit.result) is None:
         raise sorry(NOTHING_YET)
     model = scheduler.model
@@ -184,13 +273,21 @@ async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
     found: dict[str, Transcription | None] = {decoder.name: None for decoder in decoders}
     try:
         for decoder in decoders:
-            yield comparison_html(list(found.items()), known.text, Shown(decoders)), gr.Button(interactive=True)
+            yield (
+                comparison_html(list(found.items()), known.text, Shown(decoders)),
+                gr.Button(interactive=True),
+            )
             mine = [code for code in visit.languages if code in decoder.languages]
-            async for result, done in visit.heard(scheduler, Path(visit.path), model_request(model, decoder.name, mine)):
+            async for result, done in visit.heard(
+                scheduler, Path(visit.path), model_request(model, decoder.name, mine)
+            ):
                 found[decoder.name] = result if done else None
             if visit.result is not known:  # another sound is heard meanwhile
                 return
-        yield comparison_html(list(found.items()), known.text, Shown(decoders)), gr.Button(interactive=False)
+        yield (
+            comparison_html(list(found.items()), known.text, Shown(decoders)),
+            gr.Button(interactive=False),
+        )
     except Stopped as stopped:
         yield note_html(str(stopped)), gr.Button(interactive=False)
     except Exception as error:
@@ -210,7 +307,9 @@ def written(result: Transcription, stem: str):
 
 
 def sentence(error: BaseException, path: str) -> str:
-    """What a visitor reads of an error: our own errors as they are, with the file's name in place of where it lies here."""
+    """What a visitor reads of an error: our own errors as they are, with the file's name in place
+    of where it lies here.
+    """
     if isinstance(error, DualasrError):
         text = str(error)
         for place in (path, str(Path(path).resolve())):
@@ -221,7 +320,8 @@ def sentence(error: BaseException, path: str) -> str:
 
 
 def sorry(text: str) -> gr.Error:
-    return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)  # gradio shows it as HTML
+    # gradio shows it as HTML
+    return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)
 
 
 def _settled_s(result: Transcription) -> float:
@@ -234,7 +334,18 @@ def _queued(scheduler: Scheduler) -> str:
     return "Listening" if not ahead else f"Waiting for {ahead} other request{'s' * (ahead != 1)}"
 
 
-def _outputs(html: str, files: Sequence[str] = (), *, busy: bool = False, compare: bool = False) -> tuple:
-    """The answer, whether Stop can be pressed, the downloads if there are any, and whether there is something to compare."""
+def _outputs(
+    html: str, files: Sequence[str] = (), *, busy: bool = False, compare: bool = False
+) -> tuple:
+    """The answer, whether Stop can be pressed, the downloads if there are any, and whether there is
+    something to compare.
+    """
     downloads = files or [gr.skip()] * len(FORMATS)
-    return html, gr.Button(interactive=busy), gr.Row(visible=bool(files)), *downloads, gr.Button(visible=compare), ""
+    return (
+        html,
+        gr.Button(interactive=busy),
+        gr.Row(visible=bool(files)),
+        *downloads,
+        gr.Button(visible=compare),
+        "",
+    )

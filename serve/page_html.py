@@ -1,4 +1,6 @@
-"""What the page shows of an answer, as HTML. Numbers and texts in, a string out; every text is escaped."""
+"""What the page shows of an answer, as HTML. Numbers and texts in, a string out; every text is
+escaped.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ MOST_LANGUAGES = 3  # bars of a decoder
 
 @dataclass(frozen=True)
 class Shown:
-    """What an answer is shown with: the decoders that were there, and the sound's address for the player."""
+    """What an answer is shown with: the decoders that were there, and the sound's address for the
+    player.
+    """
 
     decoders: Sequence[Decoder]
     source: str | None = None
@@ -30,7 +34,9 @@ class Shown:
 
 
 def address(path: str) -> str:
-    """Where the page finds a file that gradio holds, relative to itself: behind a proxy it may lie anywhere."""
+    """Where the page finds a file that gradio holds, relative to itself: behind a proxy it may lie
+    anywhere.
+    """
     return f"gradio_api/file={quote(path)}"
 
 
@@ -58,19 +64,27 @@ def chip_html(text: str, tag: str = "span") -> str:
 def bar_html(name: str, share: float, value: str) -> str:
     """An item with a bar: what, how much of the whole, and that as text (HTML)."""
     width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
-    return (f'<li><span class="bar-name">{escape(name)}</span><span class="bar" aria-hidden="true">'
-            f'<i style="width:{width}"></i></span><span class="bar-value">{value}</span></li>')  # fmt: skip
+    return (
+        f'<li><span class="bar-name">{escape(name)}</span><span class="bar" aria-hidden="true">'
+        f'<i style="width:{width}"></i></span><span class="bar-value">{value}</span></li>'
+    )
 
 
 def note_html(text: str, kind: str = "note") -> str:
     """A sentence in a box of its own: a "note", an "error", or "busy" while something is under way."""
     role = "alert" if kind == "error" else "status"
-    dots = '<span class="dots" aria-hidden="true"><i></i><i></i><i></i></span>' if kind == "busy" else ""
+    dots = (
+        '<span class="dots" aria-hidden="true"><i></i><i></i><i></i></span>'
+        if kind == "busy"
+        else ""
+    )
     return f'<p class="box {escape(kind)}" role="{role}">{dots}{escape(text)}</p>'
 
 
 def answer_html(result: Transcription, shown: Shown, busy: str = "") -> str:
-    """A transcript with its evidence; while it is `busy` it is one that grows, and that text says so."""
+    """A transcript with its evidence; while it is `busy` it is one that grows, and that text says
+    so.
+    """
     parts = [list(group) for _, group in groupby(result.segments, key=_window)]
     if busy:
         head = note_html(busy, "busy")
@@ -87,12 +101,18 @@ def answer_html(result: Transcription, shown: Shown, busy: str = "") -> str:
 
 def bars_html(probs: Mapping[str, float], shown: Shown) -> str:
     """The likeliest languages of every decoder, with how much of the whole is each decoder's."""
-    groups = "".join(_group(decoder, mine, shown) for decoder, mine in by_decoder(probs, shown.decoders))
+    groups = "".join(
+        _group(decoder, mine, shown) for decoder, mine in by_decoder(probs, shown.decoders)
+    )
     return f'<div class="bars">{groups}</div>' if groups else ""
 
 
-def comparison_html(answers: Sequence[tuple[str, Transcription | None]], above: str, shown: Shown) -> str:
-    """What each pipeline makes of the sound, side by side; None for one that is still at it. `above` is the text it got."""
+def comparison_html(
+    answers: Sequence[tuple[str, Transcription | None]], above: str, shown: Shown
+) -> str:
+    """What each pipeline makes of the sound, side by side; None for one that is still at it.
+    `above` is the text it got.
+    """
     cards = []
     for route, result in answers:
         same = result is not None and above and result.text == above
@@ -101,9 +121,17 @@ def comparison_html(answers: Sequence[tuple[str, Transcription | None]], above: 
             body = note_html("listening", "busy")
         else:
             code = result.language
-            name = f'<span class="quiet">as {escape(language_name(code, shown.decoders))}</span>' if code else ""
+            name = (
+                f'<span class="quiet">as {escape(language_name(code, shown.decoders))}</span>'
+                if code
+                else ""
+            )
             text = result.text.strip()
-            body = f'{name}<p{_lang(code)} dir="auto">{escape(text)}</p>' if text else '<p class="quiet">(no text)</p>'
+            body = (
+                f'{name}<p{_lang(code)} dir="auto">{escape(text)}</p>'
+                if text
+                else '<p class="quiet">(no text)</p>'
+            )
         head = f"<header>{chip_html(heading_of(route), 'h4')}{mark}</header>"
         cards.append(f'<article class="card {shown.colour(route)}">{head}{body}</article>')
     return f'<div class="comparison">{"".join(cards)}</div>'
@@ -111,7 +139,13 @@ def comparison_html(answers: Sequence[tuple[str, Transcription | None]], above: 
 
 def _window(segment: Segment) -> tuple:
     """The same for segments of one window, which share its evidence."""
-    return segment.route, segment.language, segment.reason, segment.avg_logprob, tuple(segment.language_probs.items())
+    return (
+        segment.route,
+        segment.language,
+        segment.reason,
+        segment.avg_logprob,
+        tuple(segment.language_probs.items()),
+    )
 
 
 def _lang(code: str | None) -> str:
@@ -128,24 +162,34 @@ def _verdict(result: Transcription, parts: Sequence[Sequence[Segment]], shown: S
     languages = {part[0].language for part in parts}
     mostly = "Mostly " if len(languages) > 1 else ""
     bars = bars_html(result.language_probs, shown)
-    return (f'<section class="verdict {shown.colour(result.route)}" aria-label="Language and route">'
-            f'<h3><span class="language">{mostly}{name}</span> {chip_html(heading_of(result.route))}</h3>'
-            f'<p class="why" role="status">{escape(why)}</p>'
-            f'<h4 class="quiet">How likely the languages of each decoder are</h4>{bars}</section>')  # fmt: skip
+    return (
+        f'<section class="verdict {shown.colour(result.route)}" aria-label="Language and'
+        f' route"><h3><span class="language">{mostly}{name}</span>'
+        f' {chip_html(heading_of(result.route))}</h3><p class="why"'
+        f' role="status">{escape(why)}</p><h4 class="quiet">How likely the languages of each'
+        f" decoder are</h4>{bars}</section>"
+    )
 
 
 def _tally(parts: Sequence[Sequence[Segment]], decoders: Sequence[Decoder]) -> str:
-    """How many parts went where, most first: "3 of 4 parts went to Whisper (English), 1 to pack ky (Kyrgyz)."."""
+    """How many parts went where, most first: "3 of 4 parts went to Whisper (English), 1 to pack ky
+    (Kyrgyz).".
+    """
     counts: dict[str, list[Segment]] = {}
     for part in parts:
         counts.setdefault(part[0].route, []).append(part[0])
     told = []
     for route, segments in sorted(counts.items(), key=lambda item: -len(item[1])):
-        names = ", ".join(dict.fromkeys(language_name(segment.language, decoders) for segment in segments))
+        names = ", ".join(
+            dict.fromkeys(language_name(segment.language, decoders) for segment in segments)
+        )
         told.append(f"{len(segments)} to {title_of(route)} ({names})")
     if len(told) == 1:
         return f"All {len(parts)} parts of the sound went {told[0].partition(' ')[2]}."
-    first, rest = told[0].replace(" to ", " went to ", 1), "".join(f", {other}" for other in told[1:-1])
+    first, rest = (
+        told[0].replace(" to ", " went to ", 1),
+        "".join(f", {other}" for other in told[1:-1]),
+    )
     return f"Of {len(parts)} parts of the sound, {first}{rest} and {told[-1]}."
 
 
@@ -159,10 +203,14 @@ def _nothing(result: Transcription) -> str:
 
 
 def _player(source: str, lines: int) -> str:
-    """A player; where the transcript is long its current line is shown below the player, too (page.js)."""
+    """A player; where the transcript is long its current line is shown below the player, too
+    (page.js).
+    """
     caption = '<p class="caption" dir="auto" aria-hidden="true"></p>' if lines > 3 else ""
-    return (f'<div class="player"><audio controls preload="metadata" src="{escape(source)}" '
-            f'aria-label="The sound that was transcribed"></audio>{caption}</div>')  # fmt: skip
+    return (
+        f'<div class="player"><audio controls preload="metadata" src="{escape(source)}" '
+        f'aria-label="The sound that was transcribed"></audio>{caption}</div>'
+    )
 
 
 def _part(part: Sequence[Segment], shown: Shown, *, with_evidence: bool) -> str:
@@ -172,14 +220,22 @@ def _part(part: Sequence[Segment], shown: Shown, *, with_evidence: bool) -> str:
     if with_evidence:
         why = escape(explain(first.reason, first.route))
         bars = bars_html(first.language_probs, shown)
-        evidence = f'<details><summary>Why {escape(title)}?</summary><p class="why">{why}</p>{bars}</details>'
-    return (f'<li class="part {shown.colour(first.route)}"><div class="part-head">{chip_html(f"{name} · {title}")}'
-            f'<span class="quiet">{clock(first.start)} – {clock(last.end)}</span></div>'
-            f'<ol class="lines">{"".join(map(_line, part))}</ol>{evidence}</li>')  # fmt: skip
+        evidence = (
+            f"<details><summary>Why {escape(title)}?</summary><p"
+            f' class="why">{why}</p>{bars}</details>'
+        )
+    return (
+        f'<li class="part {shown.colour(first.route)}"><div'
+        f' class="part-head">{chip_html(f"{name} · {title}")}<span'
+        f' class="quiet">{clock(first.start)} – {clock(last.end)}</span></div><ol'
+        f' class="lines">{"".join(map(_line, part))}</ol>{evidence}</li>'
+    )
 
 
 def _line(segment: Segment) -> str:
-    """A segment: a button that plays from its start, and its text, each word with its time where it is known."""
+    """A segment: a button that plays from its start, and its text, each word with its time where it
+    is known.
+    """
 
     def times(item: Segment | Word) -> str:
         return f'data-start="{item.start:.2f}" data-end="{item.end:.2f}"'
@@ -187,16 +243,27 @@ def _line(segment: Segment) -> str:
     at, text = clock(segment.start), escape(segment.text)
     if segment.words:
         text = "".join(
-            f'{" " * word.word.startswith(" ")}<span class="word" {times(word)}>{escape(word.word.strip())}</span>'
+            f'{" " * word.word.startswith(" ")}<span class="word"'
+            f" {times(word)}>{escape(word.word.strip())}</span>"
             for word in segment.words
         )
-    return (f'<li class="line" {times(segment)}><button type="button" class="at" data-at="{segment.start:.2f}" '
-            f'aria-label="Play from {at}">{at}</button><p{_lang(segment.language)} dir="auto">{text}</p></li>')  # fmt: skip
+    return (
+        f'<li class="line" {times(segment)}><button type="button" class="at"'
+        f' data-at="{segment.start:.2f}" aria-label="Play from'
+        f' {at}">{at}</button><p{_lang(segment.language)} dir="auto">{text}</p></li>'
+    )
 
 
 def _group(decoder: Decoder, probs: Mapping[str, float], shown: Shown) -> str:
-    rows = "".join(bar_html(decoder.languages[code], prob, percent(prob)) for code, prob in [*probs.items()][:MOST_LANGUAGES])
+    rows = "".join(
+        bar_html(decoder.languages[code], prob, percent(prob))
+        for code, prob in [*probs.items()][:MOST_LANGUAGES]
+    )
     count = len(decoder.languages)
-    total = f'<span class="quiet">{count} languages: {percent(sum(probs.values()))}</span>' if count > 1 else ""
+    total = (
+        f'<span class="quiet">{count} languages: {percent(sum(probs.values()))}</span>'
+        if count > 1
+        else ""
+    )
     head = f"<h5>{chip_html(decoder.heading)}{total}</h5>"
     return f'<div class="group {shown.colour(decoder.name)}">{head}<ul>{rows}</ul></div>'

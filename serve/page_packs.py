@@ -1,4 +1,6 @@
-"""The installed language packs as HTML: what each knows and is made of, what it scored, its card and its plots."""
+"""The installed language packs as HTML: what each knows and is made of, what it scored, its card
+and its plots.
+"""
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +17,11 @@ from .markdown import markdown_html
 from .page_html import COLOURS, bar_html, chip_html
 from .routes import base_name
 
-DECODERS = {"whisper": "the base's own, with LoRA", "las": "LSTM with attention", "ctc": "none beside the CTC head"}
+DECODERS = {
+    "whisper": "the base's own, with LoRA",
+    "las": "LSTM with attention",
+    "ctc": "none beside the CTC head",
+}
 MOST_PLOT_BYTES = 2_000_000
 MOST_PLOTS = 6
 _RATES = ("CER", "WER", "MER", "accuracy", "error")  # scores that are shares, drawn as bars
@@ -25,38 +31,72 @@ def packs_html(model: DualWhisper) -> str:
     """The base, then a card for each pack."""
     backbone, count = model.backbone, len(model.packs)
     known = f"{len(backbone.languages) or 1} languages"
-    loaded = f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
-    head = (f'<p class="lead">Base: <strong>{escape(base_name(backbone))}</strong>, {known}, never changed by a pack; '
-            f"{loaded}.</p>")  # fmt: skip
+    loaded = (
+        f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
+    )
+    head = (
+        f'<p class="lead">Base: <strong>{escape(base_name(backbone))}</strong>, {known}, never'
+        f" changed by a pack; {loaded}.</p>"
+    )
     if not count:
-        head += ('<p class="box note">A pack teaches the base a new language: <code>dualasr add-language</code> trains one, '
-                 "and the server loads it with <code>--pack</code>.</p>")  # fmt: skip
-    cards = "".join(_card(pack, backbone, number) for number, pack in enumerate(model.packs.values()))
+        head += (
+            '<p class="box note">A pack teaches the base a new language: <code>dualasr'
+            " add-language</code> trains one, and the server loads it with <code>--pack</code>.</p>"
+        )
+    cards = "".join(
+        _card(pack, backbone, number) for number, pack in enumerate(model.packs.values())
+    )
     return f'<div class="packs">{head}{cards}</div>'
 
 
 def _card(pack: Pack, backbone: Backbone, number: int) -> str:
     info, options, folder = pack.info, pack.secondary.options, pack.folder
     names = "".join(
-        f'<li>{escape(name)} <span class="quiet">{escape(code)}</span></li>' for code, name in info.languages.items()
+        f'<li>{escape(name)} <span class="quiet">{escape(code)}</span></li>'
+        for code, name in info.languages.items()
     )
     parameters = sum(tensor.numel() for _, tensor in pack.secondary.own_tensors())
-    facts = {"Decoder": DECODERS.get(options.decoder, options.decoder), "Own parameters": f"{parameters:,}"}
+    facts = {
+        "Decoder": DECODERS.get(options.decoder, options.decoder),
+        "Own parameters": f"{parameters:,}",
+    }
     if folder is not None and folder.is_dir():
         facts["Size"] = f"{pack_size(folder):.1f} MB"
-    facts["Encoder"] = f"shared up to layer {options.fork}, then LoRA of rank {options.rank}" if options.rank else "no LoRA"
-    facts |= {key.capitalize(): _said(info.training[key]) for key in ("hours", "corpus", "licence") if key in info.training}
+    facts["Encoder"] = (
+        f"shared up to layer {options.fork}, then LoRA of rank {options.rank}"
+        if options.rank
+        else "no LoRA"
+    )
+    facts |= {
+        key.capitalize(): _said(info.training[key])
+        for key in ("hours", "corpus", "licence")
+        if key in info.training
+    }
     if not info.calibration.negatives:
-        facts["Beware"] = "trained without audio in other languages: it cannot be trusted to leave those alone"
-    rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+        facts["Beware"] = (
+            "trained without audio in other languages: it cannot be trusted to leave those alone"
+        )
+    rows = "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()
+    )
     plots = "".join(_plots(folder)) if folder is not None else ""
-    told = {"What adding it cost": _text(folder, REGRESSION),
-            "Model card": _text(folder, "README.md") or model_card(info, backbone, pack.secondary)}  # fmt: skip
-    texts = "".join(f'<details><summary>{title}</summary><div class="markdown">{markdown_html(text)}</div></details>'
-                    for title, text in told.items() if text)  # fmt: skip
-    return (f'<article class="card pack route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
-            f'<ul class="languages" aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
-            f"{texts}</article>")  # fmt: skip
+    told = {
+        "What adding it cost": _text(folder, REGRESSION),
+        "Model card": _text(folder, "README.md") or model_card(info, backbone, pack.secondary),
+    }
+    texts = "".join(
+        f"<details><summary>{title}</summary><div"
+        f' class="markdown">{markdown_html(text)}</div></details>'
+        for title, text in told.items()
+        if text
+    )
+    return (
+        '<article class="card pack'
+        f' route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
+        '<ul class="languages"'
+        f' aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
+        f"{texts}</article>"
+    )
 
 
 def scores_html(scores: Mapping) -> str:
@@ -68,7 +108,11 @@ def scores_html(scores: Mapping) -> str:
             bars.append(bar_html(title, value, f"{100 * value:.1f}&nbsp;%"))
         else:
             others.append(f"<div><dt>{escape(title)}</dt><dd>{escape(_said(value))}</dd></div>")
-    drawn = f'<div class="group"><h4 class="quiet">Scores</h4><ul>{"".join(bars)}</ul></div>' if bars else ""
+    drawn = (
+        f'<div class="group"><h4 class="quiet">Scores</h4><ul>{"".join(bars)}</ul></div>'
+        if bars
+        else ""
+    )
     return drawn + (f"<dl>{''.join(others)}</dl>" if others else "")
 
 
@@ -82,7 +126,9 @@ def _flat(scores: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 def _is_rate(path: Iterable[str], value: object) -> bool:
     named = any(rate.lower() in " ".join(path).lower() for rate in _RATES)
-    return named and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2
+    return (
+        named and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2
+    )
 
 
 def _said(value: object) -> str:
@@ -92,7 +138,9 @@ def _said(value: object) -> str:
 def _text(folder: Path | None, name: str) -> str:
     """A text in a pack's folder; "" where there is none: a pack without a card is a pack."""
     try:
-        return "" if folder is None else (folder / name).read_text(encoding="utf-8", errors="replace")
+        return (
+            "" if folder is None else (folder / name).read_text(encoding="utf-8", errors="replace")
+        )
     except OSError:
         return ""
 
@@ -107,4 +155,7 @@ def _plots(folder: Path) -> Iterator[str]:
         if len(data) <= MOST_PLOT_BYTES and data.startswith(b"\x89PNG"):
             encoded = base64.b64encode(data).decode()
             title = escape(path.stem.replace("-", " ").replace("_", " "))
-            yield f'<figure><img src="data:image/png;base64,{encoded}" alt="{title}"><figcaption>{title}</figcaption></figure>'
+            yield (
+                f'<figure><img src="data:image/png;base64,{encoded}"'
+                f' alt="{title}"><figcaption>{title}</figcaption></figure>'
+            )

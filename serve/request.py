@@ -1,4 +1,6 @@
-"""What a client's request asks of the model: pipeline, language, and how it decodes. The defaults are the command line's."""
+"""What a client's request asks of the model: pipeline, language, and how it decodes. The defaults
+are the command line's.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What is wanted of a sound, and of which model: the one that was loaded when the request was admitted."""
+    """What is wanted of a sound, and of which model: the one that was loaded when the request was
+    admitted.
+    """
 
     model: DualWhisper
     request: TranscribeRequest = TranscribeRequest()
@@ -26,31 +30,52 @@ class ModelRequest:
 
 
 def _same(a: DualWhisper, b: DualWhisper) -> bool:
-    """Whether two models answer alike; every request that names candidate languages has one of its own."""
-    return (a.backbone is b.backbone and (a.selector, a.languages, list(a.packs)) == (b.selector, b.languages, list(b.packs))
-            and all(pack is b.packs[name] for name, pack in a.packs.items()))  # fmt: skip
+    """Whether two models answer alike; every request that names candidate languages has one of its
+    own.
+    """
+    return (
+        a.backbone is b.backbone
+        and (a.selector, a.languages, list(a.packs)) == (b.selector, b.languages, list(b.packs))
+        and all(pack is b.packs[name] for name, pack in a.packs.items())
+    )
 
 
-def request_for(model: DualWhisper, *, route: str = AUTO, language: str | None = None, languages: Sequence[str] = (),
-             prompt: str = "", temperature: float = 0.0, words: bool = False, translate: bool = False,
-             beam: int = 5) -> ModelRequest:  # fmt: skip
-    """The request for a sound. Languages are codes or names; `languages` are all that may be heard. Translation is the primary's.
+def request_for(
+    model: DualWhisper,
+    *,
+    route: str = AUTO,
+    language: str | None = None,
+    languages: Sequence[str] = (),
+    prompt: str = "",
+    temperature: float = 0.0,
+    words: bool = False,
+    translate: bool = False,
+    beam: int = 5,
+) -> ModelRequest:
+    """The request for a sound. Languages are codes or names; `languages` are all that may be heard.
+    Translation is the primary's.
 
-    Raises PackError for a route or language that the model lacks, BaseModelError for what the base cannot do or a prompt that
-    it cannot take, AlignmentError for words that cannot be had here, and ValueError for a temperature below 0.
+    Raises PackError for a route or language that the model lacks, BaseModelError for what the base
+    cannot do or a prompt that it cannot take, AlignmentError for words that cannot be had here, and
+    ValueError for a temperature below 0.
     """
     if translate and not model.backbone.languages:
         raise BaseModelError("The base knows English alone; there is nothing to translate.")
     if prompt.strip():
         model.backbone.prompt_ids(prompt)
     decode = DecodeOptions(
-        beam=beam, prompt=prompt, timestamps=model.backbone.tells_time, fallback=Fallback(ladder(temperature)),
+        beam=beam,
+        prompt=prompt,
+        timestamps=model.backbone.tells_time,
+        fallback=Fallback(ladder(temperature)),
         generate={"task": "translate"} if translate else {},
-    )  # fmt: skip
+    )
     code = model.language_code(language) if language else None
     forced = PRIMARY if translate else None if route == AUTO else route
     if languages:
         model = model.among([model.language_code(name) for name in languages])
-    request = TranscribeRequest(forced, code, TranscribeOptions(decode=decode, words=words, sentences=True))
+    request = TranscribeRequest(
+        forced, code, TranscribeOptions(decode=decode, words=words, sentences=True)
+    )
     check_request(model, request)
     return ModelRequest(model, request)

@@ -1,4 +1,6 @@
-"""The decoders of a model as people see them: what they are called, which languages they know, and who knows which."""
+"""The decoders of a model as people see them: what they are called, which languages they know, and
+who knows which.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,21 +31,28 @@ class Decoder:
     def label(self) -> str:
         """The heading with what it knows: one or two languages by name, more by number."""
         names = list(self.languages.values())
-        return f"{self.heading} ({', '.join(names) if len(names) < 3 else f'{len(names)} languages'})"
+        return (
+            f"{self.heading} ({', '.join(names) if len(names) < 3 else f'{len(names)} languages'})"
+        )
 
 
 def decoders_of(model: DualWhisper) -> tuple[Decoder, ...]:
     """The primary, then the packs in the order they were loaded."""
     names: dict[str, str] = {}
     for name, code in model.backbone.language_names.items():
-        names.setdefault(code, name.title())  # the first is the language's name, the others are aliases
+        # the first is the language's name, the others are aliases
+        names.setdefault(code, name.title())
     codes = model.backbone.codes
     primary = Decoder(PRIMARY, {code: names.get(code) or english_name(code) for code in codes})
-    return primary, *(Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items())
+    return primary, *(
+        Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items()
+    )
 
 
 def base_name(backbone: Backbone) -> str:
-    """The base as clients call it: of a folder its name, for where it lies here is nobody's business."""
+    """The base as clients call it: of a folder its name, for where it lies here is nobody's
+    business.
+    """
     return Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
 
 
@@ -64,15 +73,21 @@ def language_name(code: str | None, decoders: Iterable[Decoder]) -> str:
 
 
 def language_choices(decoders: Iterable[Decoder]) -> list[tuple[str, str]]:
-    """Every known language once, as (name, code), by name; one name for two codes says which is which."""
+    """Every known language once, as (name, code), by name; one name for two codes says which is
+    which.
+    """
     names: dict[str, str] = {}
     for decoder in decoders:
         names |= decoder.languages
     count = list(names.values()).count
-    return sorted((name if count(name) == 1 else f"{name} ({code})", code) for code, name in names.items())
+    return sorted(
+        (name if count(name) == 1 else f"{name} ({code})", code) for code, name in names.items()
+    )
 
 
-def by_decoder(probs: Mapping[str, float], decoders: Sequence[Decoder]) -> list[tuple[Decoder, dict[str, float]]]:
+def by_decoder(
+    probs: Mapping[str, float], decoders: Sequence[Decoder]
+) -> list[tuple[Decoder, dict[str, float]]]:
     """The probabilities grouped by who knows the language, each group and the groups by size.
 
     A pack goes before the primary, as it does when the language is asked for.

@@ -1,10 +1,11 @@
 """One model, many requests: a bounded queue whose windows are decoded together.
 
-A single thread owns the model. Each round it takes the request that has waited longest, adds windows of the other requests
-that ask for the same (model, route, language, options), and decodes them as one batch; who had a window goes to the end of
-the queue, so that a short clip does not wait for a long one to end. Sound is read ahead by threads of its own, so that an
-hour of silence, of which there is nothing to decode, keeps nobody waiting. A request keeps the model it was admitted with:
-packs can be exchanged while others are under way.
+A single thread owns the model. Each round it takes the request that has waited longest, adds
+windows of the other requests that ask for the same (model, route, language, options), and decodes
+them as one batch; who had a window goes to the end of the queue, so that a short clip does not wait
+for a long one to end. Sound is read ahead by threads of its own, so that an hour of silence, of
+which there is nothing to decode, keeps nobody waiting. A request keeps the model it was admitted
+with: packs can be exchanged while others are under way.
 """
 
 import logging
@@ -56,8 +57,8 @@ class Stopping(DualasrError):
 class Limits:
     """What one request may take, and how many there may be.
 
-    queue: requests admitted at once, waiting or under way. audio_s: seconds of sound a request. time_s: seconds from
-    admission to the answer. batch: windows decoded together.
+    queue: requests admitted at once, waiting or under way. audio_s: seconds of sound a request.
+    time_s: seconds from admission to the answer. batch: windows decoded together.
     """
 
     queue: int = 64
@@ -73,9 +74,11 @@ class Limits:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request under way. `future` gives its Transcription or raises; `cancel` it when nobody waits any more.
+    """A request under way. `future` gives its Transcription or raises; `cancel` it when nobody
+    waits any more.
 
-    ready: windows that were read and not decoded; after the last one None, or why the sound ends before its end.
+    ready: windows that were read and not decoded; after the last one None, or why the sound ends
+        before its end.
     """
 
     model_request: ModelRequest
@@ -103,7 +106,9 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Tally:
-    """What was done since the start: windows and batches decoded, seconds of sound, and windows by route."""
+    """What was done since the start: windows and batches decoded, seconds of sound, and windows by
+    route.
+    """
 
     windows: int = 0
     batches: int = 0
@@ -112,7 +117,9 @@ class Tally:
 
 
 class Scheduler:
-    """The thread that owns the model. `model` is what requests are admitted with from now on; setting it exchanges packs."""
+    """The thread that owns the model. `model` is what requests are admitted with from now on;
+    setting it exchanges packs.
+    """
 
     def __init__(self, model: DualWhisper, limits: Limits = Limits()):
         self.model, self.limits = model, limits
@@ -132,16 +139,26 @@ class Scheduler:
     def full(self) -> bool:
         return len(self._waiting) >= self.limits.queue
 
-    def submit(self, path: Path, model_request: ModelRequest, progress: Callable[[Transcription], None] = lambda so_far: None) -> Ticket:
-        """Admit a request for a sound file. `progress` is told, in the scheduler's thread, the transcript so far as it grows.
+    def submit(
+        self,
+        path: Path,
+        model_request: ModelRequest,
+        progress: Callable[[Transcription], None] = lambda so_far: None,
+    ) -> Ticket:
+        """Admit a request for a sound file. `progress` is told, in the scheduler's thread, the
+        transcript so far as it grows.
 
         Raises Busy where the queue is full, and Stopping after `close`.
         """
         end = self.limits.audio_s + 1.0  # a little more than is allowed tells that it is too long
         sound = Sound(path, end=end if math.isfinite(end) else None)
-        recording = Recording(sound, model_request.request.options, model_request.model.backbone.spans)
+        recording = Recording(
+            sound, model_request.request.options, model_request.model.backbone.spans
+        )
         windows = recording.windows(model_request.model.backbone.window_s)
-        ticket = Ticket(model_request, path, recording, windows, time.monotonic() + self.limits.time_s, progress)
+        ticket = Ticket(
+            model_request, path, recording, windows, time.monotonic() + self.limits.time_s, progress
+        )
         ticket.future.add_done_callback(lambda future: self._wake())
         with self._changed:
             if self._closing:
@@ -167,7 +184,9 @@ class Scheduler:
             self._changed.notify_all()
 
     def _read_on(self, ticket: Ticket) -> None:
-        """Have a request read ahead: what a batch can take of it, or a window where many wait. With the lock held."""
+        """Have a request read ahead: what a batch can take of it, or a window where many wait. With
+        the lock held.
+        """
         ahead = max(1, self.limits.batch // len(self._waiting)) if self._waiting else 1
         at_end = bool(ticket.ready) and not isinstance(ticket.ready[-1], Window)
         if not (ticket.reading or at_end or ticket.future.done()) and len(ticket.ready) < ahead:
@@ -198,7 +217,9 @@ class Scheduler:
             self._changed.notify_all()
 
     def _too_long(self) -> TooLong:
-        return TooLong(f"The audio is longer than {self.limits.audio_s:g} s, the limit here; send it in parts.")
+        return TooLong(
+            f"The audio is longer than {self.limits.audio_s:g} s, the limit here; send it in parts."
+        )
 
     def _run(self) -> None:
         while True:
@@ -209,7 +230,10 @@ class Scheduler:
                 if not (over or batch):
                     if self._closing and not self._waiting:
                         return
-                    left = min((ticket.deadline - time.monotonic() for ticket in self._waiting), default=LOOK_S)
+                    left = min(
+                        (ticket.deadline - time.monotonic() for ticket in self._waiting),
+                        default=LOOK_S,
+                    )
                     self._changed.wait(max(0.0, min(left, LOOK_S)))
             self._finish(over)
             if batch:
@@ -227,7 +251,9 @@ class Scheduler:
     def _is_over(self, ticket: Ticket) -> bool:
         if ticket.future.done() or time.monotonic() >= ticket.deadline:
             return True
-        return bool(ticket.ready) and (ticket.ready[0] is None or isinstance(ticket.ready[-1], Exception))
+        return bool(ticket.ready) and (
+            ticket.ready[0] is None or isinstance(ticket.ready[-1], Exception)
+        )
 
     def _outcome(self, ticket: Ticket) -> Transcription | Exception:
         """What came of a request that is over."""
@@ -236,10 +262,14 @@ class Scheduler:
         if ticket.ready and ticket.ready[0] is None:
             return ticket.recording.result()
         allowed = f"{self.limits.time_s:g} s"
-        return TookTooLong(f"The request was not done within {allowed}; send shorter audio, or ask again later.")
+        return TookTooLong(
+            f"The request was not done within {allowed}; send shorter audio, or ask again later."
+        )
 
     def _leave(self, tickets: Sequence[Ticket]) -> None:
-        """Out of the queue. With the lock held, and before they are answered: who hears of it may ask again at once."""
+        """Out of the queue. With the lock held, and before they are answered: who hears of it may
+        ask again at once.
+        """
         self._waiting = deque(ticket for ticket in self._waiting if ticket not in tickets)
 
     def _close_sound(self, ticket: Ticket) -> None:
@@ -248,7 +278,9 @@ class Scheduler:
                 ticket.windows.close()
 
     def _take_batch(self) -> list[tuple[Ticket, Window]]:
-        """Windows that are decoded next, of requests that go together, which line up again. With the lock held."""
+        """Windows that are decoded next, of requests that go together, which line up again. With
+        the lock held.
+        """
         ready = [ticket for ticket in self._waiting if ticket.ready]
         if not ready:
             return []
@@ -268,11 +300,17 @@ class Scheduler:
         return batch
 
     def _decode(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
-        """Decode windows together and tell their requests; trouble is theirs, and must not end the thread that serves all."""
+        """Decode windows together and tell their requests; trouble is theirs, and must not end the
+        thread that serves all.
+        """
         served = list(dict.fromkeys(ticket for ticket, _ in batch))
         model_request = served[0].model_request
         try:
-            answer(model_request.model, [(t.recording, window) for t, window in batch], model_request.request)
+            answer(
+                model_request.model,
+                [(t.recording, window) for t, window in batch],
+                model_request.request,
+            )
             self._count(batch)
         except Exception as error:
             log.exception("a batch of %d windows failed", len(batch))
@@ -298,4 +336,9 @@ class Scheduler:
         for ticket, count in Counter(ticket for ticket, _ in batch).items():
             routes.update(piece.result.route for piece in ticket.recording.pieces[-count:])
         seconds = sum(window.end - window.start for _, window in batch)
-        self.tally = Tally(before.windows + len(batch), before.batches + 1, before.audio_s + seconds, before.routes + routes)
+        self.tally = Tally(
+            before.windows + len(batch),
+            before.batches + 1,
+            before.audio_s + seconds,
+            before.routes + routes,
+        )

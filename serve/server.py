@@ -17,7 +17,8 @@ _LAST_BYTES_S = 0.5  # for answers that are written but not sent
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, but that a first SIGTERM or Ctrl-C waits for what is under way alone: a page that is open would never end.
+    """Uvicorn, but that a first SIGTERM or Ctrl-C waits for what is under way alone: a page that is
+    open would never end.
 
     A second one cuts them off, too. After either the process goes on, to end with exit code 0.
     """
@@ -43,14 +44,24 @@ class Server(uvicorn.Server):
         self.force_exit = True  # whatever is still at it
 
 
-def run(load: Callable[[], DualWhisper], *, host: str, port: int, limits: Limits = Limits(),
-        settings: Settings = Settings()) -> None:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C the model that `load` gives, with the packs that are there whenever it is called."""
+def run(
+    load: Callable[[], DualWhisper],
+    *,
+    host: str,
+    port: int,
+    limits: Limits = Limits(),
+    settings: Settings = Settings(),
+) -> None:
+    """Serve until SIGTERM or Ctrl-C the model that `load` gives, with the packs that are there
+    whenever it is called.
+    """
     with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
         scheduler = Scheduler(load(), limits)
         try:
             app = create_app(scheduler, load, Path(uploads), settings)
-            config = uvicorn.Config(app, host=host, port=port, log_level="info", access_log=False, server_header=False)
+            config = uvicorn.Config(
+                app, host=host, port=port, log_level="info", access_log=False, server_header=False
+            )
             Server(config, lambda: app.state.under_way() or len(scheduler)).run()
         finally:
             scheduler.close(drop=True)  # whom it could still answer has gone

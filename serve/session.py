@@ -1,4 +1,6 @@
-"""One visitor of the page: what is heard for them now, and what they were answered last. One request at a time."""
+"""One visitor of the page: what is heard for them now, and what they were answered last. One
+request at a time.
+"""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
@@ -20,8 +22,9 @@ class Stopped(DualasrError):
 
 @dataclass
 class Visit:
-    """Kept by gradio for each visitor. `path`, `languages` and `result` are the sound that was answered last, the languages
-    that it could be, and its transcript."""
+    """Kept by gradio for each visitor. `path`, `languages` and `result` are the sound that was
+    answered last, the languages that it could be, and its transcript.
+    """
 
     ticket: Ticket | None = None
     path: str = ""
@@ -33,11 +36,14 @@ class Visit:
         if self.ticket is not None:
             self.ticket.cancel()
 
-    async def heard(self, scheduler: Scheduler, path: Path, asked: ModelRequest) -> AsyncIterator[tuple[Transcription, bool]]:
-        """The transcript so far as it grows, then (True) the whole. Who stops listening cancels the request.
+    async def heard(
+        self, scheduler: Scheduler, path: Path, asked: ModelRequest
+    ) -> AsyncIterator[tuple[Transcription, bool]]:
+        """The transcript so far as it grows, then (True) the whole. Who stops listening cancels the
+        request.
 
-        It takes the place of what is under way for this visitor, which ends without another word. Raises Stopped, and what
-        the scheduler raises.
+        It takes the place of what is under way for this visitor, which ends without another word.
+        Raises Stopped, and what the scheduler raises.
         """
         self.stop()
         ticket, transcripts = grow(scheduler, path, asked)

@@ -11,13 +11,14 @@ from .request import ModelRequest
 from .scheduler import Scheduler, Ticket
 
 
-def grow(scheduler: Scheduler, path: Path, model_request: ModelRequest, look_s: float | None = None
-         ) -> tuple[Ticket, AsyncIterator[tuple[Transcription | None, bool]]]:  # fmt: skip
-    """Hand a request in. Its ticket, and an iterator that gives the transcript so far whenever it has grown, then (True) the
-    whole; and None whenever nothing came for `look_s` seconds.
+def grow(
+    scheduler: Scheduler, path: Path, model_request: ModelRequest, look_s: float | None = None
+) -> tuple[Ticket, AsyncIterator[tuple[Transcription | None, bool]]]:
+    """Hand a request in. Its ticket, and an iterator that gives the transcript so far whenever it
+    has grown, then (True) the whole; and None whenever nothing came for `look_s` seconds.
 
-    Whoever ends the iterator cancels the request; it raises what became of the request, CancelledError of
-    concurrent.futures among it. Raises what `Scheduler.submit` raises.
+    Whoever ends the iterator cancels the request; it raises what became of the request,
+    CancelledError of concurrent.futures among it. Raises what `Scheduler.submit` raises.
     """
     loop, news = asyncio.get_running_loop(), asyncio.Queue()
 

@@ -26,7 +26,9 @@ TEXTS = ["Тоодо кар жаады.", "Апам нан бышырды.", "Б
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A two-layer Whisper with random weights, the built-in base's tokenizer and window, in transformers format."""
+    """A two-layer Whisper with random weights, the built-in base's tokenizer and window, in
+    transformers format.
+    """
     from transformers import (
         GenerationConfig,
         WhisperConfig,
@@ -37,13 +39,23 @@ def tiny_folder(tmp_path_factory):
 
     source, folder = base_path("micro"), tmp_path_factory.mktemp("tiny")
     config = WhisperConfig.from_pretrained(source)
-    config.update({"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
-                   "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64})  # fmt: skip
+    config.update(
+        {
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+        }
+    )
     torch.manual_seed(3)
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig.from_pretrained(source, max_length=24)
     stamps = range(model.generation_config.no_timestamps_token_id, config.vocab_size)
-    model.generation_config.suppress_tokens += list(stamps)  # random weights would emit them, and loop on the window
+    # random weights would emit them, and loop on the window
+    model.generation_config.suppress_tokens += list(stamps)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -64,10 +76,14 @@ def clips():
     """Four sounds of different length: (samples,) float32 at 16 kHz."""
     rng = np.random.default_rng(0)
     time = np.arange(16_000 * 4) / 16_000
-    tones = [np.sin(2 * np.pi * f * time) * np.sin(2 * np.pi * 3 * time) for f in (200, 440, 900, 1500)]
+    tones = [
+        np.sin(2 * np.pi * f * time) * np.sin(2 * np.pi * 3 * time) for f in (200, 440, 900, 1500)
+    ]
     noise = rng.standard_normal((4, len(time))) * 0.05
-    return [(0.3 * t + n)[: int(16_000 * s)].astype(np.float32)
-            for t, n, s in zip(tones, noise, (1.0, 2.3, 3.1, 4.0), strict=True)]  # fmt: skip
+    return [
+        (0.3 * t + n)[: int(16_000 * s)].astype(np.float32)
+        for t, n, s in zip(tones, noise, (1.0, 2.3, 3.1, 4.0), strict=True)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +92,8 @@ def make_secondary():
 
     def make(backbone, languages=("ky",), *, seed=0, zero_b=False, **options):
         torch.manual_seed(seed)
-        tokenizer = PackTokenizer.train(TEXTS * 9, languages)  # often enough for units of several letters
+        # often enough for units of several letters
+        tokenizer = PackTokenizer.train(TEXTS * 9, languages)
         asked = {"rank": 4, "decoder": "las"} | options  # with random weights this one talks
         secondary = Secondary(backbone, tokenizer, SecondaryOptions(**asked))
         if not zero_b:

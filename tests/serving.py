@@ -23,15 +23,24 @@ from dualasr.transcription.transcript import Transcription
 
 uvicorn = pytest.importorskip("uvicorn")
 
-QUICK = TranscribeOptions(decode=DecodeOptions(beam=1, fallback=Fallback((0.0,), no_speech_threshold=None)), sentences=True)
+QUICK = TranscribeOptions(
+    decode=DecodeOptions(beam=1, fallback=Fallback((0.0,), no_speech_threshold=None)),
+    sentences=True,
+)
 
 
 def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
     """Tones and noise that no two seeds share, with a pause every few seconds."""
     rng, at = np.random.default_rng(seed), np.arange(int(SAMPLE_RATE * seconds)) / SAMPLE_RATE
-    tones = sum(np.sin(2 * np.pi * rng.uniform(100, 3000) * at + rng.uniform(0, 6)) for _ in range(3))
+    tones = sum(
+        np.sin(2 * np.pi * rng.uniform(100, 3000) * at + rng.uniform(0, 6)) for _ in range(3)
+    )
     loud = np.sin(2 * np.pi * rng.uniform(0.2, 3) * at) ** 2
-    soundfile.write(path, (0.1 * tones * loud + 0.02 * rng.standard_normal(len(at)) * loud).astype(np.float32), SAMPLE_RATE)
+    soundfile.write(
+        path,
+        (0.1 * tones * loud + 0.02 * rng.standard_normal(len(at)) * loud).astype(np.float32),
+        SAMPLE_RATE,
+    )
     return path
 
 
@@ -48,7 +57,9 @@ class HeldModel(DualWhisper):
         return super().encode_audio(clips)
 
 
-def small_model(folder: Path, make_secondary, packs=(("north", "ky"), ("south", "ga")), kind=DualWhisper) -> DualWhisper:
+def small_model(
+    folder: Path, make_secondary, packs=(("north", "ky"), ("south", "ga")), kind=DualWhisper
+) -> DualWhisper:
     """Packs of random weights, (name, language) each, on the Whisper in a folder."""
     backbone = Backbone.load(folder)
     model = kind(backbone)
@@ -64,9 +75,18 @@ def held(model: DualWhisper) -> HeldModel:
 
 def gist(transcript: Transcription) -> tuple:
     """What must be the same however a sound was decoded: all but the last digits of scores."""
-    lines = [(s.start, s.end, s.text, s.language, s.route, [(w.start, w.end, w.word) for w in s.words])
-             for s in transcript.segments]  # fmt: skip
-    return transcript.text, transcript.language, transcript.route, transcript.duration, transcript.scores["windows"], lines
+    lines = [
+        (s.start, s.end, s.text, s.language, s.route, [(w.start, w.end, w.word) for w in s.words])
+        for s in transcript.segments
+    ]
+    return (
+        transcript.text,
+        transcript.language,
+        transcript.route,
+        transcript.duration,
+        transcript.scores["windows"],
+        lines,
+    )
 
 
 @contextmanager

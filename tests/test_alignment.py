@@ -27,20 +27,33 @@ def emissions(tokenizer, path: str, sure: float = 0.9) -> torch.Tensor:
 def test_marks_are_the_path(tokenizer):
     marks = mark_characters(emissions(tokenizer, "__кк_а_р_ _т_о_оо_"), TEXT, tokenizer)
     assert [(m.index, m.first, m.end) for m in marks] == [
-        (0, 2, 4), (1, 5, 6), (2, 7, 8), (3, 9, 10), (4, 11, 12), (5, 13, 14), (6, 15, 17)]  # fmt: skip
+        (0, 2, 4),
+        (1, 5, 6),
+        (2, 7, 8),
+        (3, 9, 10),
+        (4, 11, 12),
+        (5, 13, 14),
+        (6, 15, 17),
+    ]
     assert all(m.probability == pytest.approx(0.9) for m in marks)
 
 
 def test_a_mark_has_the_probability_of_its_surest_frame(tokenizer):
     log_probs = emissions(tokenizer, "_ккк_а__р_")
-    log_probs[2], log_probs[3] = emissions(tokenizer, "кк", 0.99)[0], emissions(tokenizer, "к", 0.7)[0]
+    log_probs[2], log_probs[3] = (
+        emissions(tokenizer, "кк", 0.99)[0],
+        emissions(tokenizer, "к", 0.7)[0],
+    )
     marks = mark_characters(log_probs, "кXар", tokenizer)
-    assert [(m.index, m.first, m.end) for m in marks] == [(0, 1, 4), (2, 5, 6), (3, 8, 9)]  # X is unknown
+    # X is unknown
+    assert [(m.index, m.first, m.end) for m in marks] == [(0, 1, 4), (2, 5, 6), (3, 8, 9)]
     assert [m.probability for m in marks] == pytest.approx([0.99, 0.9, 0.9])
 
 
 def test_words_begin_at_the_space_and_end_with_their_last_letter(tokenizer):
-    first, second = align_words(emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5)
+    first, second = align_words(
+        emissions(tokenizer, "____к_а_р_ _т_о_о_"), TEXT, tokenizer, 0.02, 0.5
+    )
     assert (first.word, second.word) == ("кар", " тоо") and not first.shared
     assert first.start == pytest.approx(4 * 0.02 - LAG) and first.end == pytest.approx(9 * 0.02)
     assert second.start == pytest.approx(10 * 0.02) and second.end == pytest.approx(17 * 0.02)
@@ -48,10 +61,16 @@ def test_words_begin_at_the_space_and_end_with_their_last_letter(tokenizer):
 
 
 def test_a_word_that_the_head_cannot_spell_shares_the_gap(tokenizer):
-    spans = align_words(emissions(tokenizer, "к_а_р__ _____ _т_о_о_"), "кар QX 77 тоо", tokenizer, 0.02, 0.5)
+    spans = align_words(
+        emissions(tokenizer, "к_а_р__ _____ _т_о_о_"), "кар QX 77 тоо", tokenizer, 0.02, 0.5
+    )
     assert [span.shared for span in spans] == [False, True, True, False]
     kar, qx, seven, too = spans
-    assert qx.start == kar.end and qx.end == pytest.approx(seven.start) and seven.end == pytest.approx(too.start)
+    assert (
+        qx.start == kar.end
+        and qx.end == pytest.approx(seven.start)
+        and seven.end == pytest.approx(too.start)
+    )
     assert qx.end - qx.start == pytest.approx(seven.end - seven.start)
 
 
@@ -64,10 +83,16 @@ def test_where_nothing_can_be_aligned_words_share_the_window_evenly(tokenizer, t
     assert spans[-1].end == pytest.approx(3.0) and "".join(s.word for s in spans) == text
 
 
-@pytest.mark.parametrize("text, unit, words", [
-    ("Cad é, an?", "word", ["Cad", " é,", " an?"]), ("  кар \n тоо ", "word", ["  кар", " \n тоо "]), ("", "word", []),
-    ("ฟ้าใส.", "character", ["ฟ้", "า", "ใ", "ส."]),
-    ("你好, 世界", "character", ["你", "好,", " 世", "界"]), ("«你»", "character", ["«", "你»"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, unit, words",
+    [
+        ("Cad é, an?", "word", ["Cad", " é,", " an?"]),
+        ("  кар \n тоо ", "word", ["  кар", " \n тоо "]),
+        ("", "word", []),
+        ("ฟ้าใส.", "character", ["ฟ้", "า", "ใ", "ส."]),
+        ("你好, 世界", "character", ["你", "好,", " 世", "界"]),
+        ("«你»", "character", ["«", "你»"]),
+    ],
+)
 def test_words_are_split_with_the_space_before_them(text, unit, words):
     assert [text[a:b] for a, b in split_words(text, unit)] == words

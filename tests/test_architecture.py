@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dualasr"
 SHARED = {"__init__", "__main__", "atomic", "errors", "languages", "metrics", "parallel", "text"}
-# Who may import whom: a room may import every room before it in this order, and the files of SHARED.
+# Who may import whom: a room may import every room before it in this order, and the files of
+# SHARED.
 ORDER = ("audio", "data", "model", "packs", "transcription", "evaluation", "training", "cli")
 
 
@@ -27,7 +28,9 @@ def imported_by(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {name for name in names if name in MODULES and not MODULES[name].stem == "__init__"}
+        found |= {
+            name for name in names if name in MODULES and not MODULES[name].stem == "__init__"
+        }
     return found - {module_of(path)}
 
 
@@ -42,8 +45,12 @@ def room(module: str) -> str:
 
 def test_imports_run_down_only():
     floors = {"shared": -1} | {name: floor for floor, name in enumerate(ORDER)}
-    up = [f"{a} -> {b}" for a, found in ARROWS.items() for b in found
-          if a != "dualasr.__main__" and floors[room(a)] < floors[room(b)]]  # fmt: skip
+    up = [
+        f"{a} -> {b}"
+        for a, found in ARROWS.items()
+        for b in found
+        if a != "dualasr.__main__" and floors[room(a)] < floors[room(b)]
+    ]
     assert not up
     assert sum(map(len, ARROWS.values())) > 250  # the arrows were read
 
@@ -62,7 +69,8 @@ def test_nobody_below_imports_the_server_or_a_recipe():
 def test_what_stands_at_the_top():
     entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert {path.name for path in entries if path.is_dir()} == set(ORDER)
-    assert {path.stem for path in entries if path.is_file()} - {"py"} == SHARED  # and the marker py.typed
+    # and the marker py.typed
+    assert {path.stem for path in entries if path.is_file()} - {"py"} == SHARED
     assert len([path for path in entries if path.is_file()]) <= 9
 
 
@@ -75,12 +83,20 @@ def test_sub_packages_are_empty_at_the_door():
 def test_every_sub_package_is_installed():
     import tomllib
 
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert {name for name in packages if name.startswith("dualasr.")} == {f"dualasr.{name}" for name in ORDER}
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["packages"]
+    assert {name for name in packages if name.startswith("dualasr.")} == {
+        f"dualasr.{name}" for name in ORDER
+    }
 
 
 def test_only_one_file_knows_transformers_whisper():
-    knows = {path.name for path in PACKAGE.rglob("*.py") if "WhisperForConditionalGeneration" in path.read_text()}
+    knows = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if "WhisperForConditionalGeneration" in path.read_text()
+    }
     assert knows == {"whisper.py"}
 
 

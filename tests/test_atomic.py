@@ -41,9 +41,14 @@ def test_a_folder_is_not_left_half_filled_nor_another_replaced(tmp_path):
     assert not list(tmp_path.iterdir())
     path.mkdir()
     (path / "before").touch()
-    with pytest.raises(RunError, match="Cannot write .*a: .*Free some space"), atomic_folder(path) as part:
+    with (
+        pytest.raises(RunError, match="Cannot write .*a: .*Free some space"),
+        atomic_folder(path) as part,
+    ):
         (part / "one").write_text("1")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == ["before"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == [
+        "before"
+    ]
 
 
 def test_a_folder_takes_anothers_place_only_when_it_is_whole(tmp_path):
@@ -51,13 +56,19 @@ def test_a_folder_takes_anothers_place_only_when_it_is_whole(tmp_path):
     path.mkdir()
     (path / "before").touch()
     with pytest.raises(RunError, match="the pack a: no space. Go elsewhere"):
-        with atomic_folder(path, replace=True, name="the pack a", advice="Go elsewhere.", errors=(MemoryError,)) as part:
+        with atomic_folder(
+            path, replace=True, name="the pack a", advice="Go elsewhere.", errors=(MemoryError,)
+        ) as part:
             (part / "one").touch()
             raise MemoryError("no space.")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == ["before"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == [
+        "before"
+    ]
     with atomic_folder(path, replace=True) as part:
         (part / "one").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == ["one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == [
+        "one"
+    ]
 
 
 def test_a_killed_exchange_of_folders_leaves_one_of_them(tmp_path, monkeypatch):
@@ -73,4 +84,6 @@ def test_a_killed_exchange_of_folders_leaves_one_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt), atomic_folder(path, replace=True) as part:
         (part / "one").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == ["before"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and [p.name for p in path.iterdir()] == [
+        "before"
+    ]

@@ -1,4 +1,6 @@
-"""Audio: what can be read is read whole, what cannot is refused in one line, and cuts fall into pauses."""
+"""Audio: what can be read is read whole, what cannot is refused in one line, and cuts fall into
+pauses.
+"""
 
 import struct
 import sys
@@ -8,25 +10,44 @@ import numpy as np
 import pytest
 import soundfile
 
-from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, header_duration, load_audio, load_window, split_windows
+from dualasr.audio.load import (
+    SAMPLE_RATE,
+    Sound,
+    audio_duration,
+    header_duration,
+    load_audio,
+    load_window,
+    split_windows,
+)
 from dualasr.errors import AudioError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def tone(seconds=2.0, rate=SAMPLE_RATE, hertz=440.0):
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 def wav_header(channels=1, rate=SAMPLE_RATE, size=3200):
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2 * channels, 2 * channels, 16)
-    return b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + form + struct.pack("<4sI", b"data", size)
+    form = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2 * channels, 2 * channels, 16
+    )
+    return (
+        b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + form + struct.pack("<4sI", b"data", size)
+    )
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.opus"])
 def test_reads_each_format(tmp_path, name):
     path = tmp_path / name
-    soundfile.write(path, tone(), SAMPLE_RATE, **({"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}))
+    soundfile.write(
+        path,
+        tone(),
+        SAMPLE_RATE,
+        **({"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}),
+    )
     samples = load_audio(str(path))
     assert samples.dtype == np.float32 and samples.shape == (2 * SAMPLE_RATE,)
     assert np.abs(samples[2000:-2000] - tone()[2000:-2000]).max() < 0.05
@@ -47,7 +68,9 @@ def test_resampling_does_not_alias(tmp_path):
 
 
 def test_channels_are_averaged(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.stack([tone(), -0.5 * tone()], axis=1), SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "a.wav", np.stack([tone(), -0.5 * tone()], axis=1), SAMPLE_RATE, subtype="FLOAT"
+    )
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav"), 0.25 * tone(), atol=1e-6)
 
 
@@ -96,7 +119,11 @@ def test_a_stretch_is_a_slice_of_the_whole(tmp_path, name, rate):
 
 
 def test_a_stretch_of_a_cut_file(tmp_path):
-    soundfile.write(tmp_path / "a.flac", 0.1 * np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE), SAMPLE_RATE)
+    soundfile.write(
+        tmp_path / "a.flac",
+        0.1 * np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE),
+        SAMPLE_RATE,
+    )
     whole = (tmp_path / "a.flac").read_bytes()
     (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
     assert len(load_audio(Sound(tmp_path / "a.flac", 0.5, 1.0))) == SAMPLE_RATE // 2
@@ -150,7 +177,9 @@ def test_broken_files_are_refused_in_one_line(tmp_path):
             with pytest.raises(AudioError) as caught:
                 reader(path)
             message = str(caught.value)
-            assert message.startswith(f"{path}: ") and reason in message and "\n" not in message, message
+            assert message.startswith(f"{path}: ") and reason in message and "\n" not in message, (
+                message
+            )
 
 
 def test_a_cut_wav_with_a_chunk_before_the_sound_is_refused(tmp_path):
@@ -176,9 +205,13 @@ def test_without_pyav_and_ffmpeg_the_hint_names_the_extra(tmp_path, reader, monk
 @pytest.mark.parametrize("seconds", [0.01, 1, 4.99, 5, 5.01, 30, 47.3])
 @pytest.mark.parametrize("window_s", [0.01, 0.05, 0.7, 5, 30])
 def test_windows_cover_everything_without_overlap(seconds, window_s):
-    samples = np.random.default_rng(1).standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+    samples = (
+        np.random.default_rng(1).standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+    )
     ranges = split_windows(samples, window_s)
-    assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == len(samples)
+    assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][
+        1
+    ] == len(samples)
     assert all(0 < end - start <= window_s * SAMPLE_RATE for start, end in ranges)
     assert all(end - start >= window_s * SAMPLE_RATE * 0.66 for start, end in ranges[:-1])
 
@@ -195,12 +228,15 @@ def test_windows_are_cut_in_the_pause():
 def test_windows_of_little_or_even_sound():
     assert split_windows(np.zeros(0, np.float32), 5.0) == []
     assert split_windows(tone(5.0), 5.0) == [(0, 80_000)]
-    assert split_windows(np.zeros(160_000, np.float32), 5.0)[0][1] >= 79_000  # all silent: as few windows as can be
+    # all silent: as few windows as can be
+    assert split_windows(np.zeros(160_000, np.float32), 5.0)[0][1] >= 79_000
     with pytest.raises(ValueError, match="window_s"):
         split_windows(tone(), 0.0)
 
 
-@pytest.mark.skipif(not (DATA / "fleurs_mini").is_dir(), reason="shared/data/fleurs_mini is not there")
+@pytest.mark.skipif(
+    not (DATA / "fleurs_mini").is_dir(), reason="shared/data/fleurs_mini is not there"
+)
 def test_real_clips():
     for path in sorted((DATA / "fleurs_mini" / "test").glob("*_00[0-2].flac")):
         samples = load_audio(path)
@@ -208,7 +244,9 @@ def test_real_clips():
         assert 0.001 < np.abs(samples).max() <= 1.0
         loudness = np.sqrt(np.mean(samples**2))
         for _, cut in split_windows(samples, 4.0)[:-1]:
-            assert np.sqrt(np.mean(samples[cut - 160 : cut + 160] ** 2)) < loudness, f"{path}: cut inside a sound"
+            assert np.sqrt(np.mean(samples[cut - 160 : cut + 160] ** 2)) < loudness, (
+                f"{path}: cut inside a sound"
+            )
 
 
 def test_the_beginning_is_that_of_the_whole(tmp_path):
@@ -224,4 +262,6 @@ def test_the_beginning_is_that_of_the_whole(tmp_path):
 def test_a_header_that_does_not_know_promises_nothing(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.zeros(8000), 16_000)
     (tmp_path / "no.wav").write_bytes(b"no sound")
-    assert header_duration(tmp_path / "a.flac") == 0.5 and header_duration(tmp_path / "no.wav") == 0.0
+    assert (
+        header_duration(tmp_path / "a.flac") == 0.5 and header_duration(tmp_path / "no.wav") == 0.0
+    )

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from dualasr.audio.augment import Augmentation, augment, change_speed, coloured_noise, limit_band, music, spec_augment
+from dualasr.audio.augment import (
+    Augmentation,
+    augment,
+    change_speed,
+    coloured_noise,
+    limit_band,
+    music,
+    spec_augment,
+)
 
 SOUND = (0.4 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)).astype(np.float32)
 

@@ -28,6 +28,9 @@ def test_the_rate_of_each_weight_is_that_of_its_own_transcripts(make_model, clip
         soundfile.write(sound.path, clip, 16_000)
     weight, rates = choose_ctc_weight(model, "north", sounds, refs, beam=2, weights=(0.0, 1.0))
     assert set(rates) == {0.0, 1.0} and weight in rates
-    best = [max(candidates, key=lambda c: c.ctc) for candidates in model.candidates(model.encode_audio(clips), "north", 2)]
+    best = [
+        max(candidates, key=lambda c: c.ctc)
+        for candidates in model.candidates(model.encode_audio(clips), "north", 2)
+    ]
     said = [normalise(candidate.hypothesis.text, "marks") for candidate in best]
     assert rates[1.0] == pytest.approx(character_errors(refs, said).rate)

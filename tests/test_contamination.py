@@ -1,4 +1,6 @@
-"""The audit: what leaked is found, whatever was done to it; what did not is left alone; and what leaks do to a score."""
+"""The audit: what leaked is found, whatever was done to it; what did not is left alone; and what
+leaks do to a score.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,22 +45,49 @@ def found(test, pack):
 
 
 def test_a_sentence_in_other_dress_is_the_same(tmp_path):
-    dressed = [TRAINED[2].upper(), TRAINED[0].replace(",", "").replace(".", "!"), "  ".join(TRAINED[1].split())]
-    assert found(of(dressed), of(TRAINED)) == [(0, "same sentence", 2), (1, "same sentence", 0), (2, "same sentence", 1)]
+    dressed = [
+        TRAINED[2].upper(),
+        TRAINED[0].replace(",", "").replace(".", "!"),
+        "  ".join(TRAINED[1].split()),
+    ]
+    assert found(of(dressed), of(TRAINED)) == [
+        (0, "same sentence", 2),
+        (1, "same sentence", 0),
+        (2, "same sentence", 1),
+    ]
     assert found(of(OTHER), of(TRAINED)) == []
 
 
 def test_a_sentence_with_one_word_replaced_is_similar():
     edited = [TRAINED[0].replace("plums", "figs"), TRAINED[3].replace("red", "blue")]
     leaks = audit(of(edited), {"pack": of(TRAINED)})
-    assert [(leak.clip, leak.kind, leak.match) for leak in leaks] == [(0, "similar sentence", 0), (1, "similar sentence", 3)]
-    assert all(SIMILAR <= leak.similarity < 1 and leak.words == len(edited[leak.clip].split()) for leak in leaks)
+    assert [(leak.clip, leak.kind, leak.match) for leak in leaks] == [
+        (0, "similar sentence", 0),
+        (1, "similar sentence", 3),
+    ]
+    assert all(
+        SIMILAR <= leak.similarity < 1 and leak.words == len(edited[leak.clip].split())
+        for leak in leaks
+    )
 
 
-@pytest.mark.parametrize(("language", "sentence", "edited", "other"), [
-    ("or", "ଆମ ଗାଁର ପିଲାମାନେ ପ୍ରତିଦିନ ସକାଳେ ନଈ କୂଳରେ ଖେଳନ୍ତି", "ଆମ ଗାଁର ପିଲାମାନେ ପ୍ରତିଦିନ ସନ୍ଧ୍ୟାରେ ନଈ କୂଳରେ ଖେଳନ୍ତି", "ଘର"),
-    ("th", "เด็กในหมู่บ้านของเราเล่นริมแม่น้ำทุกเช้าก่อนไปโรงเรียน", "เด็กในหมู่บ้านของเราเล่นริมแม่น้ำทุกเย็นก่อนไปโรงเรียน", "แมวของครูนอนอยู่บนหลังคา"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("language", "sentence", "edited", "other"),
+    [
+        (
+            "or",
+            "ଆମ ଗାଁର ପିଲାମାନେ ପ୍ରତିଦିନ ସକାଳେ ନଈ କୂଳରେ ଖେଳନ୍ତି",
+            "ଆମ ଗାଁର ପିଲାମାନେ ପ୍ରତିଦିନ ସନ୍ଧ୍ୟାରେ ନଈ କୂଳରେ ଖେଳନ୍ତି",
+            "ଘର",
+        ),
+        (
+            "th",
+            "เด็กในหมู่บ้านของเราเล่นริมแม่น้ำทุกเช้าก่อนไปโรงเรียน",
+            "เด็กในหมู่บ้านของเราเล่นริมแม่น้ำทุกเย็นก่อนไปโรงเรียน",
+            "แมวของครูนอนอยู่บนหลังคา",
+        ),
+    ],
+)
 def test_letters_with_marks_and_without_spaces(language, sentence, edited, other):
     pack = of([sentence], language)
     assert found(of([sentence, other], language), pack) == [(0, "same sentence", 0)]
@@ -81,7 +110,11 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
         test.append(" ".join(parts))
     own, held = of(test), of(pack)
     jaccard = (256 * (own.minhash[:, None] == held.minhash[None]).mean(axis=2) - 1) / 255
-    expected = {int(i): (int(row.argmax()), row.max()) for i, row in enumerate(jaccard) if row.max() >= SIMILAR}
+    expected = {
+        int(i): (int(row.argmax()), row.max())
+        for i, row in enumerate(jaccard)
+        if row.max() >= SIMILAR
+    }
     leaks = audit(own, {"pack": held})
     assert {leak.clip: (leak.match, pytest.approx(leak.similarity)) for leak in leaks} == expected
     assert 20 < len(expected) < 100, "some edits leave a sentence similar, some do not"
@@ -89,7 +122,9 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
 
 @pytest.fixture(scope="module")
 def speech():
-    """Six readings, (samples,) at 16 kHz: four of TRAINED by one voice, then two of those sentences by another."""
+    """Six readings, (samples,) at 16 kHz: four of TRAINED by one voice, then two of those sentences
+    by another.
+    """
     pytest.importorskip("espeakng_loader")
     from dualasr.data.espeak import Speaker, Voice
 
@@ -114,7 +149,9 @@ def written(folder, sounds, ending="flac"):
 def test_copies_of_recordings_are_found_and_other_readers_are_not(speech, tmp_path):
     pack, rng = written(tmp_path / "pack", speech[:4]), np.random.default_rng(1)
     assert found(written(tmp_path / "same", speech[:2], ending="wav"), pack) == [
-        (0, "same recording", 0), (1, "same recording", 1)]  # fmt: skip
+        (0, "same recording", 0),
+        (1, "same recording", 1),
+    ]
     copies = {
         "quieter": [0.3 * clip for clip in speech[:4]],
         "noisy": [clip + 0.003 * rng.standard_normal(len(clip)) for clip in speech[:4]],
@@ -123,7 +160,9 @@ def test_copies_of_recordings_are_found_and_other_readers_are_not(speech, tmp_pa
     }
     for name, sounds in copies.items():
         leaks = audit(written(tmp_path / name, sounds), {"pack": pack})
-        assert [(leak.clip, leak.kind, leak.match) for leak in leaks] == [(i, "similar recording", i) for i in range(4)], name
+        assert [(leak.clip, leak.kind, leak.match) for leak in leaks] == [
+            (i, "similar recording", i) for i in range(4)
+        ], name
         assert all(0.66 < leak.similarity <= 1 for leak in leaks)
     mp3 = written(tmp_path / "mp3", speech[:4], ending="mp3")
     assert found(mp3, pack) == [(i, "similar recording", i) for i in range(4)]
@@ -172,7 +211,9 @@ def test_damaged_files_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory):
-    """A pack that has learned twelve Kyrgyz clips by heart, and test clips: six of those, six that it never met."""
+    """A pack that has learned twelve Kyrgyz clips by heart, and test clips: six of those, six that
+    it never met.
+    """
     pytest.importorskip("espeakng_loader")
     from dualasr.data.espeak import Speaker, Voice
     from dualasr.data.synthetic import sentences
@@ -183,14 +224,25 @@ def leaky(tmp_path_factory):
         for i, (text, split) in enumerate(zip(texts, splits, strict=True)):
             samples = speaker.speak(text, "ky", Voice("f2", 190, 45, 50))
             soundfile.write(folder / f"{i}.flac", samples, 16_000)
-            rows.append(Utterance(str(i), text, "ky", folder / f"{i}.flac", len(samples) / 16_000, split))
+            rows.append(
+                Utterance(str(i), text, "ky", folder / f"{i}.flac", len(samples) / 16_000, split)
+            )
     (folder / "corpus").mkdir()
-    write_manifest(folder / "corpus" / "manifest.jsonl", [row for row in rows if row.split != "test"])
-    add_language(AddLanguageOptions(
-        base="micro", corpora=(folder / "corpus",), languages={"ky": "Kyrgyz"}, out=folder / "pack",
-        training=TrainingOptions(steps=90, batch=12, variants=1, learning_rate=4e-3),
-    ))  # fmt: skip
-    return load_model("micro", [folder / "pack"]), [replace(row, split="test") for row in rows[6:18]]
+    write_manifest(
+        folder / "corpus" / "manifest.jsonl", [row for row in rows if row.split != "test"]
+    )
+    add_language(
+        AddLanguageOptions(
+            base="micro",
+            corpora=(folder / "corpus",),
+            languages={"ky": "Kyrgyz"},
+            out=folder / "pack",
+            training=TrainingOptions(steps=90, batch=12, variants=1, learning_rate=4e-3),
+        )
+    )
+    return load_model("micro", [folder / "pack"]), [
+        replace(row, split="test") for row in rows[6:18]
+    ]
 
 
 def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
@@ -198,15 +250,30 @@ def test_a_planted_leak_is_found_and_its_inflation_shown(leaky):
     report = evaluate(model, rows, QUICK).report
     found = report["contamination"]
     assert {leak["id"] for leak in found["leaks"]} == set("6789") | {"10", "11"}
-    counts = {"known": True, "same recording": 6, "similar recording": 0, "same sentence": 6, "similar sentence": 0}
+    counts = {
+        "known": True,
+        "same recording": 6,
+        "similar recording": 0,
+        "same sentence": 6,
+        "similar sentence": 0,
+    }
     assert found["packs"] == {"pack": counts}
-    everything, clean = (side["pipeline_aware"]["cer"] for side in (report["languages"]["ky"], found["clean"]["ky"]))
+    everything, clean = (
+        side["pipeline_aware"]["cer"] for side in (report["languages"]["ky"], found["clean"]["ky"])
+    )
     assert found["clean"]["ky"]["n"] == 6
     assert clean > 1.5 * everything, "what was learned by heart flatters the score"
     leaked = evaluate(model, rows[:6], QUICK).report
     assert leaked["languages"]["ky"]["pipeline_aware"]["cer"] < 0.2
-    assert leaked["contamination"]["clean"] == {"ky": {"n": 0, **{
-        mode: {"wer": None, "cer": None} for mode in ("pipeline_aware", "group_aware", "agnostic")}}}  # fmt: skip
+    assert leaked["contamination"]["clean"] == {
+        "ky": {
+            "n": 0,
+            **{
+                mode: {"wer": None, "cer": None}
+                for mode in ("pipeline_aware", "group_aware", "agnostic")
+            },
+        }
+    }
 
 
 def test_without_the_leak_nothing_is_found(leaky):

@@ -20,7 +20,12 @@ def jsonl(folder: Path, *rows: dict | str | bytes) -> Path:
     for name in ("a.flac", "b.flac"):
         (folder / name).write_bytes(b"sound")
     lines = [
-        row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode() for row in rows
+        (
+            row
+            if isinstance(row, bytes)
+            else (row if isinstance(row, str) else json.dumps(row)).encode()
+        )
+        for row in rows
     ]
     (folder / "manifest.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     return folder / "manifest.jsonl"
@@ -63,8 +68,12 @@ def test_jsonl_fields_and_defaults(tmp_path):
     assert corpus.skipped == () and corpus.layout == "jsonl" and corpus.path == manifest
     assert corpus.hours == 1.0 and corpus.languages == ("de", "en", "fr")
     assert load_corpus(tmp_path, "test", default_language="de").utterances == corpus.utterances
-    assert load_corpus(tmp_path, "test", languages=["en", "x"], default_language="de", strict=True).languages == ("en",)
-    assert [skipped.reason[:11] for skipped in load_corpus(tmp_path, "test").skipped] == ["has no lang"]
+    assert load_corpus(
+        tmp_path, "test", languages=["en", "x"], default_language="de", strict=True
+    ).languages == ("en",)
+    assert [skipped.reason[:11] for skipped in load_corpus(tmp_path, "test").skipped] == [
+        "has no lang"
+    ]
 
 
 BAD_ROWS = [
@@ -84,7 +93,10 @@ BAD_ROWS = [
     (GOOD | {"id": "b", "lang": None}, "has no lang"),
     (GOOD | {"id": "b", "split": 1}, "split is 1, not a string"),
     (GOOD | {"id": "b", "duration": "long"}, "duration is 'long'"),
-    ('{"id": "b", "text": "x", "lang": "en", "audio": "a.flac", "duration": NaN}', "duration is nan"),
+    (
+        '{"id": "b", "text": "x", "lang": "en", "audio": "a.flac", "duration": NaN}',
+        "duration is nan",
+    ),
     (GOOD | {"id": "b", "duration": True}, "duration is True"),
     (GOOD | {"id": "b", "duration": 10**400}, "duration is 1000"),
     (GOOD, "id 'a' was used before"),
@@ -111,13 +123,23 @@ def test_text_is_not_always_needed(tmp_path):
 @pytest.mark.parametrize("place", ["data/ky_kg", "ky_kg"])
 def test_fleurs_root(tmp_path, place):
     fleurs(tmp_path / place, rows=[row(), row("2", "missing.wav"), row("1", text="экинчи")])
-    fleurs(tmp_path / place.replace("ky_kg", "cmn_hans_cn"), rows=['9\tx.wav\t"你" 好\t你好\t你\t16000\tMALE\r'])
+    fleurs(
+        tmp_path / place.replace("ky_kg", "cmn_hans_cn"),
+        rows=['9\tx.wav\t"你" 好\t你好\t你\t16000\tMALE\r'],
+    )
     corpus = load_corpus(tmp_path, "test")
     audio = tmp_path / place / "audio" / "test" / "x.wav"
-    assert corpus.layout == "fleurs" and corpus.languages == ("cmn", "ky") and corpus.hours == 3 / 3600
+    assert (
+        corpus.layout == "fleurs" and corpus.languages == ("cmn", "ky") and corpus.hours == 3 / 3600
+    )
     assert corpus.utterances[0].text == '"你" 好'
-    assert corpus.utterances[1] == Utterance("ky_kg/test/x", "Салам!", "ky", audio, 2.0, "test", None, "1")
-    assert [(skipped.source.rpartition("/")[2], skipped.reason.split()[-1]) for skipped in corpus.skipped] == [
+    assert corpus.utterances[1] == Utterance(
+        "ky_kg/test/x", "Салам!", "ky", audio, 2.0, "test", None, "1"
+    )
+    assert [
+        (skipped.source.rpartition("/")[2], skipped.reason.split()[-1])
+        for skipped in corpus.skipped
+    ] == [
         ("test.tsv:2", "missing"),
         ("test.tsv:3", "before"),
     ]
@@ -150,7 +172,10 @@ def test_a_bad_fleurs_row_is_listed_or_with_strict_raises(tmp_path, bad, reason)
     fleurs(tmp_path / "ky_kg", rows=[bad, row()])
     corpus = load_corpus(tmp_path, "test")
     assert len(corpus.utterances) == 1
-    assert corpus.skipped[0].source == f"{tmp_path / 'ky_kg' / 'test.tsv'}:1" and reason in corpus.skipped[0].reason
+    assert (
+        corpus.skipped[0].source == f"{tmp_path / 'ky_kg' / 'test.tsv'}:1"
+        and reason in corpus.skipped[0].reason
+    )
     with pytest.raises(CorpusError, match="test.tsv:1: "):
         load_corpus(tmp_path, "test", strict=True)
 
@@ -166,42 +191,59 @@ def test_bad_utf8_spoils_one_row_only(tmp_path):
 def test_an_archive_is_unpacked_once(tmp_path, member):
     fleurs(tmp_path / "ky_kg", rows=[row()], audio=member)
     audio = load_corpus(tmp_path, "test").utterances[0].audio
-    assert audio == tmp_path / "ky_kg" / "audio" / "test" / "x.wav" and audio.read_bytes() == b"sound"
-    assert sorted(entry.name for entry in (tmp_path / "ky_kg" / "audio").iterdir()) == ["test", "test.tar.gz"]
+    assert (
+        audio == tmp_path / "ky_kg" / "audio" / "test" / "x.wav" and audio.read_bytes() == b"sound"
+    )
+    assert sorted(entry.name for entry in (tmp_path / "ky_kg" / "audio").iterdir()) == [
+        "test",
+        "test.tar.gz",
+    ]
     (tmp_path / "ky_kg" / "audio" / "test.tar.gz").write_bytes(b"no archive any more")
     assert load_corpus(tmp_path, "test").utterances[0].audio == audio
 
 
 @pytest.mark.parametrize("damage", ["climbs", "cut", "garbage"])
 def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path, damage):
-    fleurs(tmp_path / "ky_kg", rows=[row()], audio="../../x.wav" if damage == "climbs" else "test/x.wav")
+    fleurs(
+        tmp_path / "ky_kg",
+        rows=[row()],
+        audio="../../x.wav" if damage == "climbs" else "test/x.wav",
+    )
     archive = tmp_path / "ky_kg" / "audio" / "test.tar.gz"
     if damage != "climbs":
         archive.write_bytes(archive.read_bytes()[:60] if damage == "cut" else b"garbage" * 99)
     with pytest.raises(CorpusError, match=r"test\.tar\.gz: cannot be unpacked") as caught:
         load_corpus(tmp_path, "test")
     assert damage != "climbs" or "outside the destination" in str(caught.value)
-    assert [entry.name for entry in archive.parent.iterdir()] == ["test.tar.gz"] and not list(tmp_path.rglob("x.wav"))
+    assert [entry.name for entry in archive.parent.iterdir()] == ["test.tar.gz"] and not list(
+        tmp_path.rglob("x.wav")
+    )
 
 
 def test_a_split_without_usable_rows_names_what_is_there(tmp_path):
     manifest = jsonl(tmp_path, GOOD, GOOD | {"split": "dev", "audio": "missing.flac"}, "{")
     with pytest.raises(
-        CorpusError, match=r"split 'train' .* splits found: dev, test; 1 rows were skipped, .*jsonl:3: is"
+        CorpusError,
+        match=r"split 'train' .* splits found: dev, test; 1 rows were skipped, .*jsonl:3: is",
     ):
         load_corpus(manifest, "train")
     with pytest.raises(
-        CorpusError, match=r"split 'dev' .* 2 rows were skipped, the first one at .*jsonl:2: audio file"
+        CorpusError,
+        match=r"split 'dev' .* 2 rows were skipped, the first one at .*jsonl:2: audio file",
     ):
         load_corpus(manifest, "dev")
     with pytest.raises(CorpusError, match=r"for the languages fr, xx; splits found: dev, test"):
         load_corpus(manifest, "test", languages=["xx", "fr"])
     fleurs(tmp_path / "f" / "ky_kg", rows=[row()])
-    with pytest.raises(CorpusError, match=r"split 'dev' .* splits found: test; 0 rows were skipped$"):
+    with pytest.raises(
+        CorpusError, match=r"split 'dev' .* splits found: test; 0 rows were skipped$"
+    ):
         load_corpus(tmp_path / "f", "dev")
 
 
-@pytest.mark.parametrize(("name", "found"), [("", "is no corpus"), ("a.txt", "is no corpus"), ("x", "does not exist")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("", "is no corpus"), ("a.txt", "is no corpus"), ("x", "does not exist")]
+)
 def test_neither_layout(tmp_path, name, found):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(CorpusError, match=rf"{found}; wanted JSONL .* or a FLEURS folder"):
@@ -213,11 +255,17 @@ def test_a_written_manifest_reads_back_and_moves(tmp_path):
     fleurs(tmp_path / "ky_kg", rows=[row()])
     corpus = load_corpus(tmp_path / "ky_kg", "test")
     new = tmp_path / "new"
-    utterances = (*corpus.utterances, Utterance("n", "néw\n", "fr", new / "n.wav", None, "test", "me"))
+    utterances = (
+        *corpus.utterances,
+        Utterance("n", "néw\n", "fr", new / "n.wav", None, "test", "me"),
+    )
     write_manifest(new / "manifest.jsonl", utterances)
     (new / "n.wav").write_bytes(b"sound")
     back = load_corpus(new, "test", strict=True)
-    assert back.utterances == (corpus.utterances[0], Utterance("n", "néw", "fr", new / "n.wav", None, "test", "me"))
+    assert back.utterances == (
+        corpus.utterances[0],
+        Utterance("n", "néw", "fr", new / "n.wav", None, "test", "me"),
+    )
     moved = new.rename(tmp_path / "moved")
     assert load_corpus(moved, "test", strict=True).utterances[1].audio == moved / "n.wav"
 
@@ -228,11 +276,17 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_manifest(manifest, [Utterance("a", "\ud800", "en", tmp_path / "a.flac", 1.0, "test")])
     assert manifest.read_bytes() == before
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.flac", "b.flac", "manifest.jsonl"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "a.flac",
+        "b.flac",
+        "manifest.jsonl",
+    ]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="shared/data is not there")
-@pytest.mark.parametrize(("name", "split"), [("fleurs_mini", "test"), ("kichwa", "dev"), ("fsdd", "test")])
+@pytest.mark.parametrize(
+    ("name", "split"), [("fleurs_mini", "test"), ("kichwa", "dev"), ("fsdd", "test")]
+)
 def test_real_manifests(name, split):
     corpus = load_corpus(DATA / name, split)
     assert isinstance(corpus, Corpus) and corpus.hours > 0.01 and not corpus.skipped
@@ -242,8 +296,16 @@ def test_real_manifests(name, split):
 
 def test_segments_of_a_recording_need_no_ids(tmp_path):
     soundfile.write(tmp_path / "long.wav", [0.1] * 48_000, 16_000)
-    rows = [{"audio": "long.wav", "text": "Кар", "lang": "ky", "start": start, "end": end}
-            for start, end in ((0.0, 1.0), (1.0, 2.5), (2.5, None), (1.0, 2.5))]  # fmt: skip
+    rows = [
+        {"audio": "long.wav", "text": "Кар", "lang": "ky", "start": start, "end": end}
+        for start, end in ((0.0, 1.0), (1.0, 2.5), (2.5, None), (1.0, 2.5))
+    ]
     corpus = load_corpus(jsonl(tmp_path, *rows), "")
-    assert [u.id for u in corpus.utterances] == ["long.wav#t=0.000,1.000", "long.wav#t=1.000,2.500", "long.wav#t=2.500"]
-    assert [skipped.reason for skipped in corpus.skipped] == ["id 'long.wav#t=1.000,2.500' was used before"]
+    assert [u.id for u in corpus.utterances] == [
+        "long.wav#t=0.000,1.000",
+        "long.wav#t=1.000,2.500",
+        "long.wav#t=2.500",
+    ]
+    assert [skipped.reason for skipped in corpus.skipped] == [
+        "id 'long.wav#t=1.000,2.500' was used before"
+    ]

@@ -1,4 +1,6 @@
-"""The decoder slot: the base's own decoder with LoRA reproduces the base; every tenant trains, is saved, loads and decodes."""
+"""The decoder slot: the base's own decoder with LoRA reproduces the base; every tenant trains, is
+saved, loads and decodes.
+"""
 
 from dataclasses import replace
 
@@ -17,37 +19,61 @@ INFO = PackInfo("north", {"ky": "Kyrgyz"})
 
 
 def the_base_as_a_pack(backbone):
-    """A decoder whose units are the base's own tokens, its tag token first: 0 end, 1 English's tag, 2.. all tokens."""
+    """A decoder whose units are the base's own tokens, its tag token first: 0 end, 1 English's tag,
+    2.. all tokens.
+    """
     base, special = backbone.decoder, backbone.special_ids
     embeddings = base.embed_tokens.weight.detach()
     english = embeddings[[backbone.languages["en"]]]
     units = torch.cat([embeddings[[special.start]], english, embeddings])
     outputs = torch.cat([embeddings[[special.end]], english, embeddings])
-    return WhisperDecoder(base.layers, base.layer_norm, base.embed_positions.weight.detach(), units, outputs,
-                          embeddings[list(special.prompt)], 2)  # fmt: skip
+    return WhisperDecoder(
+        base.layers,
+        base.layer_norm,
+        base.embed_positions.weight.detach(),
+        units,
+        outputs,
+        embeddings[list(special.prompt)],
+        2,
+    )
 
 
 @torch.no_grad()
 def test_the_bases_own_embeddings_give_the_bases_own_logits(backbone, clips):
-    encoded, special = backbone.upper(backbone.trunk(backbone.features(clips), 0), 0), backbone.special_ids
+    encoded, special = (
+        backbone.upper(backbone.trunk(backbone.features(clips), 0), 0),
+        backbone.special_ids,
+    )
     lengths = torch.full((len(clips),), encoded.shape[1])
     text = torch.randint(300, 700, (len(clips), 9), generator=torch.Generator().manual_seed(3))
-    prompt = torch.tensor([special.start, backbone.languages["en"], *special.prompt]).expand(len(clips), -1)
-    expected = backbone.model(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=torch.cat([prompt, text], 1)).logits
+    prompt = torch.tensor([special.start, backbone.languages["en"], *special.prompt]).expand(
+        len(clips), -1
+    )
+    expected = backbone.model(
+        encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=torch.cat([prompt, text], 1)
+    ).logits
     decoder = the_base_as_a_pack(backbone)
     found = decoder(encoded, lengths, torch.cat([torch.tensor([[0, 1]] * len(clips)), 2 + text], 1))
     wanted = expected[:, prompt.shape[1] - 1 :]
-    columns = [special.end, *range(wanted.shape[-1])]  # without the tag's, which no text step allows
+    # without the tag's, which no text step allows
+    columns = [special.end, *range(wanted.shape[-1])]
     wanted = wanted[..., columns].log_softmax(-1)
     assert torch.allclose(found[:, 1:, [0, *range(2, found.shape[-1])]], wanted, atol=1e-4)
-    assert torch.equal(found[:, 0].argmax(-1), torch.ones(len(clips), dtype=torch.long)), "the tag step allows the tag alone"
+    assert torch.equal(found[:, 0].argmax(-1), torch.ones(len(clips), dtype=torch.long)), (
+        "the tag step allows the tag alone"
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["las", "whisper"])
-def test_steps_equal_teacher_forcing_and_a_batch_equals_its_clips(backbone, make_secondary, clips, kind):
+def test_steps_equal_teacher_forcing_and_a_batch_equals_its_clips(
+    backbone, make_secondary, clips, kind
+):
     secondary = make_secondary(backbone, decoder=kind)
-    decoder, trunk = secondary.decoder, backbone.trunk(backbone.features(clips), secondary.options.fork)
+    decoder, trunk = (
+        secondary.decoder,
+        backbone.trunk(backbone.features(clips), secondary.options.fork),
+    )
     encoded, lengths = secondary.encode(trunk), torch.tensor([60, 45, 80, 30])
     tokens = torch.randint(3, 40, (4, 8), generator=torch.Generator().manual_seed(5))
     tokens[:, 0], tokens[:, 1] = 0, 2
@@ -62,7 +88,14 @@ def test_steps_equal_teacher_forcing_and_a_batch_equals_its_clips(backbone, make
     prefix, limits = tokens[:, :2], torch.tensor([9, 9, 9, 9])
     wide = beam_search(decoder, encoded, lengths, prefix, beam=3, limits=limits)
     for i, length in enumerate(lengths.tolist()):
-        one = beam_search(decoder, encoded[i : i + 1, :length], lengths[i : i + 1], prefix[:1], beam=3, limits=limits[:1])
+        one = beam_search(
+            decoder,
+            encoded[i : i + 1, :length],
+            lengths[i : i + 1],
+            prefix[:1],
+            beam=3,
+            limits=limits[:1],
+        )
         assert [row[0] for row in one[0]] == [row[0] for row in wide[i]]
 
 
@@ -74,18 +107,24 @@ def test_every_decoder_is_saved_and_loads(backbone, make_secondary, clips, tmp_p
     assert loaded.secondary.options == secondary.options and loaded.secondary.decoder.kind == kind
     model = DualWhisper(backbone).with_pack(loaded)
     twin = DualWhisper(backbone).with_pack(Pack(INFO, secondary.requires_grad_(False)))
-    for result, expected in zip(*(m.transcribe_windows(clips, route="north") for m in (model, twin)), strict=True):
+    for result, expected in zip(
+        *(m.transcribe_windows(clips, route="north") for m in (model, twin)), strict=True
+    ):
         assert (result.text, result.avg_logprob) == (expected.text, expected.avg_logprob)
     assert model.transcribe_windows(clips)[0].scores["north"]["tag"] is not None or kind != "ctc"
 
 
-def test_peft_reads_the_decoders_adapter_too(tiny_folder, backbone, make_secondary, clips, tmp_path):
+def test_peft_reads_the_decoders_adapter_too(
+    tiny_folder, backbone, make_secondary, clips, tmp_path
+):
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
     secondary = make_secondary(backbone, decoder="whisper")
     save_pack(tmp_path / "north", Pack(INFO, secondary), backbone)
-    plain = PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "north").eval()
+    plain = PeftModel.from_pretrained(
+        WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "north"
+    ).eval()
     layers = plain.base_model.model.model.decoder.layers
     for name, own in secondary.decoder.layers.named_parameters():
         if ".lora_" in name:
@@ -102,10 +141,14 @@ def test_only_the_packs_own_tensors_learn(backbone, make_secondary, clips, kind)
     assert len(shared) > 0 and all(not p.requires_grad for p in shared)
     trunk = backbone.trunk(backbone.features(clips), secondary.options.fork)
     batch = {
-        "trunk": trunk, "lengths": torch.full((4,), trunk.shape[1]), "tokens": torch.tensor([[0, 2, 5, 6]] * 4),
-        "labels": torch.tensor([[2, 5, 6, 0]] * 4), "characters": torch.tensor([[1, 2]] * 4),
-        "character_lengths": torch.full((4,), 2), "seeds": torch.arange(4),
-    }  # fmt: skip
+        "trunk": trunk,
+        "lengths": torch.full((4,), trunk.shape[1]),
+        "tokens": torch.tensor([[0, 2, 5, 6]] * 4),
+        "labels": torch.tensor([[2, 5, 6, 0]] * 4),
+        "characters": torch.tensor([[1, 2]] * 4),
+        "character_lengths": torch.full((4,), 2),
+        "seeds": torch.arange(4),
+    }
     for parameter in own:
         parameter.requires_grad_(True)
     secondary(**batch)["loss"].backward()
@@ -128,7 +171,9 @@ def test_units_start_from_the_bases_pieces(backbone, make_secondary):
 def test_a_text_that_the_decoder_cannot_hold_is_no_candidate(backbone, make_secondary):
     """On long sound a CTC head may hear more than the base's decoder has positions for."""
     secondary = make_secondary(backbone, decoder="whisper")
-    encoded = torch.randn(1, backbone.positions, backbone.width, generator=torch.Generator().manual_seed(0))
+    encoded = torch.randn(
+        1, backbone.positions, backbone.width, generator=torch.Generator().manual_seed(0)
+    )
     ident = secondary.tokenizer.encode_characters("т")[0]
     frames = torch.full((1, backbone.positions, len(secondary.tokenizer.characters) + 1), -30.0)
     frames[0, 0::2, 0] = frames[0, 1::2, ident] = 0.0  # blank, т, blank, т: more bytes than 448

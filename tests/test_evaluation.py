@@ -1,4 +1,6 @@
-"""Evaluation on a two-layer random Whisper: what it says must be what the model says, counted right."""
+"""Evaluation on a two-layer random Whisper: what it says must be what the model says, counted
+right.
+"""
 
 import html
 import json
@@ -43,8 +45,13 @@ def utterance(tmp_path):
 
 @pytest.fixture
 def spoken(utterance, clips):
-    """Four clips: of a language of the primary, of one of each pack's, and of one that nobody knows."""
-    return [utterance(f"clip-{code}", code, clip) for code, clip in zip(("en", "ky", "ga", "xx"), clips, strict=True)]
+    """Four clips: of a language of the primary, of one of each pack's, and of one that nobody
+    knows.
+    """
+    return [
+        utterance(f"clip-{code}", code, clip)
+        for code, clip in zip(("en", "ky", "ga", "xx"), clips, strict=True)
+    ]
 
 
 def say(model, row, **given):
@@ -52,9 +59,13 @@ def say(model, row, **given):
 
 
 def distinct(model, rows, route):
-    """The rows with what a pipeline says of them as their text; at least one word must be there to be altered."""
+    """The rows with what a pipeline says of them as their text; at least one word must be there to
+    be altered.
+    """
     heard = [replace(row, text=say(model, row, route=route).text) for row in rows]
-    assert sum(len(normalise(row.text, "marks").split()) for row in heard) > 1, "the random model says nothing"
+    assert sum(len(normalise(row.text, "marks").split()) for row in heard) > 1, (
+        "the random model says nothing"
+    )
     return heard
 
 
@@ -64,39 +75,76 @@ def test_the_report_adds_up(make_model, spoken, clips, utterance):
     evaluation = evaluate(model, rows, GREEDY)
     report, found = evaluation.report, evaluation.clips
     assert {clip.id for clip in found} == {row.id for row in rows}
-    assert {code: entry["n"] for code, entry in report["languages"].items()} == {"en": 1, "ga": 1, "ky": 2, "xx": 1}
+    assert {code: entry["n"] for code, entry in report["languages"].items()} == {
+        "en": 1,
+        "ga": 1,
+        "ky": 2,
+        "xx": 1,
+    }
     assert {code: entry["pipeline"] for code, entry in report["languages"].items()} == {
-        "en": "primary", "ga": "west", "ky": "north", "xx": "primary"}  # fmt: skip
+        "en": "primary",
+        "ga": "west",
+        "ky": "north",
+        "xx": "primary",
+    }
     assert [code for code, entry in report["languages"].items() if not entry["known"]] == ["xx"]
-    assert sum(entry["hours"] for entry in report["languages"].values()) == pytest.approx(11.4 / 3600)
+    assert sum(entry["hours"] for entry in report["languages"].values()) == pytest.approx(
+        11.4 / 3600
+    )
     confusion = report["routing"]["confusion"]
     assert all(set(counts) == {"primary", "north", "west"} for counts in confusion.values())
-    assert {code: sum(counts.values()) for code, counts in confusion.items()} == {"en": 1, "ga": 1, "ky": 2, "xx": 1}
+    assert {code: sum(counts.values()) for code, counts in confusion.items()} == {
+        "en": 1,
+        "ga": 1,
+        "ky": 2,
+        "xx": 1,
+    }
     known = [clip for clip in found if clip.language != "xx"]
     right = [clip.agnostic.route == clip.pipeline_aware.route for clip in known]
     assert report["routing"]["accuracy"] == np.mean(right)
-    assert report["routing"]["language_accuracy"] == np.mean([c.agnostic.language == c.language for c in known])
+    assert report["routing"]["language_accuracy"] == np.mean(
+        [c.agnostic.language == c.language for c in known]
+    )
     for mode in MODES:
         for rate in ("wer", "cer"):
             each = [entry[mode] for entry in report["languages"].values()]
-            assert report["mean"][mode][rate] == pytest.approx(np.mean([scores[rate] for scores in each]))
-            assert report["mean"][mode]["whisper"][rate] == pytest.approx(np.mean([s["whisper"][rate] for s in each]))
+            assert report["mean"][mode][rate] == pytest.approx(
+                np.mean([scores[rate] for scores in each])
+            )
+            assert report["mean"][mode]["whisper"][rate] == pytest.approx(
+                np.mean([s["whisper"][rate] for s in each])
+            )
             low, high = report["mean"][mode][f"{rate}_interval"]
             assert low <= high
             pair = report["languages"]["ky"][mode]
             assert pair[f"{rate}_interval"][0] <= pair[rate] <= pair[f"{rate}_interval"][1]
-    assert report["packs"] == [{"name": "north", "languages": ["ky"]}, {"name": "west", "languages": ["ga"]}]
+    assert report["packs"] == [
+        {"name": "north", "languages": ["ky"]},
+        {"name": "west", "languages": ["ga"]},
+    ]
     assert report["base"]["checksum"] == model.backbone.checksum
-    assert report["settings"]["beam"] == 1 and report["settings"]["selector"]["tau"] == model.selector.tau
-    assert report["seconds"] > 0 and report["real_time_factor"] == pytest.approx(report["seconds"] / 11.4)
+    assert (
+        report["settings"]["beam"] == 1
+        and report["settings"]["selector"]["tau"] == model.selector.tau
+    )
+    assert report["seconds"] > 0 and report["real_time_factor"] == pytest.approx(
+        report["seconds"] / 11.4
+    )
     json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize(("beam", "selector"), [
-    (1, SelectorOptions()), (1, SelectorOptions(tau=1e9)), (1, SelectorOptions(tau=1e9, max_candidates=1)),
-    (1, SelectorOptions.paper()), (1, SelectorOptions(beta=1e3)), (1, SelectorOptions(beta=-1e3)),
-    (3, SelectorOptions(tau=1e9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("beam", "selector"),
+    [
+        (1, SelectorOptions()),
+        (1, SelectorOptions(tau=1e9)),
+        (1, SelectorOptions(tau=1e9, max_candidates=1)),
+        (1, SelectorOptions.paper()),
+        (1, SelectorOptions(beta=1e3)),
+        (1, SelectorOptions(beta=-1e3)),
+        (3, SelectorOptions(tau=1e9)),
+    ],
+)
 def test_both_modes_say_what_the_model_says(make_model, spoken, beam, selector):
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
     options = EvaluationOptions(beam=beam, batch=4, bootstrap=0, probes=0)
@@ -108,27 +156,41 @@ def test_both_modes_say_what_the_model_says(make_model, spoken, beam, selector):
             (clip.pipeline_aware, say(model, row, route=right, options=decode)),
             (clip.agnostic, say(model, row, options=decode)),
         ):
-            assert (mode.hyp, mode.route, mode.language) == (expected.text, expected.route, expected.language)
+            assert (mode.hyp, mode.route, mode.language) == (
+                expected.text,
+                expected.route,
+                expected.language,
+            )
         assert clip.agnostic.reason == say(model, row, options=decode).reason
         assert clip.windows == 1
 
 
-@pytest.mark.parametrize(("packs", "language", "route"), [((), "en", "primary"), ((("north", "ky"),), "ky", "north")])
+@pytest.mark.parametrize(
+    ("packs", "language", "route"), [((), "en", "primary"), ((("north", "ky"),), "ky", "north")]
+)
 def test_known_rates(make_model, utterance, clips, packs, language, route):
     model = make_model(*packs)
-    rows = distinct(model, [utterance(str(i), language, clip) for i, clip in enumerate(clips)], route)
+    rows = distinct(
+        model, [utterance(str(i), language, clip) for i, clip in enumerate(clips)], route
+    )
     said = [normalise(row.text, "marks").split() for row in rows]
     words, characters = sum(map(len, said)), sum(len(" ".join(line)) for line in said)
     scores = evaluate(model, rows, GREEDY).report["languages"][language]["pipeline_aware"]
-    assert scores["wer"] == scores["cer"] == scores["whisper"]["wer"] == scores["whisper"]["cer"] == 0
+    assert (
+        scores["wer"] == scores["cer"] == scores["whisper"]["wer"] == scores["whisper"]["cer"] == 0
+    )
     assert scores["wer_interval"] == scores["cer_interval"] == [0, 0]
 
     k = next(i for i, line in enumerate(said) if line)
     altered = [*said[k][:-1], said[k][-1][:-1] + "ß"]  # one letter of one word
-    changed = [replace(row, text=" ".join(altered)) if i == k else row for i, row in enumerate(rows)]
+    changed = [
+        replace(row, text=" ".join(altered)) if i == k else row for i, row in enumerate(rows)
+    ]
     scores = evaluate(model, changed, GREEDY).report["languages"][language]["pipeline_aware"]
     assert (scores["wer"], scores["cer"]) == (1 / words, 1 / characters)
-    counts = per_sentence_errors([normalise(r.text, "marks") for r in changed], [" ".join(line) for line in said], "word")
+    counts = per_sentence_errors(
+        [normalise(r.text, "marks") for r in changed], [" ".join(line) for line in said], "word"
+    )
     assert scores["wer_interval"] == list(bootstrap_interval(counts, samples=50, seed=0))
 
 
@@ -148,7 +210,10 @@ def test_a_long_clip_is_cut_and_joined(make_model, utterance):
     model = make_model(("north", "ky"))
     row = utterance("long", "ky", samples)
     clip = evaluate(model, [row], GREEDY).clips[0]
-    pieces = [load_audio(row.audio)[a:b] for a, b in split_windows(load_audio(row.audio), model.backbone.window_s)]
+    pieces = [
+        load_audio(row.audio)[a:b]
+        for a, b in split_windows(load_audio(row.audio), model.backbone.window_s)
+    ]
     assert clip.windows == len(pieces) == 2 and clip.seconds == 20
     for mode, given in ((clip.pipeline_aware, {"route": "north"}), (clip.agnostic, {})):
         parts = model.transcribe_windows(pieces, **given)
@@ -173,7 +238,9 @@ def test_what_cannot_be_read_is_listed_and_the_others_are_done(make_model, spoke
 
 
 def test_a_clip_shorter_than_a_frame_has_an_empty_hypothesis(make_model, utterance):
-    evaluation = evaluate(make_model(("north", "ky")), [utterance("click", "ky", np.full(399, 0.1))], GREEDY)
+    evaluation = evaluate(
+        make_model(("north", "ky")), [utterance("click", "ky", np.full(399, 0.1))], GREEDY
+    )
     clip = evaluation.clips[0]
     assert (clip.pipeline_aware.hyp, clip.agnostic.hyp, clip.windows) == ("", "", 0)
     assert evaluation.report["languages"]["ky"]["agnostic"]["wer"] == 1
@@ -181,8 +248,16 @@ def test_a_clip_shorter_than_a_frame_has_an_empty_hypothesis(make_model, utteran
 
 
 def test_references_without_a_word_have_no_rate(make_model, utterance, clips):
-    report = evaluate(make_model(), [utterance("dots", "en", clips[0], "..."), utterance("de", "de", clips[1])], GREEDY).report
-    assert report["languages"]["en"]["agnostic"]["wer"] is report["languages"]["en"]["agnostic"]["wer_interval"] is None
+    report = evaluate(
+        make_model(),
+        [utterance("dots", "en", clips[0], "..."), utterance("de", "de", clips[1])],
+        GREEDY,
+    ).report
+    assert (
+        report["languages"]["en"]["agnostic"]["wer"]
+        is report["languages"]["en"]["agnostic"]["wer_interval"]
+        is None
+    )
     assert report["mean"]["agnostic"]["wer"] == report["languages"]["de"]["agnostic"]["wer"]
     json.dumps(report, allow_nan=False)
     to_markdown(report)
@@ -198,10 +273,18 @@ def test_without_packs_both_modes_are_one(make_model, spoken):
 
 
 def test_a_pack_changes_no_pipeline_aware_rate_of_another_pipeline(make_model, spoken):
-    before, after = (evaluate(make_model(*packs), spoken, GREEDY) for packs in ([], [("north", "ky"), ("west", "ga")]))
+    before, after = (
+        evaluate(make_model(*packs), spoken, GREEDY)
+        for packs in ([], [("north", "ky"), ("west", "ga")])
+    )
     for code in ("en", "xx"):
-        assert before.report["languages"][code]["pipeline_aware"] == after.report["languages"][code]["pipeline_aware"]
-        a, b = (next(c.pipeline_aware for c in e.clips if c.language == code) for e in (before, after))
+        assert (
+            before.report["languages"][code]["pipeline_aware"]
+            == after.report["languages"][code]["pipeline_aware"]
+        )
+        a, b = (
+            next(c.pipeline_aware for c in e.clips if c.language == code) for e in (before, after)
+        )
         assert a == b
 
 
@@ -221,7 +304,9 @@ def test_write_report(make_model, spoken, tmp_path):
     for name in ("first.json", "first"):  # the ending is not doubled, a former report is replaced
         write_report(folder / name, evaluation, COMMAND)
         assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".json", ".md", ".html"}
-    assert json.loads((folder / "first.json").read_text()) == evaluation.report | {"command": COMMAND}
+    assert json.loads((folder / "first.json").read_text()) == evaluation.report | {
+        "command": COMMAND
+    }
     text = (folder / "first.md").read_text()
     assert COMMAND in text and model.backbone.name in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
@@ -242,7 +327,9 @@ def test_the_worst_clips_are_shown_with_their_words(make_model, spoken, utteranc
     short = utterance("short", "en", clips[0][:200])
     gone = utterance("gone", "en", clips[1])
     evaluation = evaluate(model, [*spoken, short, gone], GREEDY)
-    assert [clip.id for clip in evaluation.clips] == [Path(s.sound.path).stem for s in evaluation.sounds]
+    assert [clip.id for clip in evaluation.clips] == [
+        Path(s.sound.path).stem for s in evaluation.sounds
+    ]
     gone.audio.unlink()
     write_report(tmp_path / "words", evaluation, model=model)
     write_report(tmp_path / "plain", evaluation)
@@ -257,10 +344,18 @@ def test_the_worst_clips_are_shown_with_their_words(make_model, spoken, utteranc
             continue
         words = words_of_clip(model, load_audio(sound.sound), sound.windows)
         assert "".join(word.word for word in words).split() == clip.agnostic.hyp.split()
-        [figure] = re.findall(rf'<svg [^>]*aria-label="Spectrogram of {clip.id}".*?</svg>', pages["words"], re.DOTALL)
-        written = [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", figure)]
+        [figure] = re.findall(
+            rf'<svg [^>]*aria-label="Spectrogram of {clip.id}".*?</svg>', pages["words"], re.DOTALL
+        )
+        written = [
+            html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", figure)
+        ]
         assert [word.word.strip() for word in words] == written[len(written) - len(words) :]
-    files = [(tmp_path / f"{name}{ending}").read_text() for name in pages for ending in (".json", ".md", ".clips.jsonl")]
+    files = [
+        (tmp_path / f"{name}{ending}").read_text()
+        for name in pages
+        for ending in (".json", ".md", ".clips.jsonl")
+    ]
     assert files[:3] == files[3:], "a picture is of the page alone"
 
 
@@ -284,10 +379,15 @@ def test_words_for_silence_and_noise_are_counted(make_model, spoken):
     assert [name.split()[0] for name in sounds] == ["silence", "noise", "hum", "music"] * 2
     assert report["examples"], "the random model is silent"
     assert report["with_words"] == len(report["examples"])
-    assert report["words"] == sum(len(normalise(row["text"], "marks").split()) for row in report["examples"])
+    assert report["words"] == sum(
+        len(normalise(row["text"], "marks").split()) for row in report["examples"]
+    )
     decode = DecodeOptions(beam=1, generate={"max_new_tokens": 100})
     for row in report["examples"]:
         said = transcribe(model, sounds[row["sound"]], options=TranscribeOptions(decode=decode))
         assert (row["text"], row["route"]) == (said.text, said.route)
     assert not any(sound.any() for name, sound in sounds.items() if name.startswith("silence"))
-    assert all(np.array_equal(sound, again) for (_, sound), (_, again) in zip(probes(8), probes(8), strict=True))
+    assert all(
+        np.array_equal(sound, again)
+        for (_, sound), (_, again) in zip(probes(8), probes(8), strict=True)
+    )

@@ -1,4 +1,6 @@
-"""Export: the secondary alone says what the pack says, the primary is the base, and a folder appears whole or not at all."""
+"""Export: the secondary alone says what the pack says, the primary is the base, and a folder
+appears whole or not at all.
+"""
 
 import json
 import os
@@ -40,7 +42,9 @@ print(json.dumps(found))
 @pytest.fixture
 def make_pack(backbone, make_secondary, tmp_path):
     def make(name="north", language="ky", **options):
-        pack = Pack(PackInfo(name, {language: language}), make_secondary(backbone, (language,), **options))
+        pack = Pack(
+            PackInfo(name, {language: language}), make_secondary(backbone, (language,), **options)
+        )
         save_pack(tmp_path / name, pack, backbone)
         return tmp_path / name
 
@@ -48,7 +52,9 @@ def make_pack(backbone, make_secondary, tmp_path):
 
 
 def test_the_secondary_alone_says_what_the_pack_says(tiny_folder, make_pack, clips, tmp_path):
-    """Without peft, the pack or the base; in a language that the base has, too, for nothing is routed to it."""
+    """Without peft, the pack or the base; in a language that the base has, too, for nothing is
+    routed to it.
+    """
     np.savez(tmp_path / "clips.npz", *clips)
     base, expected, folders = shutil.copytree(tiny_folder, tmp_path / "base"), {}, []
     for kind in DECODERS:
@@ -57,12 +63,18 @@ def test_the_secondary_alone_says_what_the_pack_says(tiny_folder, make_pack, cli
         export(pack, to, base)
         folders.append(str(to / "secondary"))
         for beam in (1, 5):
-            results = model.transcribe_windows(clips, route=kind, language="tr", options=DecodeOptions(beam=beam))
-            expected[f"{folders[-1]} {beam}"] = [(kind, "tr", r.text, r.avg_logprob) for r in results]
+            results = model.transcribe_windows(
+                clips, route=kind, language="tr", options=DecodeOptions(beam=beam)
+            )
+            expected[f"{folders[-1]} {beam}"] = [
+                (kind, "tr", r.text, r.avg_logprob) for r in results
+            ]
         shutil.rmtree(pack)
     shutil.rmtree(base)
     command = [sys.executable, "-c", ALONE, str(tmp_path / "clips.npz"), *folders]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"})
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"}
+    )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert found.keys() == expected.keys()
@@ -77,15 +89,23 @@ def test_merged_layers_hear_what_lora_heard(tiny_folder, backbone, make_pack, cl
     export(pack, tmp_path / "out", tiny_folder)
     before = load_model(tiny_folder, [pack])
     after = load_model(tmp_path / "out" / "secondary" / "base", [tmp_path / "out" / "secondary"])
-    assert not any(".lora_" in name for name, _ in after.packs["north"].secondary.named_parameters())
+    assert not any(
+        ".lora_" in name for name, _ in after.packs["north"].secondary.named_parameters()
+    )
     heard = []
     for model in (before, after):
         secondary = model.packs["north"].secondary
         trunk = model.backbone.trunk(model.backbone.features(clips), secondary.options.fork)
-        heard.append(secondary.encode(*slice_trunk(trunk, [model.backbone.frames(len(clip)) for clip in clips])))
+        heard.append(
+            secondary.encode(
+                *slice_trunk(trunk, [model.backbone.frames(len(clip)) for clip in clips])
+            )
+        )
     bare = backbone.upper(backbone.trunk(backbone.features(clips), 1), 1)[:, : heard[0].shape[1]]
     assert torch.allclose(*heard, atol=1e-4) and not torch.allclose(heard[0], bare, atol=1e-1)
-    assert load_model(tiny_folder).backbone.checksum == before.backbone.checksum, "the base is as it was"
+    assert load_model(tiny_folder).backbone.checksum == before.backbone.checksum, (
+        "the base is as it was"
+    )
 
 
 def test_a_pack_without_lora_stands_on_the_base_itself(tiny_folder, backbone, make_pack, tmp_path):
@@ -98,38 +118,79 @@ def test_the_primary_is_the_base_bit_for_bit(tmp_path):
     save_base(out, Backbone.load("micro"))
     again, micro = Backbone.load(out), Backbone.load("micro")
     theirs = micro.model.state_dict()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in again.model.state_dict().items())
-    assert (out / "model.safetensors").stat().st_size <= (base / "model.safetensors").stat().st_size * 1.01
+    assert all(
+        torch.equal(tensor, theirs[name]) for name, tensor in again.model.state_dict().items()
+    )
+    assert (out / "model.safetensors").stat().st_size <= (
+        base / "model.safetensors"
+    ).stat().st_size * 1.01
     generation = json.loads((base / "generation_config.json").read_text())
-    assert generation.items() <= (json.loads((out / "generation_config.json").read_text()) | {
-        "transformers_version": generation["transformers_version"]}).items()  # fmt: skip
+    assert (
+        generation.items()
+        <= (
+            json.loads((out / "generation_config.json").read_text())
+            | {"transformers_version": generation["transformers_version"]}
+        ).items()
+    )
     assert again.extractor.to_dict() == micro.extractor.to_dict()
     text = "Die Kälte, el niño, снегът."
     ids = micro.tokenizer(text).input_ids
     assert again.tokenizer(text).input_ids == ids
-    assert again.tokenizer.decode(ids, skip_special_tokens=True) == micro.tokenizer.decode(ids, skip_special_tokens=True)
+    assert again.tokenizer.decode(ids, skip_special_tokens=True) == micro.tokenizer.decode(
+        ids, skip_special_tokens=True
+    )
 
 
 def test_the_primary_has_what_older_converters_open(tmp_path):
-    """whisper.cpp's script reads vocab.json, byte by byte, added_tokens.json and these keys; slow tokenizers the other two."""
+    """whisper.cpp's script reads vocab.json, byte by byte, added_tokens.json and these keys; slow
+    tokenizers the other two.
+    """
     save_base(tmp_path, Backbone.load("micro"))
-    files = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.suffix != ".safetensors"}
-    config, vocabulary, added, special = (json.loads(files[f"{name}.json"]) for name in
-                                          ("config", "vocab", "added_tokens", "special_tokens_map"))  # fmt: skip
-    keys = ("vocab_size", "max_source_positions", "d_model", "encoder_attention_heads", "encoder_layers", "max_length",
-            "decoder_attention_heads", "decoder_layers", "num_mel_bins")  # fmt: skip
+    files = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in tmp_path.iterdir()
+        if path.suffix != ".safetensors"
+    }
+    config, vocabulary, added, special = (
+        json.loads(files[f"{name}.json"])
+        for name in ("config", "vocab", "added_tokens", "special_tokens_map")
+    )
+    keys = (
+        "vocab_size",
+        "max_source_positions",
+        "d_model",
+        "encoder_attention_heads",
+        "encoder_layers",
+        "max_length",
+        "decoder_attention_heads",
+        "decoder_layers",
+        "num_mel_bins",
+    )
     assert all(isinstance(config[key], int) for key in keys)
     assert sorted([*vocabulary.values(), *added.values()]) == list(range(config["vocab_size"]))
     assert all(set(token) <= byte_of_character().keys() for token in vocabulary)
-    assert {"<|endoftext|>", "<|startoftranscript|>", "<|tr|>"} <= set(special["additional_special_tokens"])
+    assert {"<|endoftext|>", "<|startoftranscript|>", "<|tr|>"} <= set(
+        special["additional_special_tokens"]
+    )
     assert "<|0.00|>" in added and "<|0.00|>" not in special["additional_special_tokens"]
-    assert files["merges.txt"].startswith("#version") and len(files["merges.txt"].splitlines()) > 500
-    assert {"tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"} <= files.keys()
+    assert (
+        files["merges.txt"].startswith("#version") and len(files["merges.txt"].splitlines()) > 500
+    )
+    assert {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+        "generation_config.json",
+    } <= files.keys()
 
 
 def test_the_readme_says_what_is_what(tiny_folder, make_pack, tmp_path):
     export(make_pack(), tmp_path / "out", tiny_folder)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"primary", "secondary", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "primary",
+        "secondary",
+        "README.md",
+    }
     text = (tmp_path / "out" / "README.md").read_text()
     for part in ("`primary/`", "`secondary/`", "ky", "The selector is not exported", "15 s"):
         assert part in text
@@ -152,8 +213,14 @@ def test_a_missing_pack_and_one_of_another_base(tiny_folder, make_pack, tmp_path
 def test_a_pack_is_named_as_elsewhere(tiny_folder, make_pack, tmp_path, capsys):
     make_pack(), make_pack("west", "ga")
     asked = ["--base", str(tiny_folder), "--packs_dir", str(tmp_path)]
-    assert main(["export", "north", "--to", str(tmp_path / "out"), *asked]) == 0 and (tmp_path / "out" / "README.md").exists()
-    assert main(["export", "nort", "--to", str(tmp_path / "two"), *asked]) == 1 and "nearest: north" in capsys.readouterr().err
+    assert (
+        main(["export", "north", "--to", str(tmp_path / "out"), *asked]) == 0
+        and (tmp_path / "out" / "README.md").exists()
+    )
+    assert (
+        main(["export", "nort", "--to", str(tmp_path / "two"), *asked]) == 1
+        and "nearest: north" in capsys.readouterr().err
+    )
     assert main(["export", str(tmp_path), "--to", str(tmp_path / "two"), *asked]) == 1
     assert "name one of them" in capsys.readouterr().err and not (tmp_path / "two").exists()
 
@@ -164,7 +231,8 @@ def test_a_place_that_cannot_be_written(tiny_folder, make_pack, tmp_path):
         export(make_pack(), tmp_path / "file" / "out", tiny_folder)
 
 
-@pytest.mark.parametrize("limit", [4096, 100_000])  # not even the weights; the primary's weights, not its tokenizer
+# not even the weights; the primary's weights, not its tokenizer
+@pytest.mark.parametrize("limit", [4096, 100_000])
 def test_a_full_disk_leaves_nothing(tiny_folder, make_pack, tmp_path, limit):
     import resource
     import signal
@@ -177,5 +245,7 @@ def test_a_full_disk_leaves_nothing(tiny_folder, make_pack, tmp_path, limit):
             export(pack, tmp_path / "out", tiny_folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert isinstance(caught.value, RunError) and "Cannot write the export" in str(caught.value), repr(caught.value)
+    assert isinstance(caught.value, RunError) and "Cannot write the export" in str(caught.value), (
+        repr(caught.value)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["north"]

@@ -12,7 +12,10 @@ from dualasr.training.language_head import UNHEARD, fit_language_head
 
 @pytest.fixture
 def cached(backbone, tmp_path):
-    """Makes clips of a class whose activations lie about a centre of their own; every clip has two variants."""
+    """Makes clips of a class whose activations lie about a centre of their own; every clip has two
+    variants.
+    """
+
     def make(language: int, count: int, seed: int) -> list[Clip]:
         rng = np.random.default_rng([language, seed])
         clips = []
@@ -29,13 +32,21 @@ def cached(backbone, tmp_path):
 
 
 def make_secondary(backbone, languages):
-    return Secondary(backbone, PackTokenizer.train(["тоо суу", "нан апа"], languages), SecondaryOptions(rank=2))
+    return Secondary(
+        backbone, PackTokenizer.train(["тоо суу", "нан апа"], languages), SecondaryOptions(rank=2)
+    )
 
 
 def logits(secondary, clips):
-    rows = [torch.from_numpy(np.load(entry).astype(np.float32)) for clip in clips for entry in clip.entries]
+    rows = [
+        torch.from_numpy(np.load(entry).astype(np.float32))
+        for clip in clips
+        for entry in clip.entries
+    ]
     lengths = torch.tensor([len(row) for row in rows])
-    return secondary.language_logits(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths).detach()
+    return secondary.language_logits(
+        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+    ).detach()
 
 
 @pytest.mark.parametrize("languages", [("ky",), ("ky", "ga")])

@@ -1,4 +1,6 @@
-"""The languages of FLEURS: held against Whisper's own list, and known to a Whisper under either name."""
+"""The languages of FLEURS: held against Whisper's own list, and known to a Whisper under either
+name.
+"""
 
 import shutil
 from dataclasses import replace
@@ -16,9 +18,15 @@ from dualasr.transcription.transcribe import transcribe
 
 
 def test_there_are_102_and_the_nineteen_have_no_tag():
-    assert {len({getattr(row, name) for row in LANGUAGES.values()}) for name in ("config", "code", "name")} == {102}
+    assert {
+        len({getattr(row, name) for row in LANGUAGES.values()})
+        for name in ("config", "code", "name")
+    } == {102}
     assert len(set(NINETEEN)) == 19
-    assert {row.config for row in LANGUAGES.values() if row.whisper is None} == {*NINETEEN, "yue_hant_hk"}
+    assert {row.config for row in LANGUAGES.values() if row.whisper is None} == {
+        *NINETEEN,
+        "yue_hant_hk",
+    }
 
 
 def test_tags_are_large_v2s():
@@ -28,10 +36,23 @@ def test_tags_are_large_v2s():
     assert len(large_v2) == 99
     tagged = [row for row in LANGUAGES.values() if row.whisper]
     assert {row.whisper for row in tagged} <= set(large_v2)
-    assert not [row for row in LANGUAGES.values() if row.code in large_v2 and row.whisper != row.code]
-    renamed = {row.code: (row.whisper, large_v2[row.whisper]) for row in tagged if row.whisper != row.code}
-    assert renamed == {"cmn": ("zh", "chinese"), "fil": ("tl", "tagalog"), "jv": ("jw", "javanese"), "nb": ("no", "norwegian")}
-    other = {row.name.lower(): large_v2[row.whisper] for row in tagged if row.name.lower() != large_v2[row.whisper]}
+    assert not [
+        row for row in LANGUAGES.values() if row.code in large_v2 and row.whisper != row.code
+    ]
+    renamed = {
+        row.code: (row.whisper, large_v2[row.whisper]) for row in tagged if row.whisper != row.code
+    }
+    assert renamed == {
+        "cmn": ("zh", "chinese"),
+        "fil": ("tl", "tagalog"),
+        "jv": ("jw", "javanese"),
+        "nb": ("no", "norwegian"),
+    }
+    other = {
+        row.name.lower(): large_v2[row.whisper]
+        for row in tagged
+        if row.name.lower() != large_v2[row.whisper]
+    }
     assert other == {"mandarin chinese": "chinese", "filipino": "tagalog", "burmese": "myanmar"}
 
 
@@ -42,16 +63,36 @@ def test_a_language_is_called_by_its_english_name():
 
 def test_scripts_and_units():
     shown = "ky_kg or_in ckb_iq sr_rs sd_in pa_in am_et uz_uz"
-    assert [language_of(config).script for config in shown.split()] == "Cyrl Orya Arab Cyrl Arab Guru Ethi Latn".split()
+    assert [
+        language_of(config).script for config in shown.split()
+    ] == "Cyrl Orya Arab Cyrl Arab Guru Ethi Latn".split()
     by_character = {row.config for row in LANGUAGES.values() if row.unit == "character"}
-    assert by_character == {"cmn_hans_cn", "yue_hant_hk", "ja_jp", "th_th", "lo_la", "my_mm", "km_kh"}
-    assert all(row.unit == scoring_unit(row.code) == scoring_unit(row.config) for row in LANGUAGES.values())
+    assert by_character == {
+        "cmn_hans_cn",
+        "yue_hant_hk",
+        "ja_jp",
+        "th_th",
+        "lo_la",
+        "my_mm",
+        "km_kh",
+    }
+    assert all(
+        row.unit == scoring_unit(row.code) == scoring_unit(row.config) for row in LANGUAGES.values()
+    )
 
 
 def test_a_config_or_a_code_names_a_language():
-    assert all(language_of(row.code) is language_of(config) is row for config, row in LANGUAGES.items())
+    assert all(
+        language_of(row.code) is language_of(config) is row for config, row in LANGUAGES.items()
+    )
     row = language_of("cmn_hans_cn")
-    assert (row.code, row.name, row.whisper, row.script, row.unit) == ("cmn", "Mandarin Chinese", "zh", "Hans", "character")
+    assert (row.code, row.name, row.whisper, row.script, row.unit) == (
+        "cmn",
+        "Mandarin Chinese",
+        "zh",
+        "Hans",
+        "character",
+    )
     assert code_of("qu_ec") == "qu"  # no FLEURS language, but a folder of its shape
 
 
@@ -71,7 +112,14 @@ def test_an_unknown_one_is_refused_with_the_nearest(asked, message):
 
 def test_the_tag_of_a_language():
     tags = ["en", "zh", "no", "nn"]
-    assert [tag_among(code, tags) for code in ("cmn", "nb", "nn", "en", "yue", "ky")] == ["zh", "no", "nn", "en", None, None]
+    assert [tag_among(code, tags) for code in ("cmn", "nb", "nn", "en", "yue", "ky")] == [
+        "zh",
+        "no",
+        "nn",
+        "en",
+        None,
+        None,
+    ]
     assert tag_among("yue", [*tags, "yue"]) == "yue" and tag_among("jv", ["jv", "jw"]) == "jv"
 
 
@@ -82,7 +130,9 @@ def hears_chinese(tiny_folder, clips, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "chinese")
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         path = folder / name
-        path.write_text(path.read_text(encoding="utf-8").replace(f"<|{heard}|>", "<|zh|>"), encoding="utf-8")
+        path.write_text(
+            path.read_text(encoding="utf-8").replace(f"<|{heard}|>", "<|zh|>"), encoding="utf-8"
+        )
     return load_model(folder)
 
 
@@ -97,6 +147,9 @@ def test_a_whisper_with_zh_knows_cmn(hears_chinese, clips, tmp_path):
     row = Utterance("x", "你好", "cmn", tmp_path / "x.wav", 1.0, "test")
     options = EvaluationOptions(beam=1, bootstrap=0, probes=0)
     report = evaluate(model, [row, replace(row, id="y", language="yue")], options)
-    assert {code: entry["known"] for code, entry in report.report["languages"].items()} == {"cmn": True, "yue": False}
+    assert {code: entry["known"] for code, entry in report.report["languages"].items()} == {
+        "cmn": True,
+        "yue": False,
+    }
     assert [clip.agnostic.language for clip in report.clips] == ["zh", "zh"]
     assert report.report["routing"]["language_accuracy"] == 1  # of cmn alone, as zh is its tag

@@ -1,4 +1,6 @@
-"""Tables, Common Voice, Kaldi, datasets and segment manifests: every row asked for is an utterance or a skipped row."""
+"""Tables, Common Voice, Kaldi, datasets and segment manifests: every row asked for is an utterance
+or a skipped row.
+"""
 
 import csv
 import io
@@ -44,43 +46,62 @@ def brief(corpus) -> list[tuple[str, str]]:
     return [(u.id, u.text) for u in corpus.utterances]
 
 
-@pytest.mark.parametrize("content", [
-    "path,sentence\na.wav,Кар жаады\nb.wav,\"Ат, \"\"суу\"\"\"\n",
-    "\ufeffpath,sentence\r\na.wav,Кар жаады\r\n\r\nb.wav,\"Ат, \"\"суу\"\"\"\r\n",
-    "File;Transcript\na.wav;Кар жаады\nb.wav;Ат, \"суу\"\n",
-    "sentence|path\nКар жаады|a.wav\nАт, \"суу\"|b.wav",
-    "wav\ttext\na.wav\tКар жаады\nb.wav\t\"Ат, \"\"суу\"\"\"\n",
-    "wav\ttext\na.wav\tКар жаады\nb.wav\tАт, \"суу\"\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,sentence\na.wav,Кар жаады\nb.wav,"Ат, ""суу"""\n',
+        '\ufeffpath,sentence\r\na.wav,Кар жаады\r\n\r\nb.wav,"Ат, ""суу"""\r\n',
+        'File;Transcript\na.wav;Кар жаады\nb.wav;Ат, "суу"\n',
+        'sentence|path\nКар жаады|a.wav\nАт, "суу"|b.wav',
+        'wav\ttext\na.wav\tКар жаады\nb.wav\t"Ат, ""суу"""\n',
+        'wav\ttext\na.wav\tКар жаады\nb.wav\tАт, "суу"\n',
+    ],
+)
 def test_a_table_whatever_its_delimiter_and_quotes(tmp_path, content):
     corpus = read(table(tmp_path / "data.csv", content))
     assert brief(corpus) == [("a.wav", "Кар жаады"), ("b.wav", 'Ат, "суу"')] and not corpus.skipped
     assert corpus.layout == "table" and corpus.languages == ("ky",) and corpus.splits == ()
     assert len(corpus.notes) == 1 and "guessed the columns audio=" in corpus.notes[0]
-    assert read(tmp_path, "test").utterances[0].split == "test"  # the folder's only table; rows of every split
+    # the folder's only table; rows of every split
+    assert read(tmp_path, "test").utterances[0].split == "test"
 
 
 def test_a_row_may_have_several_lines_and_an_open_quote_costs_one(tmp_path):
-    many = 'file,text\na.wav,"one\ntwo"\nb.wav,"never closed\n' + "".join(f"{i}.wav,text {i}\n" for i in range(30))
+    many = 'file,text\na.wav,"one\ntwo"\nb.wav,"never closed\n' + "".join(
+        f"{i}.wav,text {i}\n" for i in range(30)
+    )
     for i in range(30):
         wav(tmp_path / f"{i}.wav")
     corpus = read(table(tmp_path / "x.csv", many))
     assert corpus.utterances[0].text == "one\ntwo" and len(corpus.utterances) == 31
-    assert [(row.source.rpartition(":")[2], row.reason[:12]) for row in corpus.skipped] == [("4", "is no row of")]
-    literal = 'file\ttext\na.wav\t"He said" so\nb.wav\t"never closed\n'  # in a TSV a quote is a character
-    assert brief(read(table(tmp_path / "y.tsv", literal))) == [("a.wav", '"He said" so'), ("b.wav", '"never closed')]
+    assert [(row.source.rpartition(":")[2], row.reason[:12]) for row in corpus.skipped] == [
+        ("4", "is no row of")
+    ]
+    # in a TSV a quote is a character
+    literal = 'file\ttext\na.wav\t"He said" so\nb.wav\t"never closed\n'
+    assert brief(read(table(tmp_path / "y.tsv", literal))) == [
+        ("a.wav", '"He said" so'),
+        ("b.wav", '"never closed'),
+    ]
 
 
 def test_columns_named_by_the_caller(tmp_path):
-    path = table(tmp_path / "x.csv", "name,text,shown,who,code,from,to,part,nr\n"
-                 "a.wav,raw,Shown,Ana,ky,0.5,1.5,valid,1\nb.wav,raw,Other,,ga,,,test,2\naudio/c.wav,raw,Third,Bo,ky,,,train,3\n")
+    path = table(
+        tmp_path / "x.csv",
+        "name,text,shown,who,code,from,to,part,nr\n"
+        "a.wav,raw,Shown,Ana,ky,0.5,1.5,valid,1\nb.wav,raw,Other,,ga,,,test,2\naudio/c.wav,raw,Third,Bo,ky,,,train,3\n",
+    )
     columns = Columns("name", "shown", "code", "part", "who", "nr", "from", "to")
     assert read(path, "dev", columns=columns).utterances == (
         Utterance("1", "Shown", "ky", tmp_path / "a.wav", 1.0, "dev", "Ana", None, 0.5, 1.5),
     )
     assert read(path, "test", columns=columns).utterances[0].speaker is None
     assert read(path, None, columns=columns, languages=["ky"]).splits == ("test", "train", "valid")
-    assert [u.split for u in read(path, None, columns=columns).utterances] == ["valid", "test", "train"]
+    assert [u.split for u in read(path, None, columns=columns).utterances] == [
+        "valid",
+        "test",
+        "train",
+    ]
     assert read(path, "train", columns=columns).notes == ()
 
 
@@ -92,50 +113,88 @@ def test_tables_named_by_split(tmp_path):
     train, dev = read(tmp_path, "train"), read(tmp_path, "dev")
     assert brief(train) == [("train/c.wav", "one")] and train.splits == ("train", "validation")
     assert [row.reason for row in train.skipped] == [f"audio file {tmp_path / 'x.wav'} is missing"]
-    assert dev.utterances[0].audio == tmp_path / "audio" / "c.wav" and brief(dev) == brief(read(tmp_path, "valid"))
-    with pytest.raises(CorpusError, match="split 'test' has no usable rows; splits found: train, validation"):
+    assert dev.utterances[0].audio == tmp_path / "audio" / "c.wav" and brief(dev) == brief(
+        read(tmp_path, "valid")
+    )
+    with pytest.raises(
+        CorpusError, match="split 'test' has no usable rows; splits found: train, validation"
+    ):
         read(tmp_path, "test")
 
 
-@pytest.mark.parametrize("content, columns, sentence", [
-    ("audoi,text\na.wav,x\n", {}, "guessed to be audio; columns found: audoi, text; the nearest is 'audoi'"),
-    ("audio,comment\na.wav,x\n", {}, "guessed to be text; columns found: audio, comment.*--column text=NAME"),
-    ("audio,sentense\na.wav,x\n", {"text": "sentence"}, "no column 'sentence' for text; .*the nearest is 'sentense'"),
-    ("audio/text\na.wav/x\n", {}, "has one column, 'audio/text', when cut at commas; wanted columns for audio and text"),
-    ("", {}, "is empty; wanted a header"),
-    ("audio,text\na.wav,x\n".encode("utf-16"), {}, "is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16"),
-    ("file,tëxt\na.wav,x\n".encode("latin-1"), {}, "no row of a UTF-8 table.*iconv -f LATIN1"),
-    ("file,text\na.wav,ñ\nb.wav,é\n".encode("latin-1"), {}, "2 of 2 rows are not UTF-8.*iconv -f LATIN1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, columns, sentence",
+    [
+        (
+            "audoi,text\na.wav,x\n",
+            {},
+            "guessed to be audio; columns found: audoi, text; the nearest is 'audoi'",
+        ),
+        (
+            "audio,comment\na.wav,x\n",
+            {},
+            "guessed to be text; columns found: audio, comment.*--column text=NAME",
+        ),
+        (
+            "audio,sentense\na.wav,x\n",
+            {"text": "sentence"},
+            "no column 'sentence' for text; .*the nearest is 'sentense'",
+        ),
+        (
+            "audio/text\na.wav/x\n",
+            {},
+            "has one column, 'audio/text', when cut at commas; wanted columns for audio and text",
+        ),
+        ("", {}, "is empty; wanted a header"),
+        (
+            "audio,text\na.wav,x\n".encode("utf-16"),
+            {},
+            "is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16",
+        ),
+        ("file,tëxt\na.wav,x\n".encode("latin-1"), {}, "no row of a UTF-8 table.*iconv -f LATIN1"),
+        (
+            "file,text\na.wav,ñ\nb.wav,é\n".encode("latin-1"),
+            {},
+            "2 of 2 rows are not UTF-8.*iconv -f LATIN1",
+        ),
+    ],
+)
 def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path, content, columns, sentence):
     with pytest.raises(CorpusError, match=sentence) as caught:
         read(table(tmp_path / "x.csv", content), columns=Columns(**columns))
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("row, reason", [
-    (b"b.wav,\xff,,", "is not UTF-8"),
-    (b"b.wav,x,", "has 3 columns, the header has 4"),
-    (b",x,,", "has no audio path"),
-    (b"../b.wav,x,,", "climbs out"),
-    (b"audio/../../b.wav,x,,", "climbs out"),
-    (b"/nowhere/b.wav,x,,", "/nowhere/b.wav is missing"),
-    (b"none.wav,x,,", "none.wav is missing"),
-    (b"b.wav, ,,", "has no text"),
-    (b"b.wav,x,late,2", "start is 'late', not seconds"),
-    (b"b.wav,x,nan,2", "start is 'nan', not seconds"),
-    (b"b.wav,x,-1,2", "start is -1.0, not seconds"),
-    (b"b.wav,x,1.5,1", "its end, 1 s, is not after its start, 1.5 s"),
-    (b"b.wav,x,1,2.2", "1 to 2.2 s is beyond the recording's 2.00 s"),
-    (b"b.wav,x,2,", "beyond the recording's 2.00 s"),
-    (b"broken.wav,x,0,1", "cannot be read as audio"),
-    (b"a.wav,x,,", "id 'a.wav' was used before"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (b"b.wav,\xff,,", "is not UTF-8"),
+        (b"b.wav,x,", "has 3 columns, the header has 4"),
+        (b",x,,", "has no audio path"),
+        (b"../b.wav,x,,", "climbs out"),
+        (b"audio/../../b.wav,x,,", "climbs out"),
+        (b"/nowhere/b.wav,x,,", "/nowhere/b.wav is missing"),
+        (b"none.wav,x,,", "none.wav is missing"),
+        (b"b.wav, ,,", "has no text"),
+        (b"b.wav,x,late,2", "start is 'late', not seconds"),
+        (b"b.wav,x,nan,2", "start is 'nan', not seconds"),
+        (b"b.wav,x,-1,2", "start is -1.0, not seconds"),
+        (b"b.wav,x,1.5,1", "its end, 1 s, is not after its start, 1.5 s"),
+        (b"b.wav,x,1,2.2", "1 to 2.2 s is beyond the recording's 2.00 s"),
+        (b"b.wav,x,2,", "beyond the recording's 2.00 s"),
+        (b"broken.wav,x,0,1", "cannot be read as audio"),
+        (b"a.wav,x,,", "id 'a.wav' was used before"),
+    ],
+)
 def test_a_bad_row_of_a_table(tmp_path, row, reason):
-    path = table(tmp_path / "x.csv", b"file,text,start,end\na.wav,x,,\n" + row + b"\n" + b"audio/c.wav,y,1,2.05\n")
+    path = table(
+        tmp_path / "x.csv",
+        b"file,text,start,end\na.wav,x,,\n" + row + b"\n" + b"audio/c.wav,y,1,2.05\n",
+    )
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     corpus = read(path)
-    assert len(corpus.utterances) == 2 and corpus.utterances[1].end == 2.0  # 0.05 s beyond is clipped
+    # 0.05 s beyond is clipped
+    assert len(corpus.utterances) == 2 and corpus.utterances[1].end == 2.0
     (skipped,) = corpus.skipped
     assert skipped.source == f"{path}:3" and reason in skipped.reason
     with pytest.raises(CorpusError, match=r"x.csv:3: "):
@@ -156,7 +215,9 @@ def test_absolute_paths_archives_and_several_tables(tmp_path):
             info.size = 5
             tar.addfile(info, io.BytesIO(b"sound"))
         if works:
-            assert read(tmp_path / "two").utterances[0].audio == tmp_path / "two" / "audio" / "a.wav"
+            assert (
+                read(tmp_path / "two").utterances[0].audio == tmp_path / "two" / "audio" / "a.wav"
+            )
         else:
             with pytest.raises(CorpusError, match="audio.tar.gz: cannot be unpacked"):
                 read(tmp_path / "two")
@@ -174,20 +235,46 @@ def common_voice(folder: Path, **tables: list[str]) -> Path:
 
 
 def test_common_voice(tmp_path):
-    rows = ["c1\ta.mp3\ts\t\"Кар\" жаады\t2\tky", "c2\tb.mp3\ts\t\"Ат\t2\tky", "c2\tx.mp3\ts\tжок\t2\tky",
-            "c2\t../b.mp3\ts\tжок\t2\tky", "c2\tb.mp3\tshort", "c1\ta.mp3\ts\tкайра\t2\tky"]  # fmt: skip
-    common_voice(tmp_path, train=rows, dev=rows[:1], validated=rows[:2], other=["c9\tb.mp3\ts\tбашка\t0\tky"])
+    rows = [
+        'c1\ta.mp3\ts\t"Кар" жаады\t2\tky',
+        'c2\tb.mp3\ts\t"Ат\t2\tky',
+        "c2\tx.mp3\ts\tжок\t2\tky",
+        "c2\t../b.mp3\ts\tжок\t2\tky",
+        "c2\tb.mp3\tshort",
+        "c1\ta.mp3\ts\tкайра\t2\tky",
+    ]
+    common_voice(
+        tmp_path, train=rows, dev=rows[:1], validated=rows[:2], other=["c9\tb.mp3\ts\tбашка\t0\tky"]
+    )
     corpus = read(tmp_path, "train", language=None)
-    assert corpus.layout == "common-voice" and corpus.splits == ("dev", "other", "train", "validated")
-    assert corpus.utterances[0] == Utterance("a.mp3", '"Кар" жаады', "ky", tmp_path / "clips" / "a.mp3", None, "train", "c1")
+    assert corpus.layout == "common-voice" and corpus.splits == (
+        "dev",
+        "other",
+        "train",
+        "validated",
+    )
+    assert corpus.utterances[0] == Utterance(
+        "a.mp3", '"Кар" жаады', "ky", tmp_path / "clips" / "a.mp3", None, "train", "c1"
+    )
     assert corpus.utterances[1].text == '"Ат'
     reasons = [row.reason for row in corpus.skipped]
-    assert len(corpus.utterances) + len(reasons) == len(rows) and "climbs out" in reasons[1] and "has 3 columns" in reasons[2]
+    assert (
+        len(corpus.utterances) + len(reasons) == len(rows)
+        and "climbs out" in reasons[1]
+        and "has 3 columns" in reasons[2]
+    )
     assert "missing" in reasons[0] and "used before" in reasons[3]
-    assert len(read(tmp_path, "validation").utterances) == 1 and len(read(tmp_path, "validated").utterances) == 2
-    assert {u.text for u in read(tmp_path, None).utterances} == {'"Кар" жаады', '"Ат'}  # no clip of other.tsv
+    assert (
+        len(read(tmp_path, "validation").utterances) == 1
+        and len(read(tmp_path, "validated").utterances) == 2
+    )
+    # no clip of other.tsv
+    assert {u.text for u in read(tmp_path, None).utterances} == {'"Кар" жаады', '"Ат'}
     assert read(tmp_path / "dev.tsv", "dev").layout == "common-voice"
-    with pytest.raises(CorpusError, match="split 'test' has no usable rows; splits found: dev, other, train, validated"):
+    with pytest.raises(
+        CorpusError,
+        match="split 'test' has no usable rows; splits found: dev, other, train, validated",
+    ):
         read(tmp_path, "test")
     alone = common_voice(tmp_path / "cv" / "small", validated=rows[:2])
     assert len(read(alone, "test").utterances) == 2
@@ -205,10 +292,22 @@ def kaldi(folder: Path, **files: str) -> Path:
 
 def test_kaldi_splits_segments_and_commands(tmp_path):
     wav(tmp_path / "data" / "sound" / "r1.wav")
-    kaldi(tmp_path / "data" / "train", wav_scp=f"r1 sound/r1.wav\nr2 sox {tmp_path}/x.wav -t wav - |\nr3 ../../x.wav\n",
-          segments="u3 r1 1.0 -1\nu1 r1 0.0 1.0\nu2 r2 0 1\nu4 r1 1 9\nu5 r9 0 1\nu6 r1 0\nu7 r3 0 1\nu1 r1 1 2\nu8 r1 0 1\n",
-          text="u1 Кар  жаады\nu2 x\nu3 тоо\nu4 x\nu5 x\nu6 x\nu7 x\nu9 no segment\n", utt2spk="u1 ana\n")  # fmt: skip
-    kaldi(tmp_path / "data" / "test", wav_scp=f"t1 {tmp_path}/data/sound/r1.wav\n", text="t1 суу\n", utt2lang="t1 ga\n")
+    kaldi(
+        tmp_path / "data" / "train",
+        wav_scp=f"r1 sound/r1.wav\nr2 sox {tmp_path}/x.wav -t wav - |\nr3 ../../x.wav\n",
+        segments=(
+            "u3 r1 1.0 -1\nu1 r1 0.0 1.0\nu2 r2 0 1\nu4 r1 1 9\nu5 r9 0 1\nu6 r1 0\nu7 r3 0 1\nu1"
+            " r1 1 2\nu8 r1 0 1\n"
+        ),
+        text="u1 Кар  жаады\nu2 x\nu3 тоо\nu4 x\nu5 x\nu6 x\nu7 x\nu9 no segment\n",
+        utt2spk="u1 ana\n",
+    )
+    kaldi(
+        tmp_path / "data" / "test",
+        wav_scp=f"t1 {tmp_path}/data/sound/r1.wav\n",
+        text="t1 суу\n",
+        utt2lang="t1 ga\n",
+    )
     corpus = read(tmp_path / "data")
     audio = tmp_path / "data" / "sound" / "r1.wav"
     assert corpus.layout == "kaldi" and corpus.splits == ("test", "train")
@@ -217,8 +316,16 @@ def test_kaldi_splits_segments_and_commands(tmp_path):
         Utterance("u1", "Кар  жаады", "ky", audio, 1.0, "train", "ana", None, 0.0, 1.0),
     )
     reasons = "\n".join(row.reason for row in corpus.skipped)
-    for part in ("a command, which is never run: sox", "climbs out", "beyond the recording's", "'r9' is not in wav.scp",
-                 "has 3 columns", "'u1' was used before", "has no text", "'u9' is in text and not in segments"):  # fmt: skip
+    for part in (
+        "a command, which is never run: sox",
+        "climbs out",
+        "beyond the recording's",
+        "'r9' is not in wav.scp",
+        "has 3 columns",
+        "'u1' was used before",
+        "has no text",
+        "'u9' is in text and not in segments",
+    ):
         assert part in reasons, part
     assert len(corpus.skipped) == 8
     assert read(tmp_path, "test").languages == ("ga",)  # below data/
@@ -231,55 +338,99 @@ def test_kaldi_splits_segments_and_commands(tmp_path):
 def test_saved_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     sound = wav(tmp_path / "a.flac").read_bytes()
-    features = datasets.Features({"audio": datasets.Audio(), "sentence": datasets.Value("string"),
-                                  "locale": datasets.ClassLabel(names=["ga", "ky"])})  # fmt: skip
+    features = datasets.Features(
+        {
+            "audio": datasets.Audio(),
+            "sentence": datasets.Value("string"),
+            "locale": datasets.ClassLabel(names=["ga", "ky"]),
+        }
+    )
 
     def make(*rows):
-        columns = [{"bytes": data, "path": path} for data, path, _ in rows], [text for *_, text in rows]
-        plain = features | {"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
-        made = datasets.Dataset.from_dict({"audio": columns[0], "sentence": columns[1], "locale": [1] * len(rows)},
-                                          features=datasets.Features(plain))  # fmt: skip
+        columns = (
+            [{"bytes": data, "path": path} for data, path, _ in rows],
+            [text for *_, text in rows],
+        )
+        plain = features | {
+            "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        }
+        made = datasets.Dataset.from_dict(
+            {"audio": columns[0], "sentence": columns[1], "locale": [1] * len(rows)},
+            features=datasets.Features(plain),
+        )
         return made.cast(features)
 
-    parts = {"train": make((sound, "x/a.flac", "Кар"), (sound, None, "тоо"), (sound, "c.flac", " ")),
-             "validation": make((sound, "b.flac", "суу"))}  # fmt: skip
+    parts = {
+        "train": make((sound, "x/a.flac", "Кар"), (sound, None, "тоо"), (sound, "c.flac", " ")),
+        "validation": make((sound, "b.flac", "суу")),
+    }
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     parts["train"].save_to_disk(str(tmp_path / "single"))
     corpus = read(tmp_path / "saved", language=None)
-    assert corpus.layout == "datasets" and corpus.splits == ("train", "validation") and corpus.languages == ("ky",)
-    assert [text for _, text in brief(corpus)] == ["Кар", "тоо"] and [row.reason for row in corpus.skipped] == ["has no text"]
+    assert (
+        corpus.layout == "datasets"
+        and corpus.splits == ("train", "validation")
+        and corpus.languages == ("ky",)
+    )
+    assert [text for _, text in brief(corpus)] == ["Кар", "тоо"] and [
+        row.reason for row in corpus.skipped
+    ] == ["has no text"]
     assert corpus.utterances[0].audio.is_relative_to(tmp_path / "saved.audio")
     assert load_audio(corpus.utterances[0].sound).shape == (32_000,)
     written = corpus.utterances[0].audio.stat()
-    assert read(tmp_path / "saved").utterances[0].audio.stat().st_mtime_ns == written.st_mtime_ns  # written once
+    # written once
+    assert read(tmp_path / "saved").utterances[0].audio.stat().st_mtime_ns == written.st_mtime_ns
     assert [text for _, text in brief(read(tmp_path / "saved", "dev"))] == ["суу"]
     assert len(read(tmp_path / "single", "test").utterances) == 2  # no split: of every split
     paths = {"file": ["a.flac", "gone.flac", "../a.flac", None], "text": ["x", "y", "z", "w"]}
     datasets.Dataset.from_dict(paths).save_to_disk(str(tmp_path / "paths"))
     plain = read(tmp_path / "paths")
-    assert brief(plain) == [("a.flac", "x")] and plain.notes == ("guessed the columns audio=file, text=text",)
+    assert brief(plain) == [("a.flac", "x")] and plain.notes == (
+        "guessed the columns audio=file, text=text",
+    )
     assert [row.reason.split()[-1] for row in plain.skipped] == ["missing", "folder", "path"]
     (tmp_path / "single" / "dataset_info.json").write_text("{")
     with pytest.raises(CorpusError, match="`datasets` cannot load it"):
         read(tmp_path / "single")
 
 
-@pytest.mark.parametrize("id, is_one", [
-    ("datasets:owner/name", True), ("hf://datasets/owner/name:ky", True), ("owner/name", False), ("datasets", False)])
+@pytest.mark.parametrize(
+    "id, is_one",
+    [
+        ("datasets:owner/name", True),
+        ("hf://datasets/owner/name:ky", True),
+        ("owner/name", False),
+        ("datasets", False),
+    ],
+)
 def test_hub_ids_are_told_from_paths(id, is_one):
     assert is_hub_id(id) == is_hub_id(Path(id)) == is_one  # Path makes one slash of two
 
 
 def test_segments_in_a_manifest_are_kept_and_cut(tmp_path):
     wav(tmp_path / "long.wav")
-    rows = [{"id": "late", "start": 1.5, "end": 2.08}, {"id": "nemo", "offset": 0.25, "duration": 0.5},
-            {"id": "tail", "start": 1.75}, {"id": "head", "end": 0.5}, {"id": "over", "start": 1, "end": 2.2},
-            {"id": "back", "start": 1, "end": 1}, {"id": "odd", "start": True, "end": 1}]  # fmt: skip
+    rows = [
+        {"id": "late", "start": 1.5, "end": 2.08},
+        {"id": "nemo", "offset": 0.25, "duration": 0.5},
+        {"id": "tail", "start": 1.75},
+        {"id": "head", "end": 0.5},
+        {"id": "over", "start": 1, "end": 2.2},
+        {"id": "back", "start": 1, "end": 1},
+        {"id": "odd", "start": True, "end": 1},
+    ]
     manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text("\n".join(json.dumps({"audio": "long.wav", "text": "x", "split": "val"} | row) for row in rows))
+    manifest.write_text(
+        "\n".join(
+            json.dumps({"audio": "long.wav", "text": "x", "split": "val"} | row) for row in rows
+        )
+    )
     corpus = read(tmp_path, "dev")
     assert [(u.id, u.start, u.end, u.duration) for u in corpus.utterances] == [
-        ("late", 1.5, 2.0, 0.5), ("nemo", 0.25, 0.75, 0.5), ("tail", 1.75, 2.0, 0.25), ("head", 0.0, 0.5, 0.5)]  # fmt: skip
+        ("late", 1.5, 2.0, 0.5),
+        ("nemo", 0.25, 0.75, 0.5),
+        ("tail", 1.75, 2.0, 0.25),
+        ("head", 0.0, 0.5, 0.5),
+    ]
     assert len(corpus.skipped) == 3 and corpus.hours == 1.75 / 3600
     for u in corpus.utterances:
         cut = RAMP[round(u.start * 16_000) : round(u.end * 16_000)]
@@ -307,47 +458,70 @@ def test_a_hundred_thousand_rows(tmp_path, form):
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=20)
-FOUND = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FOUND = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @FOUND
-@given(texts=st.lists(WORDS.map(str.strip).filter(bool), min_size=1, max_size=6), speaker=st.none() | WORDS,
-       span=st.none() | st.tuples(st.floats(0, 0.9), st.floats(1, 2)))  # fmt: skip
+@given(
+    texts=st.lists(WORDS.map(str.strip).filter(bool), min_size=1, max_size=6),
+    speaker=st.none() | WORDS,
+    span=st.none() | st.tuples(st.floats(0, 0.9), st.floats(1, 2)),
+)
 def test_a_written_manifest_reads_back_whatever_it_says(tmp_path, texts, speaker, span):
     audio = tmp_path / "a.wav"
     if not audio.exists():
         wav(audio)
     start, end = span or (None, None)
-    rows = tuple(Utterance(str(i), text, "ky", audio, span and end - start, "train", speaker, None, start, end)
-                 for i, text in enumerate(texts))  # fmt: skip
+    rows = tuple(
+        Utterance(
+            str(i), text, "ky", audio, span and end - start, "train", speaker, None, start, end
+        )
+        for i, text in enumerate(texts)
+    )
     write_manifest(tmp_path / "manifest.jsonl", rows)
     assert load_corpus(tmp_path / "manifest.jsonl", "train").utterances == rows
 
 
 @FOUND
-@given(rows=st.lists(WORDS.map(str.strip).filter(bool), min_size=1, max_size=6), delimiter=st.sampled_from(",;\t|"))
+@given(
+    rows=st.lists(WORDS.map(str.strip).filter(bool), min_size=1, max_size=6),
+    delimiter=st.sampled_from(",;\t|"),
+)
 def test_a_table_by_the_csv_module_reads_back(tmp_path, rows, delimiter):
     if not (tmp_path / "a.wav").exists():
         wav(tmp_path / "a.wav")
     with (tmp_path / "x.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter)
-        writer.writerows([["id", "file", "text"], *([i, "a.wav", text] for i, text in enumerate(rows))])
+        writer.writerows(
+            [["id", "file", "text"], *([i, "a.wav", text] for i, text in enumerate(rows))]
+        )
     assert [u.text for u in read(tmp_path / "x.csv").utterances] == rows
 
 
-GARBAGE = st.binary(max_size=60).map(lambda line: line.replace(b"\n", b"")) | WORDS.map(lambda s: s.replace("\n", "").encode())
+GARBAGE = st.binary(max_size=60).map(lambda line: line.replace(b"\n", b"")) | WORDS.map(
+    lambda s: s.replace("\n", "").encode()
+)
 
 
 @FOUND
-@given(lines=st.lists(GARBAGE, min_size=1, max_size=8), kind=st.sampled_from(["x.jsonl", "x.tsv", "train.tsv", "wav.scp"]))
+@given(
+    lines=st.lists(GARBAGE, min_size=1, max_size=8),
+    kind=st.sampled_from(["x.jsonl", "x.tsv", "train.tsv", "wav.scp"]),
+)
 def test_arbitrary_lines_raise_nothing_but_corpus_errors_and_are_counted(tmp_path, lines, kind):
     """One good row goes first, so that something can be counted."""
     folder = tmp_path / kind
     if not folder.exists():
         wav(folder / "a.wav")
         wav(folder / "clips" / "a.wav")
-    good = {"x.jsonl": b'{"audio": "a.wav", "text": "x"}', "x.tsv": b"file\ttext\na.wav\tx",
-            "train.tsv": b"client_id\tpath\tsentence\nc\ta.wav\tx", "wav.scp": b"a a.wav"}[kind]  # fmt: skip
+    good = {
+        "x.jsonl": b'{"audio": "a.wav", "text": "x"}',
+        "x.tsv": b"file\ttext\na.wav\tx",
+        "train.tsv": b"client_id\tpath\tsentence\nc\ta.wav\tx",
+        "wav.scp": b"a a.wav",
+    }[kind]
     (folder / kind).write_bytes(b"\n".join([good, *lines]))
     (folder / "text").write_text("a x\n")
     try:
@@ -357,7 +531,9 @@ def test_arbitrary_lines_raise_nothing_but_corpus_errors_and_are_counted(tmp_pat
         return
     rows = sum(bool(line.strip()) for line in lines) + 1
     counted = len(corpus.utterances) + len(corpus.skipped)
-    assert corpus.utterances[0].text == "x" and (counted == rows or (kind == "x.tsv" and counted < rows))
+    assert corpus.utterances[0].text == "x" and (
+        counted == rows or (kind == "x.tsv" and counted < rows)
+    )
     if kind == "x.tsv" and counted < rows:
         assert any(b'"' in line for line in lines)  # a quoted row of several lines
 
@@ -367,8 +543,17 @@ def test_real_recordings_as_a_table(tmp_path):
     corpus = load_corpus(DATA / "kichwa", "dev")
     with (tmp_path / "dev.tsv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t")
-        writer.writerows([["path", "sentence", "locale", "client_id", "id"],
-                          *([u.audio.absolute(), u.text, u.language, u.speaker, u.id] for u in corpus.utterances)])  # fmt: skip
+        writer.writerows(
+            [
+                ["path", "sentence", "locale", "client_id", "id"],
+                *(
+                    [u.audio.absolute(), u.text, u.language, u.speaker, u.id]
+                    for u in corpus.utterances
+                ),
+            ]
+        )
     back = read(tmp_path, "dev", language=None)
     keep = [(u.id, u.text, u.language, u.audio.absolute(), u.speaker) for u in corpus.utterances]
-    assert [(u.id, u.text, u.language, u.audio, u.speaker) for u in back.utterances] == keep and not back.skipped
+    assert [
+        (u.id, u.text, u.language, u.audio, u.speaker) for u in back.utterances
+    ] == keep and not back.skipped

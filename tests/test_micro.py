@@ -1,4 +1,6 @@
-"""The built-in base: plain transformers reads it, it hears its languages, and it never met the new ones."""
+"""The built-in base: plain transformers reads it, it hears its languages, and it never met the new
+ones.
+"""
 
 import json
 
@@ -19,8 +21,11 @@ FORBIDDEN = {"ga", "ky", "or", "om", "qu", "qu-EC", "quz", "que", "qug"}
 @pytest.fixture(scope="module")
 def plain():
     folder = dualasr.base_path("micro")
-    return (WhisperForConditionalGeneration.from_pretrained(folder).eval(), WhisperTokenizer.from_pretrained(folder),
-            WhisperFeatureExtractor.from_pretrained(folder))  # fmt: skip
+    return (
+        WhisperForConditionalGeneration.from_pretrained(folder).eval(),
+        WhisperTokenizer.from_pretrained(folder),
+        WhisperFeatureExtractor.from_pretrained(folder),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,10 @@ def speech():
     rng, clips = np.random.default_rng(5), []
     with Speaker() as speaker:
         for code in OLD:
-            clips += [(code, text, speaker.speak(text, code, draw_voice(rng, "test"))) for text in sentences(code, "test")[:6]]
+            clips += [
+                (code, text, speaker.speak(text, code, draw_voice(rng, "test")))
+                for text in sentences(code, "test")[:6]
+            ]
     return clips
 
 
@@ -40,8 +48,18 @@ def test_ids_stand_in_whispers_order(plain):
     model, tokenizer, extractor = plain
     ident = tokenizer.convert_tokens_to_ids
     languages = [f"<|{code}|>" for code in ("en", "es", "de", "tr", "bg")]
-    order = ["<|endoftext|>", "<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>",
-             "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", "<|0.00|>"]  # fmt: skip
+    order = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        *languages,
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+        "<|0.00|>",
+    ]
     ids = [ident(token) for token in order]
     assert ids == list(range(ids[0], ids[0] + len(ids)))
     assert ident("<|15.00|>") == model.config.vocab_size - 1 == ident("<|0.00|>") + 750
@@ -57,26 +75,37 @@ def test_it_is_small_and_never_met_the_new_languages():
         assert len(record["languages"]) >= 5 and not set(record["languages"]) & FORBIDDEN
         assert set(record["text"]) == set(record["languages"])
         for source in record["text"].values():
-            assert not any(source["file"].endswith(f"_{code}.txt") or source["file"] == f"{code}.txt" for code in FORBIDDEN)
+            assert not any(
+                source["file"].endswith(f"_{code}.txt") or source["file"] == f"{code}.txt"
+                for code in FORBIDDEN
+            )
             assert len(source["sha256"]) == 64
         record = record.get("started_from")
     vocabulary = json.loads((folder / "vocab.json").read_text())
     from dualasr.model.tokenizer import byte_of_character
 
     alphabet = byte_of_character()
-    units = [bytes(alphabet[c] for c in unit).decode("utf-8", "ignore") for unit in vocabulary if "<|" not in unit]
+    units = [
+        bytes(alphabet[c] for c in unit).decode("utf-8", "ignore")
+        for unit in vocabulary
+        if "<|" not in unit
+    ]
     assert not any(set(unit) & set("ңөүӊҥ" + "ଅଆଇକଖ") for unit in units)
 
 
 def test_plain_transformers_hears_its_languages(plain, speech):
     """Padded by the extractor, no language given: the right tag and readable text."""
     model, tokenizer, extractor = plain
-    mel = extractor([samples for *_, samples in speech], sampling_rate=16_000, return_tensors="pt").input_features
+    mel = extractor(
+        [samples for *_, samples in speech], sampling_rate=16_000, return_tensors="pt"
+    ).input_features
     tags = tokenizer.convert_ids_to_tokens(model.detect_language(mel))
     right = np.mean([tag == f"<|{code}|>" for tag, (code, *_) in zip(tags, speech, strict=True)])
     assert right >= 0.9
     hyps = tokenizer.batch_decode(model.generate(mel), skip_special_tokens=True)
-    rate = character_errors([normalise(text, "marks") for _, text, _ in speech], [normalise(h, "marks") for h in hyps]).rate
+    rate = character_errors(
+        [normalise(text, "marks") for _, text, _ in speech], [normalise(h, "marks") for h in hyps]
+    ).rate
     assert rate < 0.2  # greedy; 8.6 % is the mean of the five languages over all 310 test clips
 
 
@@ -92,6 +121,18 @@ def test_silence_noise_and_music_are_no_speech():
     from dualasr.audio.augment import coloured_noise, music
 
     rng = np.random.default_rng(3)
-    sounds = [make(48_000, rng).astype(np.float32) * 0.05 for make in (coloured_noise, music) for _ in range(4)]
+    sounds = [
+        make(48_000, rng).astype(np.float32) * 0.05
+        for make in (coloured_noise, music)
+        for _ in range(4)
+    ]
     dual = dualasr.load_model("micro")
-    assert np.mean([p > 0.5 for p in dual.encode_audio([*sounds, np.zeros(32_000, np.float32)]).no_speech_prob]) >= 0.8
+    assert (
+        np.mean(
+            [
+                p > 0.5
+                for p in dual.encode_audio([*sounds, np.zeros(32_000, np.float32)]).no_speech_prob
+            ]
+        )
+        >= 0.8
+    )

@@ -57,11 +57,15 @@ def test_batch_of_n_equals_n_of_one(make_model, clips):
         assert torch.allclose(encoded[0], batch[i, : int(lengths[0])], atol=1e-5)
     for options in (DecodeOptions(), DecodeOptions(beam=3, ctc_weight=0.3)):
         batch = model.transcribe_windows(clips, route="north", options=options)
-        single = [model.transcribe_windows([clip], route="north", options=options)[0] for clip in clips]
+        single = [
+            model.transcribe_windows([clip], route="north", options=options)[0] for clip in clips
+        ]
         assert [r.tokens for r in batch] == [r.tokens for r in single]
 
 
-def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(make_model, clips, monkeypatch):
+def test_more_beams_than_are_followed_at_once_are_decoded_part_by_part(
+    make_model, clips, monkeypatch
+):
     heard, options = make_model(("north", "ky")).encode_audio(clips), DecodeOptions(beam=2)
     model, rows = make_model(("north", "ky")), []
     whole, languages = model.decode(heard, "primary", options=options)
@@ -86,7 +90,9 @@ def test_candidates_scored_once_serve_every_ctc_weight(make_model, clips):
         found, _ = model.decode(heard, "north", options=DecodeOptions(beam=3, ctc_weight=weight))
         best = [best_candidate(clip, weight) for clip in candidates]
         assert [h.tokens for h in found] == [c.hypothesis.tokens for c in best]
-        assert all(abs(h.logprob - c.ctc) < 1e-3 for h, c in zip(found, best, strict=True) if weight)
+        assert all(
+            abs(h.logprob - c.ctc) < 1e-3 for h, c in zip(found, best, strict=True) if weight
+        )
         chosen.add(tuple(h.tokens for h in found))
     assert len(chosen) > 1, "on a random model the two scores disagree"
 
@@ -121,10 +127,16 @@ def test_the_primarys_doubt_is_the_share_of_its_other_languages(make_model, clip
     heard = model.encode_audio(clips)
     others = heard.language_log_probs.exp().sort(-1).values[:, :-1].sum(-1)
     for row, share in zip(model.score_packs(heard)[0], others.tolist(), strict=True):
-        assert [score.primary_uncertainty for score in row] == pytest.approx([math.log(share)] * 2, abs=1e-4)
+        assert [score.primary_uncertainty for score in row] == pytest.approx(
+            [math.log(share)] * 2, abs=1e-4
+        )
     sure = torch.full_like(heard.language_log_probs, -50.0)
     sure[:, 0] = 0.0
-    assert {score.primary_uncertainty for row in model.score_packs(replace(heard, language_log_probs=sure))[0] for score in row} == {MIN_UNCERTAINTY}
+    assert {
+        score.primary_uncertainty
+        for row in model.score_packs(replace(heard, language_log_probs=sure))[0]
+        for score in row
+    } == {MIN_UNCERTAINTY}
 
 
 def test_language_probs_sum_to_one(make_model, clips):
@@ -137,32 +149,46 @@ def test_language_probs_sum_to_one(make_model, clips):
 
 
 def test_packs_give_way_to_the_one_whose_statistics_fit(make_model, clips):
-    """Of three packs two bring statistics: the first's are of these clips, the second's of something else."""
+    """Of three packs two bring statistics: the first's are of these clips, the second's of
+    something else.
+    """
     model = make_model(("north", "ky"), ("west", "ga"), ("south", "or"))
     heard = model.encode_audio(clips)
     mine, rng = heard.pooled_features.numpy(), np.random.default_rng(0)
     assert mine.shape == (len(clips), 3 * model.backbone.width)
     rows = {"north": mine, "west": mine + rng.standard_normal(mine.shape[1])}
-    told = {name: replace(pack, statistics=fit_statistics(rows[name], np.zeros(len(mine), int), 1)) if name in rows else pack
-            for name, pack in model.packs.items()}  # fmt: skip
+    told = {
+        name: (
+            replace(pack, statistics=fit_statistics(rows[name], np.zeros(len(mine), int), 1))
+            if name in rows
+            else pack
+        )
+        for name, pack in model.packs.items()
+    }
     alone = model.score_packs(heard)[0]
     for row, before in zip(replace(model, packs=told).score_packs(heard)[0], alone, strict=True):
         assert row[0].penalty == row[2].penalty == 0.0 < row[1].penalty
         assert row[1].head_log_odds == pytest.approx(before[1].head_log_odds - row[1].penalty)
     assert not any(score.penalty for row in alone for score in row)
     narrow = model.encode_audio(clips[:1])
-    assert torch.allclose(narrow.pooled_features, heard.pooled_features[:1], atol=1e-4), "a clip's impression is its own"
+    assert torch.allclose(narrow.pooled_features, heard.pooled_features[:1], atol=1e-4), (
+        "a clip's impression is its own"
+    )
 
 
 def test_only_candidate_languages_are_heard(make_model, clips):
-    """Of the primary and of packs; what a pack says of a clip does not depend on what else may be heard."""
+    """Of the primary and of packs; what a pack says of a clip does not depend on what else may be
+    heard.
+    """
     model = make_model(("north", "ky"), ("west", "ga"))
     heard = model.encode_audio(clips)
     one, two, *_ = model.backbone.languages
     few = model.among([two, "ky"])
     assert set(few.packs) == {"north"} and model.among([one]).packs == {}
     for result in few.transcribe_encoded(heard):
-        assert set(result.language_probs) == {two, "ky"} and sum(result.language_probs.values()) == pytest.approx(1.0)
+        assert set(result.language_probs) == {two, "ky"} and sum(
+            result.language_probs.values()
+        ) == pytest.approx(1.0)
         assert result.language in (two, "ky")
     assert few.decode(heard, "primary")[1] == [two] * len(clips)
     pack_scores, alone = few.score_packs(heard)[0], model.without_pack("west").score_packs(heard)[0]
@@ -184,30 +210,49 @@ def test_candidates_within_a_pack_of_several_languages(backbone, make_secondary,
     full = DualWhisper(backbone).with_pack(pack)
     trunk, lengths = slice_trunk(heard.trunks[secondary.options.fork], list(heard.frames))
     logits = secondary.language_logits(trunk, lengths)
-    for row, whole, score in zip(model.score_packs(heard, tags=False)[0], logits, full.score_packs(heard, tags=False)[0], strict=True):
+    for row, whole, score in zip(
+        model.score_packs(heard, tags=False)[0],
+        logits,
+        full.score_packs(heard, tags=False)[0],
+        strict=True,
+    ):
         assert row[0].languages == ("ga", "or") and score[0].languages == ("ky", "ga", "or")
         assert row[0].head == pytest.approx(float(whole[2:].logsumexp(0) - whole[0]), abs=1e-5)
         assert row[0].shares == pytest.approx(whole[2:].softmax(0).tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("selector", [
-    SelectorOptions(tau=0.0), SelectorOptions(tau=0.0, beta=-2.0), SelectorOptions(tau=0.0, floors={"north": 99.0}),
-    SelectorOptions(tau=0.0, no_speech=-1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "selector",
+    [
+        SelectorOptions(tau=0.0),
+        SelectorOptions(tau=0.0, beta=-2.0),
+        SelectorOptions(tau=0.0, floors={"north": 99.0}),
+        SelectorOptions(tau=0.0, no_speech=-1.0),
+    ],
+)
 def test_what_is_detected_goes_where_it_would_be_transcribed(make_model, clips, selector):
     """Where one look settles it; the language is the likeliest of those that the route knows."""
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
     heard = model.encode_audio(clips)
     for found, said in zip(model.detect(heard), model.transcribe_encoded(heard), strict=True):
-        assert (found.route, found.language_probs, found.reason) == (said.route, said.language_probs, said.reason)
+        assert (found.route, found.language_probs, found.reason) == (
+            said.route,
+            said.language_probs,
+            said.reason,
+        )
         assert found.language == said.language and not found.text
         mine = {"north": {"ky"}, "west": {"ga"}}.get(found.route, set(model.backbone.languages))
         assert found.language == max(mine, key=found.language_probs.get)
 
 
 @pytest.mark.parametrize("no_speech", [-1.0, 2.0])
-def test_a_language_of_two_pipelines_is_detected_by_the_one_that_has_the_window(make_model, clips, no_speech):
-    model = replace(make_model(("north", "de")), selector=SelectorOptions(tau=0.0, beta=99.0, no_speech=no_speech))
+def test_a_language_of_two_pipelines_is_detected_by_the_one_that_has_the_window(
+    make_model, clips, no_speech
+):
+    model = replace(
+        make_model(("north", "de")),
+        selector=SelectorOptions(tau=0.0, beta=99.0, no_speech=no_speech),
+    )
     for one in (model, model.among(["de"])):
         heard = one.encode_audio(clips[:2])
         for found, said in zip(one.detect(heard), one.transcribe_encoded(heard), strict=True):

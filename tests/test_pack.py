@@ -14,7 +14,14 @@ from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.selector import Calibration, Logistic
 from dualasr.model.whisper import Backbone
 from dualasr.packs.folder import add_pack
-from dualasr.packs.format import FORMAT_VERSION, REGRESSION, attach_regression, load_pack, read_pack, save_pack
+from dualasr.packs.format import (
+    FORMAT_VERSION,
+    REGRESSION,
+    attach_regression,
+    load_pack,
+    read_pack,
+    save_pack,
+)
 from dualasr.packs.load import load_model
 
 CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
@@ -46,16 +53,23 @@ def test_what_is_saved_is_what_loads(backbone, make_secondary, pack, clips):
     assert own and all(torch.equal(tensor, own[name]) for name, tensor in original.own_tensors())
     trunk = backbone.trunk(backbone.features(clips), original.options.fork)
     assert torch.equal(original.encode(trunk), loaded.secondary.encode(trunk))
-    assert original.tokenizer.encode("Тоодо кар.") == loaded.secondary.tokenizer.encode("Тоодо кар.")
+    assert original.tokenizer.encode("Тоодо кар.") == loaded.secondary.tokenizer.encode(
+        "Тоодо кар."
+    )
     assert not [path for path in pack.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_statistics_come_back_and_must_fit_the_base(backbone, make_secondary, tmp_path):
     rng = np.random.default_rng(0)
     statistics = fit_statistics(rng.standard_normal((30, 3 * backbone.width)), np.zeros(30, int), 1)
-    save_pack(tmp_path / "north", Pack(INFO, make_secondary(backbone), statistics=statistics), backbone)
+    save_pack(
+        tmp_path / "north", Pack(INFO, make_secondary(backbone), statistics=statistics), backbone
+    )
     loaded = load_pack(tmp_path / "north", backbone).statistics
-    assert all(np.array_equal(getattr(loaded, key), getattr(statistics, key)) for key in ("means", "diagonal", "factors"))
+    assert all(
+        np.array_equal(getattr(loaded, key), getattr(statistics, key))
+        for key in ("means", "diagonal", "factors")
+    )
     narrow = fit_statistics(rng.standard_normal((30, backbone.width)), np.zeros(30, int), 1)
     save_pack(tmp_path / "south", Pack(INFO, make_secondary(backbone), statistics=narrow), backbone)
     with pytest.raises(PackError, match="statistics of shape"):
@@ -67,10 +81,13 @@ def test_adapter_is_in_pefts_own_format(tiny_folder, backbone, pack, clips):
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
-    plain = PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(tiny_folder), pack).eval()
+    plain = PeftModel.from_pretrained(
+        WhisperForConditionalGeneration.from_pretrained(tiny_folder), pack
+    ).eval()
     mel = backbone.features(clips)
     secondary = load_pack(pack, backbone).secondary
-    ours = secondary.encode(backbone.trunk(mel, secondary.options.fork))  # its LayerNorm still equals the base's
+    # its LayerNorm still equals the base's
+    ours = secondary.encode(backbone.trunk(mel, secondary.options.fork))
     assert torch.allclose(plain.get_encoder()(mel).last_hidden_state, ours, atol=1e-5)
 
 
@@ -82,8 +99,18 @@ def test_another_base_is_refused(tiny_folder, pack, tmp_path):
         load_pack(pack, other)
 
 
-@pytest.mark.parametrize("name", ["pack.json", "decoder.safetensors", "adapter_model.safetensors", "tokenizer.json",
-                                  "characters.json", "adapter_config.json", "README.md"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pack.json",
+        "decoder.safetensors",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "characters.json",
+        "adapter_config.json",
+        "README.md",
+    ],
+)
 def test_a_changed_byte_is_refused(backbone, pack, name):
     path = pack / name
     data = bytearray(path.read_bytes())
@@ -144,8 +171,14 @@ def test_no_pack_there(backbone, tmp_path):
         read_pack(tmp_path)
 
 
-def test_two_packs_of_one_language_are_refused(tiny_folder, backbone, make_secondary, pack, tmp_path):
-    save_pack(tmp_path / "twin", Pack(PackInfo("twin", {"ky": "Kyrgyz"}), make_secondary(backbone, seed=5)), backbone)
+def test_two_packs_of_one_language_are_refused(
+    tiny_folder, backbone, make_secondary, pack, tmp_path
+):
+    save_pack(
+        tmp_path / "twin",
+        Pack(PackInfo("twin", {"ky": "Kyrgyz"}), make_secondary(backbone, seed=5)),
+        backbone,
+    )
     with pytest.raises(PackError, match="both hold ky") as refused:
         load_model(tiny_folder, [pack, tmp_path / "twin"])
     assert str(pack) in str(refused.value) and str(tmp_path / "twin") in str(refused.value)
@@ -170,7 +203,10 @@ def test_what_adding_it_cost_goes_with_a_pack(backbone, pack, tmp_path, monkeypa
     with monkeypatch.context() as patched, pytest.raises(RunError, match="No space left"):
         patched.setattr("shutil.copyfile", full)
         attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
-    assert load_pack(pack, backbone).info == before.info and (pack / REGRESSION).read_text() == "| after | en |\n"
+    assert (
+        load_pack(pack, backbone).info == before.info
+        and (pack / REGRESSION).read_text() == "| after | en |\n"
+    )
     attach_regression(pack, tmp_path / "t.md", tmp_path / "p.png")
     assert (pack / REGRESSION).read_text() == "| after | en | ky |\n"
     (pack / REGRESSION).write_text("| after |\n")
@@ -186,7 +222,9 @@ def test_unwritable_place(backbone, make_secondary, tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_good_pack(backbone, make_secondary, pack):
-    """/dev/full stands in for the disk: writing the new decoder fails, the pack that stood there still loads."""
+    """/dev/full stands in for the disk: writing the new decoder fails, the pack that stood there
+    still loads.
+    """
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     import resource

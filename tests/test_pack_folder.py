@@ -22,7 +22,13 @@ LANGUAGES = {"north": ("ky", "Kyrgyz"), "west": ("ga", "Irish"), "twin": ("ky", 
 def save(backbone, make_secondary):
     def save(folder, name=None):
         code, language = LANGUAGES[Path(name or folder.name).name]
-        save_pack(folder, Pack(PackInfo(name or folder.name, {code: language}), make_secondary(backbone, (code,))), backbone)
+        save_pack(
+            folder,
+            Pack(
+                PackInfo(name or folder.name, {code: language}), make_secondary(backbone, (code,))
+            ),
+            backbone,
+        )
         return folder
 
     return save
@@ -61,8 +67,14 @@ def test_a_path_a_folder_of_packs_and_a_name_stand_for_the_same_packs(installed)
     (installed / "north.run").mkdir()
     (installed / ".west.part").mkdir()
     assert find_packs([west], installed) == [west]
-    assert find_packs([installed], installed / "nowhere") == [north, west], "sorted; runs and unfinished packs are none"
-    assert find_packs(["west", "north"], installed) == [west, north], "in the order they were asked for"
+    assert find_packs([installed], installed / "nowhere") == [
+        north,
+        west,
+    ], "sorted; runs and unfinished packs are none"
+    assert find_packs(["west", "north"], installed) == [
+        west,
+        north,
+    ], "in the order they were asked for"
     assert find_packs(["west", installed, north], installed) == [west, north], "each once"
     assert find_packs([], installed) == []
 
@@ -72,23 +84,35 @@ def test_a_pack_that_stands_here_goes_before_one_of_its_name(installed, save):
     assert [path.resolve() for path in find_packs(["north"], installed)] == [here.resolve()]
     shutil.rmtree(here)
     here.mkdir()
-    assert find_packs(["north"], installed) == [installed / "north"], "a folder that is no pack hides none"
+    assert find_packs(["north"], installed) == [installed / "north"], (
+        "a folder that is no pack hides none"
+    )
 
 
-@pytest.mark.parametrize("wanted, near", [("nort", "north"), ("qqq", "north, west"), ("../packs/wst", "../packs/west")])
+@pytest.mark.parametrize(
+    "wanted, near", [("nort", "north"), ("qqq", "north, west"), ("../packs/wst", "../packs/west")]
+)
 def test_what_is_no_pack_is_refused_with_the_nearest_names(installed, wanted, near):
     with pytest.raises(PackError, match="no pack") as refused:
         find_packs(["west", wanted], installed)
-    assert wanted in str(refused.value) and str(installed) in str(refused.value) and f"nearest: {near}" in str(refused.value)
+    assert (
+        wanted in str(refused.value)
+        and str(installed) in str(refused.value)
+        and f"nearest: {near}" in str(refused.value)
+    )
 
 
 def test_a_pack_without_its_pack_json_is_not_passed_over(installed):
     (installed / "north" / "pack.json").unlink()
-    with pytest.raises(PackError, match=f"{installed}/north has the files of a pack but no pack.json"):
+    with pytest.raises(
+        PackError, match=f"{installed}/north has the files of a pack but no pack.json"
+    ):
         find_packs([installed], installed)
 
 
-def test_a_damaged_or_foreign_pack_among_several_is_named(tiny_folder, installed, clips, capsys, tmp_path):
+def test_a_damaged_or_foreign_pack_among_several_is_named(
+    tiny_folder, installed, clips, capsys, tmp_path
+):
     soundfile.write(tmp_path / "clip.wav", clips[0], 16_000)
     command = ["transcribe", str(tmp_path / "clip.wav"), "--pack", str(installed), "--base"]
     assert main([*command, str(tiny_folder)]) == 0
@@ -100,13 +124,35 @@ def test_a_damaged_or_foreign_pack_among_several_is_named(tiny_folder, installed
     assert f"{installed}/west/decoder.safetensors was changed" in capsys.readouterr().err
 
 
-def test_two_packs_of_a_language_are_refused_with_both_paths(tiny_folder, installed, save, clips, capsys, tmp_path):
+def test_two_packs_of_a_language_are_refused_with_both_paths(
+    tiny_folder, installed, save, clips, capsys, tmp_path
+):
     twin = save(tmp_path / "twin")
     soundfile.write(tmp_path / "clip.wav", clips[0], 16_000)
-    assert main(["transcribe", str(tmp_path / "clip.wav"), "--base", str(tiny_folder), "--pack", "north", "--pack", "west",
-                 "--pack", str(twin)]) == 1  # fmt: skip
+    assert (
+        main(
+            [
+                "transcribe",
+                str(tmp_path / "clip.wav"),
+                "--base",
+                str(tiny_folder),
+                "--pack",
+                "north",
+                "--pack",
+                "west",
+                "--pack",
+                str(twin),
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
-    assert "both hold ky" in error and str(installed / "north") in error and str(twin) in error and "west" not in error
+    assert (
+        "both hold ky" in error
+        and str(installed / "north") in error
+        and str(twin) in error
+        and "west" not in error
+    )
 
 
 def test_list_has_a_line_for_every_folder(installed, save, capsys):
@@ -119,7 +165,12 @@ def test_list_has_a_line_for_every_folder(installed, save, capsys):
     checksum = read_pack(installed / "west")["base"]["checksum"][:12]
     assert [line.split(":")[0] for line in lines] == ["north", "old.run", "west", "zulu"]
     assert "not usable" in lines[0] and "was changed" in lines[0] and "no pack.json" in lines[1]
-    assert "Irish (ga)" in lines[2] and checksum in lines[2] and " MB" in lines[2] and "the pack 'twin'" in lines[3]
+    assert (
+        "Irish (ga)" in lines[2]
+        and checksum in lines[2]
+        and " MB" in lines[2]
+        and "the pack 'twin'" in lines[3]
+    )
 
 
 def test_list_of_an_empty_folder_says_what_fills_it(tmp_path, capsys):
@@ -142,7 +193,10 @@ def test_added_is_what_was_there_and_a_taken_name_is_refused(tmp_path, save, cap
     (source / "notes.txt").write_text("not the pack's")
     assert main(["packs", "add", str(source), "--packs_dir", str(folder)]) == 0
     assert f"added {folder / 'north'}" in capsys.readouterr().out
-    assert read_pack(folder / "north") == read_pack(source) and not (folder / "north" / "notes.txt").exists()
+    assert (
+        read_pack(folder / "north") == read_pack(source)
+        and not (folder / "north" / "notes.txt").exists()
+    )
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
     with pytest.raises(PackError, match="is there already"):
         add_pack(source, folder)
@@ -199,7 +253,12 @@ def test_outside_the_packs_folder_only_a_whole_path_removes(installed, save, mon
 def test_what_is_no_pack_or_more_than_one_is_not_removed(installed):
     (installed / "north" / "recordings").mkdir()
     (installed / "plain").mkdir()
-    for wanted, why in (("plain", "no pack"), (installed, "no pack"), ("..", "no pack"), ("north", "more than a pack")):
+    for wanted, why in (
+        ("plain", "no pack"),
+        (installed, "no pack"),
+        ("..", "no pack"),
+        ("north", "more than a pack"),
+    ):
         with pytest.raises(PackError, match=why):
             remove_pack(wanted, installed)
     assert (installed / "north" / "recordings").is_dir() and (installed / "plain").is_dir()
@@ -214,11 +273,17 @@ def test_of_a_link_only_the_link_is_removed(installed, save, tmp_path):
 
 
 def test_what_was_measured_stays_with_a_pack(tmp_path, installed, capsys):
-    row = {mode: {"cer": 0.1, "wer": 0.3, "cer_interval": [0, 1], "wer_interval": [0, 1]} for mode in MODES}
+    row = {
+        mode: {"cer": 0.1, "wer": 0.3, "cer_interval": [0, 1], "wer_interval": [0, 1]}
+        for mode in MODES
+    }
     for name, packs in (("before", []), ("after", ["north"])):
-        report = {"languages": {"en": row | {"known": True}, "ky": row | {"known": bool(packs)}}, "decoded": {},
-                  "packs": [{"name": pack} for pack in packs],
-                  "routing": {"accuracy": 1.0, "confusion": {"en": {"primary": 1}}}}  # fmt: skip
+        report = {
+            "languages": {"en": row | {"known": True}, "ky": row | {"known": bool(packs)}},
+            "decoded": {},
+            "packs": [{"name": pack} for pack in packs],
+            "routing": {"accuracy": 1.0, "confusion": {"en": {"primary": 1}}},
+        }
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
     asked = ["packs", "measured", "--packs-dir", str(installed), "north"]
     assert main([*asked, str(tmp_path / "before.json"), str(tmp_path / "after.json")]) == 0
@@ -226,4 +291,6 @@ def test_what_was_measured_stays_with_a_pack(tmp_path, installed, capsys):
     assert "| + north | 10.0 | 10.0 |" in (installed / "north" / "regression.md").read_text()
     assert "regression.png" in read_pack(installed / "north")["files"]
     (tmp_path / "no.json").write_text("[]")
-    assert main([*asked, str(tmp_path / "no.json")]) == 1 and "not reports" in capsys.readouterr().err
+    assert (
+        main([*asked, str(tmp_path / "no.json")]) == 1 and "not reports" in capsys.readouterr().err
+    )

@@ -1,4 +1,6 @@
-"""FLEURS made ready: languages linked or fetched whole, what is wrong with them counted, planted leaks found."""
+"""FLEURS made ready: languages linked or fetched whole, what is wrong with them counted, planted
+leaks found.
+"""
 
 import importlib.util
 import json
@@ -14,16 +16,24 @@ from dualasr.data.synthetic import GenerateOptions
 from dualasr.errors import RunError
 from dualasr.languages import NINETEEN
 
-spec = importlib.util.spec_from_file_location("prepare", Path(__file__).parents[1] / "recipes" / "fleurs" / "prepare.py")
+spec = importlib.util.spec_from_file_location(
+    "prepare", Path(__file__).parents[1] / "recipes" / "fleurs" / "prepare.py"
+)
 recipe = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(recipe)
 
 SENTENCES = {
-    "ky_kg": {"train": ["Тоодо кар жаады.", "Апам таңда нан бышырды.", "Балдар мектепке барды."],
-              "dev": ["Ат суудан кечип өттү."], "test": ["Жылдыздар түнкүсүн жаркырайт.", "Кечинде жамгыр токтоду."]},
-    "ga_ie": {"train": ["Tá an ghrian ag taitneamh inniu.", "Chuaigh sí go dtí an siopa."],
-              "dev": ["Ól do chuid bainne."], "test": ["Bhí an mhuir ciúin aréir."]},
-}  # fmt: skip
+    "ky_kg": {
+        "train": ["Тоодо кар жаады.", "Апам таңда нан бышырды.", "Балдар мектепке барды."],
+        "dev": ["Ат суудан кечип өттү."],
+        "test": ["Жылдыздар түнкүсүн жаркырайт.", "Кечинде жамгыр токтоду."],
+    },
+    "ga_ie": {
+        "train": ["Tá an ghrian ag taitneamh inniu.", "Chuaigh sí go dtí an siopa."],
+        "dev": ["Ól do chuid bainne."],
+        "test": ["Bhí an mhuir ciúin aréir."],
+    },
+}
 
 
 def sound(*seed: int) -> np.ndarray:
@@ -43,7 +53,9 @@ def fleurs(tmp_path):
     return root
 
 
-def write(root: Path, config: str, split: str, name: str, text: str, samples: np.ndarray | None) -> None:
+def write(
+    root: Path, config: str, split: str, name: str, text: str, samples: np.ndarray | None
+) -> None:
     """One more row, and its sound unless that is None."""
     folder = root / "data" / config
     if samples is not None:
@@ -59,7 +71,11 @@ def run(out: Path, *arguments) -> tuple[int, dict]:
 
 
 def states(folder: Path) -> dict[str, int]:
-    return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*") if path.name != "prepare.json"}
+    return {
+        str(path): path.lstat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.name != "prepare.json"
+    }
 
 
 def test_a_clean_folder(fleurs, tmp_path, capsys):
@@ -69,8 +85,12 @@ def test_a_clean_folder(fleurs, tmp_path, capsys):
     for config, splits in SENTENCES.items():
         for split, texts in splits.items():
             found = report["configs"][config]["splits"][split]
-            assert found["clips"] == len(texts) and found["hours"] == pytest.approx(len(texts) * 2 / 3600)
-            assert found["audio_missing"] == 0 and found["audio_unreadable"] == found["skipped"] == []
+            assert found["clips"] == len(texts) and found["hours"] == pytest.approx(
+                len(texts) * 2 / 3600
+            )
+            assert (
+                found["audio_missing"] == 0 and found["audio_unreadable"] == found["skipped"] == []
+            )
             assert [u.text for u in load_corpus(out / "data" / config, split).utterances] == texts
     assert report["configs"]["ky_kg"]["name"] == "Kyrgyz" and report["command"].endswith("ky_kg ga")
     screen = capsys.readouterr().out
@@ -89,14 +109,19 @@ def test_what_cannot_be_used_is_counted(fleurs, tmp_path, capsys):
     assert found["skipped"][1]["reason"] == "has no text"
     assert found["audio_unreadable"] == ["ky_kg/train/broken"]
     screen = capsys.readouterr().out
-    assert "| ky_kg train | Kyrgyz | 4 | 0.00 | 2 | 1 | 1 |" in screen and "train.tsv:5: has no text" in screen
+    assert (
+        "| ky_kg train | Kyrgyz | 4 | 0.00 | 2 | 1 | 1 |" in screen
+        and "train.tsv:5: has no text" in screen
+    )
 
 
 def test_planted_leaks_are_found(fleurs, tmp_path, capsys):
     quieter = 0.5 * sound(0, 2, 0) + 0.001 * sound(5)  # a Kyrgyz test clip, told as Irish
     write(fleurs, "ga_ie", "train", "copy.wav", "Rud éigin eile ar fad.", quieter)
-    write(fleurs, "ky_kg", "test", "said.wav", "тоодо КАР жаады", sound(6))  # in train, by another speaker
-    write(fleurs, "ky_kg", "dev", "same.wav", "Таптакыр башка сүйлөм.", sound(0, 0, 1))  # a train clip
+    # in train, by another speaker
+    write(fleurs, "ky_kg", "test", "said.wav", "тоодо КАР жаады", sound(6))
+    # a train clip
+    write(fleurs, "ky_kg", "dev", "same.wav", "Таптакыр башка сүйлөм.", sound(0, 0, 1))
     write(fleurs, "ga_ie", "test", "dev.wav", "Ól do chuid bainne!", sound(8))
     write(fleurs, "ga_ie", "test", "far.wav", "Abairt nár dúradh fós.", sound(0, 0, 2))
     code, report = run(tmp_path / "out", "--folder", fleurs, "ky_kg", "ga_ie")
@@ -127,7 +152,9 @@ def test_a_second_run_does_nothing_anew_and_a_further_language_only_itself(fleur
 
     soundfile.write(fleurs / "data" / "ky_kg" / "audio" / "test" / "0.wav", sound(0, 0, 0), 16_000)
     _, fourth = run(out, "--folder", fleurs, "ky_kg", "ga_ie")
-    assert [leak["kind"] for leak in fourth["leaks"]] == ["same recording"], "a changed file is read again"
+    assert [leak["kind"] for leak in fourth["leaks"]] == ["same recording"], (
+        "a changed file is read again"
+    )
     assert len(list((out / "fingerprints").iterdir())) == 6
 
 
@@ -140,7 +167,10 @@ def test_a_folder_is_only_read_even_where_archives_are_unpacked(fleurs, tmp_path
     before, out = states(fleurs), tmp_path / "out"
     code, report = run(out, "--folder", fleurs, "ky_kg")
     assert code == 0 and report["configs"]["ky_kg"]["splits"]["train"]["clips"] == 3
-    assert states(fleurs) == before and (out / "data" / "ky_kg" / "audio" / "train" / "0.wav").is_file()
+    assert (
+        states(fleurs) == before
+        and (out / "data" / "ky_kg" / "audio" / "train" / "0.wav").is_file()
+    )
 
 
 def test_in_place(fleurs, capsys):
@@ -168,11 +198,16 @@ def test_languages_that_cannot_be_had(fleurs, tmp_path, capsys, languages, messa
 
 def test_folders_that_cannot_be_used(fleurs, tmp_path, capsys):
     out = tmp_path / "out"
-    for source, message in ((tmp_path / "nothing", "does not exist; wanted JSONL"), (out, "is no corpus; wanted JSONL")):
+    for source, message in (
+        (tmp_path / "nothing", "does not exist; wanted JSONL"),
+        (out, "is no corpus; wanted JSONL"),
+    ):
         assert run(out, "--folder", source, "ky_kg")[0] == 1
         said = capsys.readouterr().err
         assert message in said and "or a FLEURS folder (data/{config}" in said
-    assert run(out, "--folder", fleurs, "ky_kg")[0] == 0, "a source that gave nothing does not stand in the way"
+    assert run(out, "--folder", fleurs, "ky_kg")[0] == 0, (
+        "a source that gave nothing does not stand in the way"
+    )
     assert run(out, "--hub", "google/fleurs", "ky_kg")[0] == 1
     assert f"was made from the folder {fleurs}; choose another --out" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
@@ -185,7 +220,9 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run(tmp_path / "out", "--hub", "google/fleurs", "ky_kg")[0] == 1
     said = capsys.readouterr().err
-    assert said.startswith("prepare: google/fleurs: ky_kg cannot be fetched") and said.count("\n") == 1
+    assert (
+        said.startswith("prepare: google/fleurs: ky_kg cannot be fetched") and said.count("\n") == 1
+    )
     assert "run this on a machine that reaches it, copy its OUT folder here" in said
     assert not list((tmp_path / "out").glob("data/*"))
 
@@ -194,24 +231,40 @@ def test_parquet_of_the_hubs_columns_becomes_a_fleurs_folder(tmp_path):
     datasets = pytest.importorskip("datasets")
     soundfile.write(tmp_path / "1.wav", sound(1), 16_000)
     columns = {
-        "id": [1675], "num_samples": [32_000], "path": ["/cache/1.wav"], "raw_transcription": ['"Тоодо"\tкар\nжаады.'],
-        "audio": [{"path": "1.wav", "bytes": (tmp_path / "1.wav").read_bytes()}], "transcription": ["тоодо кар"], "gender": [1],
-    }  # fmt: skip
+        "id": [1675],
+        "num_samples": [32_000],
+        "path": ["/cache/1.wav"],
+        "raw_transcription": ['"Тоодо"\tкар\nжаады.'],
+        "audio": [{"path": "1.wav", "bytes": (tmp_path / "1.wav").read_bytes()}],
+        "transcription": ["тоодо кар"],
+        "gender": [1],
+    }
     audio = {"path": datasets.Value("string"), "bytes": datasets.Value("binary")}
-    table = datasets.Dataset.from_dict(columns, features=datasets.Features({
-        "id": datasets.Value("int32"), "num_samples": datasets.Value("int32"), "path": datasets.Value("string"),
-        "raw_transcription": datasets.Value("string"), "audio": audio, "transcription": datasets.Value("string"),
-        "gender": datasets.ClassLabel(names=["male", "female", "other"]),
-    })).cast_column("audio", datasets.Audio(16_000, decode=False))  # fmt: skip
+    table = datasets.Dataset.from_dict(
+        columns,
+        features=datasets.Features(
+            {
+                "id": datasets.Value("int32"),
+                "num_samples": datasets.Value("int32"),
+                "path": datasets.Value("string"),
+                "raw_transcription": datasets.Value("string"),
+                "audio": audio,
+                "transcription": datasets.Value("string"),
+                "gender": datasets.ClassLabel(names=["male", "female", "other"]),
+            }
+        ),
+    ).cast_column("audio", datasets.Audio(16_000, decode=False))
     table.to_parquet(tmp_path / "0000.parquet")
     part = tmp_path / "data" / "ky_kg"
     part.mkdir(parents=True)
     recipe.write_parquet({"test": str(tmp_path / "*.parquet")}, part)
-    assert (part / "test.tsv").read_text(encoding="utf-8") == (
-        '1675\t1.wav\t"Тоодо" кар жаады.\tтоодо кар\tт о о д о | к а р\t32000\tFEMALE\n'
-    )
+    assert (part / "test.tsv").read_text(
+        encoding="utf-8"
+    ) == '1675\t1.wav\t"Тоодо" кар жаады.\tтоодо кар\tт о о д о | к а р\t32000\tFEMALE\n'
     found = load_corpus(part, "test").utterances
-    assert [(u.id, u.text, u.duration) for u in found] == [("ky_kg/test/1", '"Тоодо" кар жаады.', 2.0)]
+    assert [(u.id, u.text, u.duration) for u in found] == [
+        ("ky_kg/test/1", '"Тоодо" кар жаады.', 2.0)
+    ]
     assert np.allclose(soundfile.read(found[0].audio)[0], sound(1), atol=1e-4)
 
 
@@ -219,27 +272,52 @@ def test_generated(tmp_path):
     pytest.importorskip("espeakng_loader")
     out, spoken = tmp_path / "out", GenerateOptions(limit=3)
     report = recipe.prepare(out, ["ky", "en"], spoken=spoken)
-    assert {split: found["clips"] for split, found in report["configs"]["ky_kg"]["splits"].items()} == \
-        {"train": 9, "dev": 3, "test": 3}  # fmt: skip
+    assert {
+        split: found["clips"] for split, found in report["configs"]["ky_kg"]["splits"].items()
+    } == {"train": 9, "dev": 3, "test": 3}
     assert report["source"].startswith("speech synthesis") and report["leaks"] == []
     with pytest.raises(RunError, match="choose another --out"):
         recipe.prepare(out, ["ky", "en"], spoken=GenerateOptions(limit=4))
 
 
 def test_a_corpus_of_another_layout_is_laid_out_as_fleurs(tmp_path):
-    """Recordings are linked, a stretch is cut out, a language that is not there is an error that names it."""
+    """Recordings are linked, a stretch is cut out, a language that is not there is an error that
+    names it.
+    """
     source = tmp_path / "source"
     source.mkdir()
     soundfile.write(source / "a.wav", sound(1), 16_000)
     soundfile.write(source / "b.wav", sound(2), 8_000)
-    rows = [{"audio": "a.wav", "text": "Тоодо  кар жаады.", "lang": "ky", "split": "train"},
-            {"audio": "b.wav", "text": "Ат суудан кечип өттү.", "lang": "ky", "split": "test", "start": 1.0, "end": 2.5},
-            {"audio": "b.wav", "text": "Tá sé fuar.", "lang": "ga", "split": "test", "start": 3.0, "end": 4.0}]  # fmt: skip
+    rows = [
+        {"audio": "a.wav", "text": "Тоодо  кар жаады.", "lang": "ky", "split": "train"},
+        {
+            "audio": "b.wav",
+            "text": "Ат суудан кечип өттү.",
+            "lang": "ky",
+            "split": "test",
+            "start": 1.0,
+            "end": 2.5,
+        },
+        {
+            "audio": "b.wav",
+            "text": "Tá sé fuar.",
+            "lang": "ga",
+            "split": "test",
+            "start": 3.0,
+            "end": 4.0,
+        },
+    ]
     (source / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, report = run(tmp_path / "out", "--folder", source, "ky_kg", "ga_ie")
     assert code == 0 and set(report["configs"]["ga_ie"]["splits"]) == {"test"}
-    (train,), (test,) = (load_corpus(tmp_path / "out", split, languages=["ky"]).utterances for split in ("train", "test"))
-    assert (train.text, train.duration) == ("Тоодо кар жаады.", 2.0) and train.audio.resolve() == source / "a.wav"
+    (train,), (test,) = (
+        load_corpus(tmp_path / "out", split, languages=["ky"]).utterances
+        for split in ("train", "test")
+    )
+    assert (train.text, train.duration) == (
+        "Тоодо кар жаады.",
+        2.0,
+    ) and train.audio.resolve() == source / "a.wav"
     assert (test.text, test.duration) == ("Ат суудан кечип өттү.", 1.5)
     assert soundfile.info(test.audio).duration == pytest.approx(1.5, abs=1e-3)
     assert run(tmp_path / "other", "--folder", source, "or_in")[0] == 1

@@ -16,8 +16,12 @@ def test_all_is_sorted_and_there():
 
 def test_the_version_is_the_installed_one_and_asks_for_no_torch():
     code = "import sys, dualasr; print(dualasr.__version__, 'torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == [dualasr.__version__, "False"] and dualasr.__version__ == version("dualasr")
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split() == [dualasr.__version__, "False"] and dualasr.__version__ == version(
+        "dualasr"
+    )
 
 
 def test_torchaudio_is_imported_only_where_it_is_called():

@@ -66,7 +66,9 @@ def test_wide_beam_finds_the_best_of_all_sequences(decoder, encoded):
         for size in range(3):
             for text in itertools.product(range(3, 8), repeat=size):
                 log_probs = decoder(here, lengths[i : i + 1], torch.tensor([[0, 2, *text]]))[0, 1:]
-                total = sum(float(log_probs[k, token]) for k, token in enumerate([*text, 0][: size + 1]))
+                total = sum(
+                    float(log_probs[k, token]) for k, token in enumerate([*text, 0][: size + 1])
+                )
                 if size < 2 and (best is None or total / (size + 1) > best[1]):
                     best = (text, total / (size + 1))
         finished = [row for row in rows[i] if row[2]]
@@ -76,10 +78,18 @@ def test_wide_beam_finds_the_best_of_all_sequences(decoder, encoded):
 
 def test_batch_equals_one_by_one(decoder, encoded):
     features, lengths = encoded
-    together = beam_search(decoder, features, lengths, PREFIX, beam=4, limits=torch.tensor([6, 3, 5]))
+    together = beam_search(
+        decoder, features, lengths, PREFIX, beam=4, limits=torch.tensor([6, 3, 5])
+    )
     for i in range(3):
-        alone = beam_search(decoder, features[i : i + 1, : int(lengths[i])], lengths[i : i + 1], PREFIX[:1], beam=4,
-                            limits=torch.tensor([[6, 3, 5][i]]))[0]  # fmt: skip
+        alone = beam_search(
+            decoder,
+            features[i : i + 1, : int(lengths[i])],
+            lengths[i : i + 1],
+            PREFIX[:1],
+            beam=4,
+            limits=torch.tensor([[6, 3, 5][i]]),
+        )[0]
         assert [row[0] for row in alone] == [row[0] for row in together[i]]
 
 

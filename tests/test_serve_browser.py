@@ -1,7 +1,8 @@
-"""The page in a headless Chromium, against the real server with packs: upload, routes, downloads, microphone, errors.
+"""The page in a headless Chromium, against the real server with packs: upload, routes, downloads,
+microphone, errors.
 
-DUALASR_TEST_PACKS names a folder with the packs ky and ga for `micro`; without it they are trained first. Screenshots go to
-DUALASR_SCREENSHOTS.
+DUALASR_TEST_PACKS names a folder with the packs ky and ga for `micro`; without it they are trained
+first. Screenshots go to DUALASR_SCREENSHOTS.
 """
 
 import base64
@@ -29,12 +30,20 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"
+    ),
 ]
-FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream").split()  # fmt: skip
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --use-fake-device-for-media-stream"
+    " --use-fake-ui-for-media-stream"
+).split()
 VOICE = Voice("max", 157, 50, 55)
-SENTENCES = {"en": "Did you remember to feed the rabbit?", "ky": "Дарыгер бейтаптын кан басымын өлчөдү."}
+SENTENCES = {
+    "en": "Did you remember to feed the rabbit?",
+    "ky": "Дарыгер бейтаптын кан басымын өлчөдү.",
+}
 WAIT_S = 300  # seconds, for a machine that has other things to do
 
 
@@ -46,7 +55,9 @@ def packs(tmp_path_factory):
             pytest.skip(f"DUALASR_TEST_PACKS={given} lacks the pack ky or ga")
         return Path(given)
     out = tmp_path_factory.mktemp("quickstart")
-    subprocess.run([sys.executable, "-m", "dualasr", "quickstart", "--out", str(out / "run")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dualasr", "quickstart", "--out", str(out / "run")], check=True
+    )
     return out / "run" / "packs"
 
 
@@ -119,8 +130,12 @@ class Page:
 
     def see(self, css, text=""):
         """The first visible element of this kind with this text, once it is there."""
-        wait = WebDriverWait(self.driver, WAIT_S, ignored_exceptions=[StaleElementReferenceException])
-        return wait.until(lambda _: self.seen(css, text), f"no {css} with {text!r}: {self.text()}")[0]
+        wait = WebDriverWait(
+            self.driver, WAIT_S, ignored_exceptions=[StaleElementReferenceException]
+        )
+        return wait.until(lambda _: self.seen(css, text), f"no {css} with {text!r}: {self.text()}")[
+            0
+        ]
 
     def text(self):
         return self.driver.find_element(By.TAG_NAME, "body").text
@@ -133,11 +148,17 @@ class Page:
         self.see("#sound button[aria-label='Clear']")
 
     def transcribe(self):
-        """Press the button and wait for the end; what was there before is marked, as the end may come at once."""
-        self.driver.execute_script("document.querySelector('#answer .answer, #answer .box').setAttribute('data-old', '')")
+        """Press the button and wait for the end; what was there before is marked, as the end may
+        come at once.
+        """
+        self.driver.execute_script(
+            "document.querySelector('#answer .answer, #answer .box').setAttribute('data-old', '')"
+        )
         self.see("#transcribe").click()
         done = "#answer:not(:has([data-old], .busy))"
-        WebDriverWait(self.driver, WAIT_S).until(lambda _: self.seen(done) and self.seen("#stop:disabled"))
+        WebDriverWait(self.driver, WAIT_S).until(
+            lambda _: self.seen(done) and self.seen("#stop:disabled")
+        )
 
     def verdict(self):
         """Language and route, and why; without the bars, which name every language."""
@@ -147,8 +168,16 @@ class Page:
         """A picture of the whole page."""
         time.sleep(0.5)
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 4000), "scale": 1}
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+        clip = {
+            "x": 0,
+            "y": 0,
+            "width": size["width"],
+            "height": min(size["height"], 4000),
+            "scale": 1,
+        }
+        shot = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
+        )
         (self.screenshots / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
         assert size["width"] <= self.width, "wider than the screen"
 
@@ -165,7 +194,9 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(server, clips, tmp_path_factory):
-    screenshots = Path(os.environ.get("DUALASR_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    screenshots = Path(
+        os.environ.get("DUALASR_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+    )
     screenshots.mkdir(parents=True, exist_ok=True)
     page = Page(server, tmp_path_factory.mktemp("downloads"), screenshots, clips / "ky.wav")
     yield page
@@ -176,13 +207,22 @@ def test_a_base_language_goes_to_the_primary_and_is_downloaded_as_subtitles(page
     page.visit()
     page.upload(clips / "en.wav")
     page.transcribe()
-    assert "English" in page.verdict() and "Whisper" in page.verdict() and "so Whisper kept it" in page.verdict()
+    assert (
+        "English" in page.verdict()
+        and "Whisper" in page.verdict()
+        and "so Whisper kept it" in page.verdict()
+    )
     assert "remember" in page.see("#answer .parts").text
     for suffix in ("srt", "vtt", "txt", "json"):
         page.see("#downloads button, #downloads a", f"Download .{suffix}").click()
     names = [f"en.{suffix}" for suffix in ("srt", "vtt", "txt", "json")]
-    WebDriverWait(page.driver, 20).until(lambda _: all((page.downloads / name).is_file() for name in names))
-    assert "00:00:00,0" in (page.downloads / "en.srt").read_text() and "remember" in (page.downloads / "en.srt").read_text()
+    WebDriverWait(page.driver, 20).until(
+        lambda _: all((page.downloads / name).is_file() for name in names)
+    )
+    assert (
+        "00:00:00,0" in (page.downloads / "en.srt").read_text()
+        and "remember" in (page.downloads / "en.srt").read_text()
+    )
     assert json.loads((page.downloads / "en.json").read_text())["route"] == "primary"
     page.shoot("desktop-light")
 
@@ -194,7 +234,11 @@ def test_a_new_language_goes_to_its_pack_and_every_pipeline_is_compared(page, cl
     assert "Kyrgyz" in page.verdict() and "Pack ky" in page.verdict()
     page.see("#compare").click()
     page.see("#comparison .card", "as Irish")
-    assert [card.text.split("\n")[0] for card in page.seen("#comparison .card")] == ["Whisper", "Pack ky", "Pack ga"]
+    assert [card.text.split("\n")[0] for card in page.seen("#comparison .card")] == [
+        "Whisper",
+        "Pack ky",
+        "Pack ga",
+    ]
     page.shoot("desktop-dark")
 
 
@@ -260,7 +304,10 @@ def test_the_microphone_is_heard(page):
 
 
 def test_the_packs_are_shown(page):
-    for name, theme, width in (("packs-desktop-light", "light", 1280), ("packs-phone-dark", "dark", 360)):
+    for name, theme, width in (
+        ("packs-desktop-light", "light", 1280),
+        ("packs-phone-dark", "dark", 360),
+    ):
         page.visit(theme, width)
         page.see("button[role=tab]", "Language packs").click()
         cards = [page.see("#packs .pack", language).text for language in ("Kyrgyz", "Irish")]
@@ -287,5 +334,7 @@ def test_everything_is_reached_by_tab(page):
 
 def test_nothing_left_the_host(page, server):
     assert page.hosts() == {server.removeprefix("http://")}
-    errors = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    errors = [
+        entry["message"] for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"
+    ]
     assert all("Waveform load error" in error for error in errors), "of the file that is no sound"

@@ -63,12 +63,17 @@ class Running:
 
     def windows(self) -> float:
         lines = httpx.get(f"{self.url}/metrics", timeout=WAIT).text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("dualasr_windows_total"))
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith("dualasr_windows_total")
+        )
 
     def open(self, headers: str, start: bytes = b"") -> socket.socket:
         """A connection on which a request for a transcript has begun."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT)
-        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{headers}\r\n\r\n"
+        head = (
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer"
+            f" {KEY}\r\n{headers}\r\n\r\n"
+        )
         connection.sendall(head.encode() + start)
         return connection
 
@@ -77,14 +82,19 @@ def answer_on(connection: socket.socket) -> tuple[int, dict[str, str], dict]:
     """Status, headers and JSON of the response on a connection, which is closed then."""
     with connection, connection.makefile("rb") as lines:
         status = int(lines.readline().split()[1])
-        headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(lines.readline, b"\r\n"))
+        headers = dict(
+            line.decode().strip().lower().split(": ", 1) for line in iter(lines.readline, b"\r\n")
+        )
         return status, headers, json.loads(lines.read(int(headers["content-length"])))
 
 
 def form(sound: bytes, **fields: str) -> tuple[str, bytes]:
     """Headers and body."""
     request = httpx.Request("POST", "http://x", data=fields, files={"file": ("a.wav", sound)})
-    return f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(request.read())}", request.read()
+    return (
+        f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(request.read())}",
+        request.read(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +105,39 @@ def start(tiny_folder, make_secondary, tmp_path_factory):
         folder = tmp_path_factory.mktemp("server")
         (folder / "temp").mkdir()
         for name, pack in model.packs.items():
-            save_pack(folder / ("packs" if name == "north" else "others") / name, pack, model.backbone)
+            save_pack(
+                folder / ("packs" if name == "north" else "others") / name, pack, model.backbone
+            )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "dualasr", "serve", "--base", tiny_folder, "--pack", folder / "packs", "--key", KEY,
-                   "--port", port, "--no_page", "--batch_size", 2, "--max_upload_mb", 4, "--max_audio_s", 100, *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "dualasr",
+            "serve",
+            "--base",
+            tiny_folder,
+            "--pack",
+            folder / "packs",
+            "--key",
+            KEY,
+            "--port",
+            port,
+            "--no_page",
+            "--batch_size",
+            2,
+            "--max_upload_mb",
+            4,
+            "--max_audio_s",
+            100,
+            *flags,
+        ]
         environment = os.environ | {"TMPDIR": str(folder / "temp"), "OMP_NUM_THREADS": "1"}
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen(
+                [str(word) for word in command], stdout=log, stderr=log, env=environment
+            )
         running = Running(process, port, folder / "temp", folder / "log", folder / "packs")
         started.append(running)
 
@@ -138,13 +172,20 @@ def at_rest(server):
 def sounds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sounds")
     lengths = {"short": 1.2, "middle": 18, "long": 96}  # windows: 1, 2, and at least 7
-    return {name: write_sound(folder / f"{name}.wav", seconds, seed) for seed, (name, seconds) in enumerate(lengths.items())}
+    return {
+        name: write_sound(folder / f"{name}.wav", seconds, seed)
+        for seed, (name, seconds) in enumerate(lengths.items())
+    }
 
 
 def test_an_upload_that_is_declared_too_large_is_refused_before_it_is_sent(at_rest):
     for length in (10**9, 10**19):
         status, headers, body = answer_on(at_rest.open(f"{FORM}\r\nContent-Length: {length}"))
-        assert (status, body["error"]["code"], headers["connection"]) == (413, "request_too_large", "close")
+        assert (status, body["error"]["code"], headers["connection"]) == (
+            413,
+            "request_too_large",
+            "close",
+        )
 
 
 def test_an_upload_that_grows_too_large_is_refused_and_nothing_is_kept(at_rest):
@@ -153,7 +194,10 @@ def test_an_upload_that_grows_too_large_is_refused_and_nothing_is_kept(at_rest):
     for chunk in (part, *[bytes(100_000)] * 60):
         connection.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
     status, _, body = answer_on(connection)
-    assert (status, body["error"]["message"]) == (413, "The request is larger than 4 MB, the limit here.")
+    assert (status, body["error"]["message"]) == (
+        413,
+        "The request is larger than 4 MB, the limit here.",
+    )
 
 
 def test_who_hangs_up_in_the_middle_of_an_upload_leaves_nothing(at_rest, sounds):
@@ -179,7 +223,9 @@ def test_who_hangs_up_in_the_middle_of_an_answer_takes_the_request_along(at_rest
 
 
 def test_long_silence_in_a_small_file_is_refused(at_rest, tmp_path):
-    with soundfile.SoundFile(tmp_path / "a.opus", "w", 8_000, 1, format="OGG", subtype="OPUS") as file:
+    with soundfile.SoundFile(
+        tmp_path / "a.opus", "w", 8_000, 1, format="OGG", subtype="OPUS"
+    ) as file:
         for _ in range(10):
             file.write(np.zeros(60 * 8_000, np.float32))
     with pytest.raises(openai.APIStatusError, match="longer than 100 s") as error:
@@ -189,20 +235,29 @@ def test_long_silence_in_a_small_file_is_refused(at_rest, tmp_path):
 
 def test_a_full_queue_is_said_before_the_upload_is_read(at_rest, sounds):
     with ThreadPoolExecutor(3) as clients:
-        ask = lambda: at_rest.client().audio.transcriptions.create(file=sounds["middle"], model="primary", language="en")  # noqa: E731
+        ask = lambda: at_rest.client().audio.transcriptions.create(
+            file=sounds["middle"], model="primary", language="en"
+        )  # noqa: E731
         waiting = [clients.submit(ask) for _ in range(3)]
         until(lambda: at_rest.queue() == 3)
         status, headers, body = answer_on(at_rest.open(f"{FORM}\r\nContent-Length: 2000000"))
-        assert (status, body["error"]["type"]) == (429, "rate_limit_error") and int(headers["retry-after"]) > 0
+        assert (status, body["error"]["type"]) == (429, "rate_limit_error") and int(
+            headers["retry-after"]
+        ) > 0
         with pytest.raises(openai.RateLimitError, match="3 requests are waiting already"):
-            at_rest.client().audio.transcriptions.create(file=("a.wav", bytes(3_500_000)), model="north")
+            at_rest.client().audio.transcriptions.create(
+                file=("a.wav", bytes(3_500_000)), model="north"
+            )
         assert len({future.result().text for future in waiting}) == 1
 
 
 def test_packs_come_and_go_under_requests(at_rest, sounds):
     client, others = at_rest.client(), at_rest.packs.parent / "others"
     reload = lambda key: httpx.post(f"{at_rest.url}/admin/packs/reload", headers=key, timeout=WAIT)  # noqa: E731
-    assert {reload(key).status_code for key in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic x"})} == {401}
+    assert {
+        reload(key).status_code
+        for key in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic x"})
+    } == {401}
     wanted = client.audio.transcriptions.create(file=sounds["middle"], model="north").text
     with ThreadPoolExecutor(2) as clients:
         ask = lambda: client.audio.transcriptions.create(file=sounds["middle"], model="north").text  # noqa: E731
@@ -210,7 +265,11 @@ def test_packs_come_and_go_under_requests(at_rest, sounds):
         until(lambda: at_rest.queue() == 2)
         shutil.move(others / "south", at_rest.packs / "south")
         shutil.move(at_rest.packs / "north", others / "north")
-        assert reload(BEARER).json() == {"packs": ["south"], "added": ["south"], "removed": ["north"]}
+        assert reload(BEARER).json() == {
+            "packs": ["south"],
+            "added": ["south"],
+            "removed": ["north"],
+        }
         assert [future.result() for future in waiting] == [wanted, wanted]
     with pytest.raises(openai.NotFoundError):
         ask()
@@ -221,22 +280,34 @@ def test_packs_come_and_go_under_requests(at_rest, sounds):
         file.seek(-9, os.SEEK_END)
         file.write(b"x")
     answer = reload(BEARER)
-    assert answer.status_code == 400 and "decoder.safetensors was changed" in answer.json()["error"]["message"]
+    assert (
+        answer.status_code == 400
+        and "decoder.safetensors was changed" in answer.json()["error"]["message"]
+    )
     assert [model.id for model in client.models.list()][2:] == ["south"]
     shutil.rmtree(at_rest.packs / "north")
     shutil.copytree(others / "north", at_rest.packs / "north")
     assert reload(BEARER).json()["added"] == ["north"] and ask() == wanted
     shutil.move(at_rest.packs, others / "away")
     at_rest.packs.mkdir()
-    assert reload(BEARER).json() == {"packs": [], "added": [], "removed": ["north", "south"]}, "the folder may be empty"
+    assert reload(BEARER).json() == {
+        "packs": [],
+        "added": [],
+        "removed": ["north", "south"],
+    }, "the folder may be empty"
     at_rest.packs.rmdir()
     shutil.move(others / "away", at_rest.packs)
     assert reload(BEARER).json()["added"] == ["north", "south"] and ask() == wanted
 
 
-@pytest.mark.parametrize("flags, says", [
-    (["--key", ""], "it is empty"), (["--batch_size", "0"], "must be 1 at least"), (["--queue", "0"], "must be 1 at least"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--key", ""], "it is empty"),
+        (["--batch_size", "0"], "must be 1 at least"),
+        (["--queue", "0"], "must be 1 at least"),
+    ],
+)
 def test_flags_that_would_serve_nobody_or_everybody(flags, says, capsys):
     try:
         code = main(["serve", *flags])
@@ -247,7 +318,9 @@ def test_flags_that_would_serve_nobody_or_everybody(flags, says, capsys):
 
 def spoken(running: Running, path: Path, stream: bool = False) -> str:
     """What the base says of a sound, which takes a while."""
-    answer = running.client().audio.transcriptions.create(file=path, model="primary", language="en", stream=stream)
+    answer = running.client().audio.transcriptions.create(
+        file=path, model="primary", language="en", stream=stream
+    )
     if not stream:
         return answer.text
     *deltas, done = answer
@@ -277,7 +350,10 @@ def test_a_signal_lets_what_is_under_way_be_answered(server, sounds):
 def test_a_second_signal_waits_for_nobody(start, sounds):
     running = start()
     with ThreadPoolExecutor(3) as clients:
-        waiting = [clients.submit(spoken, running, sounds["long"], stream) for stream in (False, False, True)]
+        waiting = [
+            clients.submit(spoken, running, sounds["long"], stream)
+            for stream in (False, False, True)
+        ]
         until(lambda: running.queue() == 3 and running.windows() > 0)
         for _ in range(2):
             running.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""What stands before the endpoints: slow uploads, too many of them, and those that nobody wants, on bare sockets."""
+"""What stands before the endpoints: slow uploads, too many of them, and those that nobody wants, on
+bare sockets.
+"""
 
 import json
 import socket
@@ -19,10 +21,14 @@ END = b"\r\n--B--\r\n"
 
 @pytest.fixture(scope="module")
 def port(tiny_folder, make_secondary, tmp_path_factory):
-    """Of a server that takes 100 kB, at 10 kB a second at least after 0.5 s, and one request at once."""
+    """Of a server that takes 100 kB, at 10 kB a second at least after 0.5 s, and one request at
+    once.
+    """
     scheduler = Scheduler(held(small_model(tiny_folder, make_secondary)), Limits(queue=1))
     uploads = tmp_path_factory.mktemp("uploads")
-    settings = Settings(uploads=UploadLimits(body=100_000, grace_s=0.5, bytes_a_second=10_000), page=False)
+    settings = Settings(
+        uploads=UploadLimits(body=100_000, grace_s=0.5, bytes_a_second=10_000), page=False
+    )
     with serving(create_app(scheduler, lambda: scheduler.model, uploads, settings)) as url:
         yield int(url.rpartition(":")[2])
     scheduler.close(drop=True)
@@ -32,7 +38,9 @@ def port(tiny_folder, make_secondary, tmp_path_factory):
 def begin(port: int, headers: bytes = b"Content-Length: 90000") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     form = b"Host: x\r\nContent-Type: multipart/form-data; boundary=B"
-    connection.sendall(b"POST /v1/audio/transcriptions HTTP/1.1\r\n%s\r\n%s\r\n\r\n" % (form, headers))
+    connection.sendall(
+        b"POST /v1/audio/transcriptions HTTP/1.1\r\n%s\r\n%s\r\n\r\n" % (form, headers)
+    )
     return connection
 
 

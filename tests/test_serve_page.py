@@ -11,7 +11,15 @@ import soundfile
 from dualasr_serve import page
 from dualasr_serve.explanation import explain, odds
 from dualasr_serve.markdown import markdown_html
-from dualasr_serve.page_html import Shown, answer_html, bars_html, clock, comparison_html, note_html, percent
+from dualasr_serve.page_html import (
+    Shown,
+    answer_html,
+    bars_html,
+    clock,
+    comparison_html,
+    note_html,
+    percent,
+)
 from dualasr_serve.page_packs import packs_html, scores_html
 from dualasr_serve.routes import Decoder, by_decoder, decoders_of, language_choices, language_name
 from dualasr_serve.scheduler import Limits, Scheduler
@@ -30,7 +38,15 @@ SHOWN = Shown(DECODERS, "gradio_api/file=/tmp/clip.wav")
 EVIL = "<script>alert(1)</script>\"'&<img src=https://evil.example/x.png>"
 
 
-def segment(start=0.0, end=2.0, text="Ат суу ичти.", language="ky", route="ky", reason="no pack is loaded", **more):
+def segment(
+    start=0.0,
+    end=2.0,
+    text="Ат суу ичти.",
+    language="ky",
+    route="ky",
+    reason="no pack is loaded",
+    **more,
+):
     probs = more.pop("language_probs", {"ky": 0.9, "en": 0.07, "de": 0.02, "ga": 0.01})
     return Segment(start, end, text, language, route, -0.2, 0.1, probs, {}, reason, **more)
 
@@ -39,8 +55,15 @@ def transcription(*segments, duration=9.0):
     first = segments[0] if segments else None
     text = " ".join(segment.text for segment in segments)
     probs = first.language_probs if first else {}
-    return Transcription(text, first and first.language, first.route if first else PRIMARY, probs, segments, duration,
-                         {"windows": {"text": len(segments), "empty": 0, "no_speech": 0, "silent": 0}})  # fmt: skip
+    return Transcription(
+        text,
+        first and first.language,
+        first.route if first else PRIMARY,
+        probs,
+        segments,
+        duration,
+        {"windows": {"text": len(segments), "empty": 0, "no_speech": 0, "silent": 0}},
+    )
 
 
 # sentences
@@ -56,10 +79,14 @@ def bid(log_odds):
 
 
 def decided(log_odds, ours=None, theirs=None, options=SelectorOptions()):
-    """What the selector itself says of a pack with these log-odds, after a duel of two log-probabilities where given."""
+    """What the selector itself says of a pack with these log-odds, after a duel of two
+    log-probabilities where given.
+    """
     decision = select(-0.5, [bid(log_odds)], options)
     if ours is not None:
-        decision, _ = rescore(decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options)
+        decision, _ = rescore(
+            decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options
+        )
     return explain(decision.reason, decision.route)
 
 
@@ -69,23 +96,47 @@ PAPER = SelectorOptions.paper()
 @pytest.mark.parametrize(
     "said, wanted",
     [
-        (explain(select(-0.5, [], SelectorOptions()).reason, PRIMARY), "No language pack is loaded"),
+        (
+            explain(select(-0.5, [], SelectorOptions()).reason, PRIMARY),
+            "No language pack is loaded",
+        ),
         (explain("the caller chose the route", "ky"), "You chose pack ky"),
-        (explain(select(0, [bid(1.0)], SelectorOptions(), primary=False).reason, "ky"), "Whisper knows none of the languages"),
+        (
+            explain(select(0, [bid(1.0)], SelectorOptions(), primary=False).reason, "ky"),
+            "Whisper knows none of the languages",
+        ),
         (decided(9.0), "Pack ky recognised its language: more than 1,000 to 1"),
         (decided(-5.0), "so Whisper kept it"),
-        (decided(0.2, options=SelectorOptions(floors={"ky": 0.5})), "may be a language that no pack here was taught"),
-        (explain(select(0, [bid(1.0)], SelectorOptions(), no_speech_prob=0.9).reason, PRIMARY), "Whisper hears no speech"),
+        (
+            decided(0.2, options=SelectorOptions(floors={"ky": 0.5})),
+            "may be a language that no pack here was taught",
+        ),
+        (
+            explain(select(0, [bid(1.0)], SelectorOptions(), no_speech_prob=0.9).reason, PRIMARY),
+            "Whisper hears no speech",
+        ),
         (decided(1.0), "It was close between Whisper and pack ky (about even); pack ky was ahead"),
         (decided(1.0, ours=-5.0, theirs=-30.0), "Pack ky's text fits the sound better"),
         (decided(0.3, ours=-30.0, theirs=-5.0), "Whisper's text fits the sound better"),
-        (decided(3.5, ours=-6.0, theirs=-5.0), "Although Whisper's text fits the sound a little better, all evidence"),
+        (
+            decided(3.5, ours=-6.0, theirs=-5.0),
+            "Although Whisper's text fits the sound a little better, all evidence",
+        ),
         (decided(1.0, ours=-5.0, theirs=-5.0), "Both texts fit the sound alike"),
         (decided(0.5, options=PAPER), "Pack ky was surer of its best language"),
         (decided(-2.0, options=PAPER), "Whisper was surer of its best language"),
-        (decided(-0.4, ours=-1.0, theirs=-30.0, options=PAPER), "and pack ky's text is the more probable one"),
-        (explain("ky: log-odds +1.00, within tau 3.0; both neighbours go to primary", PRIMARY), "would have gone to pack ky"),
-        (explain("ky: log-odds -1.00, within tau 3.0; both neighbours go to ky", "ky"), "would have gone to Whisper"),
+        (
+            decided(-0.4, ours=-1.0, theirs=-30.0, options=PAPER),
+            "and pack ky's text is the more probable one",
+        ),
+        (
+            explain("ky: log-odds +1.00, within tau 3.0; both neighbours go to primary", PRIMARY),
+            "would have gone to pack ky",
+        ),
+        (
+            explain("ky: log-odds -1.00, within tau 3.0; both neighbours go to ky", "ky"),
+            "would have gone to Whisper",
+        ),
         (explain("something new", PRIMARY), "The selector says: something new."),
     ],
 )
@@ -95,9 +146,16 @@ def test_the_reason_is_a_sentence(said, wanted):
 
 @pytest.mark.parametrize(
     "lead, wanted",
-    [(0.1, "about even"), (0.7, "about 2 to 1"), (-3.0, "about 20 to 1"), (5.7, "about 300 to 1"),
-     (40.0, "more than 1,000 to 1"), (float("inf"), "more than 1,000 to 1"), (float("nan"), "about even")],
-)  # fmt: skip
+    [
+        (0.1, "about even"),
+        (0.7, "about 2 to 1"),
+        (-3.0, "about 20 to 1"),
+        (5.7, "about 300 to 1"),
+        (40.0, "more than 1,000 to 1"),
+        (float("inf"), "more than 1,000 to 1"),
+        (float("nan"), "about even"),
+    ],
+)
 def test_odds(lead, wanted):
     assert odds(lead) == wanted
 
@@ -118,9 +176,18 @@ def test_decoders_of_a_model_and_their_languages(make_model):
     primary, north = decoders_of(make_model(("north", "ky")))
     assert primary.languages["en"] == "English" and primary.label == "Whisper (5 languages)"
     assert (north.label, north.title) == ("Pack north (ky)", "pack north")
-    names = [name for name, _ in language_choices((Decoder("a", {"x": "Same"}), Decoder("b", {"y": "Same", "z": "Other"})))]
+    names = [
+        name
+        for name, _ in language_choices(
+            (Decoder("a", {"x": "Same"}), Decoder("b", {"y": "Same", "z": "Other"}))
+        )
+    ]
     assert names == ["Other", "Same (x)", "Same (y)"]
-    assert language_name("ga", ()) == "Irish" and language_name("qq", ()) == "qq" and language_name(None, ())
+    assert (
+        language_name("ga", ()) == "Irish"
+        and language_name("qq", ()) == "qq"
+        and language_name(None, ())
+    )
 
 
 # HTML
@@ -129,29 +196,51 @@ def test_decoders_of_a_model_and_their_languages(make_model):
 def test_an_answer_names_language_route_times_and_reason():
     words = (Word(0.0, 1.0, "Ат", 0.9, False), Word(1.0, 2.0, " суу", 0.9, False))
     html = answer_html(transcription(segment(words=words)), SHOWN)
-    for wanted in ("Kyrgyz", "Pack ky", "route-1", "No language pack is loaded", 'lang="ky"', 'data-at="0.00"',
-                   "<audio controls", 'data-end="2.00">суу<', "90&nbsp;%", "2 languages: 9&nbsp;%"):  # fmt: skip
+    for wanted in (
+        "Kyrgyz",
+        "Pack ky",
+        "route-1",
+        "No language pack is loaded",
+        'lang="ky"',
+        'data-at="0.00"',
+        "<audio controls",
+        'data-end="2.00">суу<',
+        "90&nbsp;%",
+        "2 languages: 9&nbsp;%",
+    ):
         assert wanted in html, wanted
     assert "<details" not in html, "one part: its evidence is open"
 
 
 def test_parts_of_a_long_answer_have_their_own_evidence():
-    parts = [segment(), segment(2.0, 4.0), segment(4.0, 6.0, "Hello", "en", PRIMARY, "ky: log-odds -7.00, beyond tau 3.0")]
+    parts = [
+        segment(),
+        segment(2.0, 4.0),
+        segment(4.0, 6.0, "Hello", "en", PRIMARY, "ky: log-odds -7.00, beyond tau 3.0"),
+    ]
     html = answer_html(transcription(*parts), SHOWN)
     assert html.count("<details") == 2, "two windows, the first of two sentences"
     assert "Of 2 parts of the sound, 1 went to pack ky (Kyrgyz) and 1 to Whisper (English)." in html
     assert "Mostly Kyrgyz" in html and "Why Whisper?" in html and html.count('class="line"') == 3
-    assert 'class="caption"' not in html and 'class="caption"' in answer_html(transcription(*parts, *parts), SHOWN)
+    assert 'class="caption"' not in html and 'class="caption"' in answer_html(
+        transcription(*parts, *parts), SHOWN
+    )
 
 
 def test_an_answer_under_way_has_no_verdict_and_no_player():
     html = answer_html(transcription(segment()), SHOWN, "Listening: 0:09 so far")
-    assert "Listening" in html and "verdict" not in html and "<audio" not in html and "Ат суу" in html
+    assert (
+        "Listening" in html and "verdict" not in html and "<audio" not in html and "Ат суу" in html
+    )
 
 
 @pytest.mark.parametrize(
     "duration, windows, wanted",
-    [(0.0, {}, "no sound"), (3.0, {"silent": 1}, "only silence"), (3.0, {"no_speech": 1}, "No speech")],
+    [
+        (0.0, {}, "no sound"),
+        (3.0, {"silent": 1}, "only silence"),
+        (3.0, {"no_speech": 1}, "No speech"),
+    ],
 )
 def test_an_empty_answer_says_why(duration, windows, wanted):
     empty = replace(transcription(duration=duration), scores={"windows": windows})
@@ -159,7 +248,10 @@ def test_an_empty_answer_says_why(duration, windows, wanted):
 
 
 def test_of_what_others_would_have_said_the_same_text_alone_is_the_one_above():
-    above, other = transcription(segment()), transcription(segment(text="Suu içti.", language="tr", route=PRIMARY))
+    above, other = (
+        transcription(segment()),
+        transcription(segment(text="Suu içti.", language="tr", route=PRIMARY)),
+    )
     html = comparison_html([(PRIMARY, other), ("ky", above), ("ga", None)], above.text, SHOWN)
     cards = html.split("<article")
     assert [("the transcript above" in card) for card in cards[1:]] == [False, True, False]
@@ -171,17 +263,32 @@ def test_whatever_a_text_holds_is_text():
     words = (Word(0.0, 1.0, EVIL, 0.9, False),)
     probs = {"en": 0.5, EVIL: 0.5}
     one = transcription(segment(0, 1, EVIL, EVIL, EVIL, EVIL, words=words, language_probs=probs))
-    two = transcription(*one.segments, segment(1, 2, EVIL, "en", PRIMARY, EVIL, language_probs=probs))
+    two = transcription(
+        *one.segments, segment(1, 2, EVIL, "en", PRIMARY, EVIL, language_probs=probs)
+    )
     made = [
-        answer_html(one, shown), answer_html(two, shown), answer_html(two, shown, EVIL), note_html(EVIL, "error"),
-        comparison_html([(EVIL, one), (PRIMARY, None)], EVIL, shown), bars_html(probs, shown), markdown_html(EVIL),
-        markdown_html(f"# {EVIL}\n- {EVIL}\n\n| {EVIL} | a |\n|---|---|\n| `{EVIL}` | **{EVIL}** |\n"),
+        answer_html(one, shown),
+        answer_html(two, shown),
+        answer_html(two, shown, EVIL),
+        note_html(EVIL, "error"),
+        comparison_html([(EVIL, one), (PRIMARY, None)], EVIL, shown),
+        bars_html(probs, shown),
+        markdown_html(EVIL),
+        markdown_html(
+            f"# {EVIL}\n- {EVIL}\n\n| {EVIL} | a |\n|---|---|\n| `{EVIL}` | **{EVIL}** |\n"
+        ),
         markdown_html(f"```\n{EVIL}\n```\n    {EVIL}"),
-        markdown_html(f"![x](https://evil.example/x.png) [{EVIL}](javascript:alert) [a](https://b\"onclick=1)"),
+        markdown_html(
+            f'![x](https://evil.example/x.png) [{EVIL}](javascript:alert) [a](https://b"onclick=1)'
+        ),
         scores_html({EVIL: {EVIL: 0.5, "CER": 0.1, "x": EVIL}}),
-    ]  # fmt: skip
+    ]
     for html in made:
-        assert "<script" not in html and "<img" not in html and not re.search(r"(?<!&quot;)(?<!%22)onclick=", html)
+        assert (
+            "<script" not in html
+            and "<img" not in html
+            and not re.search(r"(?<!&quot;)(?<!%22)onclick=", html)
+        )
 
 
 def test_clock_and_percent():
@@ -196,12 +303,23 @@ def test_clock_and_percent():
 
 
 def test_markdown_of_a_card():
-    text = "# Title\n\nA `b` and **c**,\nsee [d](https://e.example/f).\n\n| | x |\n|---|---|\n| 1 | 2 |\n"
+    text = (
+        "# Title\n\nA `b` and **c**,\nsee [d](https://e.example/f).\n\n| | x |\n|---|---|\n| 1 |"
+        " 2 |\n"
+    )
     html = markdown_html(f"{text}\n    code <\n\n- one\n- two").replace("\n", "")
-    assert '<h4>Title</h4><p>A <code>b</code> and <strong>c</strong>,see <a href="https://e.example/f" rel="noopener' in html
-    assert "<th>x</th>" in html and "<td>1</td><td>2</td>" in html and "<code>code &lt;</code>" in html
+    assert (
+        '<h4>Title</h4><p>A <code>b</code> and <strong>c</strong>,see <a href="https://e.example/f"'
+        ' rel="noopener' in html
+    )
+    assert (
+        "<th>x</th>" in html and "<td>1</td><td>2</td>" in html and "<code>code &lt;</code>" in html
+    )
     assert "<li>one</li><li>two</li>" in html
-    assert markdown_html("![plot](plot.png) [a](javascript:alert(1)) [b](card.md)") == "<p> <a>a</a> <a>b</a></p>\n"
+    assert (
+        markdown_html("![plot](plot.png) [a](javascript:alert(1)) [b](card.md)")
+        == "<p> <a>a</a> <a>b</a></p>\n"
+    )
 
 
 # packs
@@ -211,19 +329,34 @@ def test_packs_with_their_languages_scores_card_and_plots(make_model, tmp_path):
     model = make_model(("north", "ky"))
     pack = model.packs["north"]
     info = replace(
-        pack.info, languages={"ky": "Kyrgyz"}, scores={"dev CER": 0.083, "note": "x", "after": {"CER": {"en": 0.13}}}
+        pack.info,
+        languages={"ky": "Kyrgyz"},
+        scores={"dev CER": 0.083, "note": "x", "after": {"CER": {"en": 0.13}}},
     )
     model = replace(model, packs={"north": replace(pack, info=info, folder=tmp_path)})
     (tmp_path / "README.md").write_text("# The card\n")
-    (tmp_path / "regression.md").write_text("| after | en |\n|---|---|\n| + ky | 9.4 |\n\n![](regression.png)\n")
+    (tmp_path / "regression.md").write_text(
+        "| after | en |\n|---|---|\n| + ky | 9.4 |\n\n![](regression.png)\n"
+    )
     (tmp_path / "regression.png").write_bytes(b"\x89PNG....")
     (tmp_path / "no.png").write_bytes(b"<svg onload=alert(1)>")
     html = packs_html(model)
-    for wanted in ("Kyrgyz", "8.3&nbsp;%", "after · CER · en", "The card", "<td>9.4</td>", "data:image/png;base64,",
-                   "LSTM with attention", "MB", "trained without audio in other languages"):  # fmt: skip
+    for wanted in (
+        "Kyrgyz",
+        "8.3&nbsp;%",
+        "after · CER · en",
+        "The card",
+        "<td>9.4</td>",
+        "data:image/png;base64,",
+        "LSTM with attention",
+        "MB",
+        "trained without audio in other languages",
+    ):
         assert wanted in html, wanted
     assert html.count("<img") == 1, "a PNG by its first bytes"
-    assert "a dualasr language pack" in packs_html(make_model(("north", "ky"))), "a card of a pack that is on no disk"
+    assert "a dualasr language pack" in packs_html(make_model(("north", "ky"))), (
+        "a card of a pack that is on no disk"
+    )
     assert "no language pack loaded" in packs_html(make_model())
 
 
@@ -262,19 +395,37 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
     visit, seen = Visit(), {}
 
     async def use():
-        async for html, _, downloads, *rest in page.transcribe(scheduler, str(clip), "north", None, visit):
+        async for html, _, downloads, *rest in page.transcribe(
+            scheduler, str(clip), "north", None, visit
+        ):
             seen["html"], seen["shown"] = html, downloads.visible
             seen["files"] = [Path(file) for file in rest[:4] if isinstance(file, str)]
             seen["contents"] = [file.read_text() for file in seen["files"]]
 
     asyncio.run(use())
-    assert visit.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
-    assert [file.name for file in seen["files"]] == ["clip.srt", "clip.vtt", "clip.txt", "clip.json"]
-    assert "-->" in seen["contents"][0] and seen["contents"][1].startswith("WEBVTT") and '"route"' in seen["contents"][3]
+    assert (
+        visit.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
+    )
+    assert [file.name for file in seen["files"]] == [
+        "clip.srt",
+        "clip.vtt",
+        "clip.txt",
+        "clip.json",
+    ]
+    assert (
+        "-->" in seen["contents"][0]
+        and seen["contents"][1].startswith("WEBVTT")
+        and '"route"' in seen["contents"][3]
+    )
     assert not seen["files"][0].exists(), "gone once gradio has its copies"
     assert visit.ticket is None, "which would hold the packs of then"
     last, _ = collected(page.compared(scheduler, visit))[-1]
-    assert "Whisper" in last and "Pack north" in last and "busy" not in last and "the transcript above" in last
+    assert (
+        "Whisper" in last
+        and "Pack north" in last
+        and "busy" not in last
+        and "the transcript above" in last
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,12 +437,16 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
         ("my.wav", b"nonsense", "north", ["en", "de"], "does not know English, German"),
     ],
 )
-def test_errors_are_sentences_without_places(serve, tmp_path, name, content, route, languages, wanted):
+def test_errors_are_sentences_without_places(
+    serve, tmp_path, name, content, route, languages, wanted
+):
     path = name and tmp_path / name
     if path:
         path.write_bytes(content)
     with pytest.raises(gradio.Error) as caught:
-        collected(page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Visit()))
+        collected(
+            page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Visit())
+        )
     assert wanted in caught.value.message and str(tmp_path) not in caught.value.message
 
 
@@ -302,7 +457,10 @@ def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, 
     monkeypatch.setattr(page, "model_request", broken)
     with pytest.raises(gradio.Error) as caught:
         collected(page.transcribe(serve(), str(clip), "auto", [], Visit()))
-    assert caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED and "/secret/place" in caplog.text
+    assert (
+        caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED
+        and "/secret/place" in caplog.text
+    )
 
 
 def test_messages_of_errors_are_escaped():
@@ -313,9 +471,14 @@ def test_messages_of_errors_are_escaped():
 
 def test_the_page_asks_for_words_where_they_can_be_had(make_model, without_torchaudio):
     model = make_model(("north", "ky"))
-    wanted = {route: page.model_request(model, route, []).request.options.words for route in ("auto", "north", PRIMARY)}
+    wanted = {
+        route: page.model_request(model, route, []).request.options.words
+        for route in ("auto", "north", PRIMARY)
+    }
     assert wanted == {"auto": False, "north": False, PRIMARY: True}
-    assert page.model_request(make_model(), "auto", []).request.options.words, "no pack that would need it"
+    assert page.model_request(make_model(), "auto", []).request.options.words, (
+        "no pack that would need it"
+    )
 
 
 def test_who_leaves_is_not_waited_for(serve, clip):
@@ -362,7 +525,9 @@ def test_stop_ends_with_a_word_and_the_next_sound_without_one(serve, clip):
 def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
     scheduler = serve()
     built = page.build_page(scheduler)
-    visit = next(fn.fn for fn in built.fns.values() if any(target[1] == "load" for target in fn.targets))
+    visit = next(
+        fn.fn for fn in built.fns.values() if any(target[1] == "load" for target in fn.targets)
+    )
 
     def seen():
         route, languages, *rest = visit()
@@ -370,12 +535,16 @@ def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
 
     routes, languages, rest = seen()
     assert routes == ["auto", PRIMARY] and "ky" not in languages
-    examples = {file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)}
+    examples = {
+        file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)
+    }
     assert examples["en"] and not examples["ky"] and not examples["en_ky"]
     scheduler.model = make_model(("north", "ky"))
     routes, languages, rest = seen()
     assert routes == ["auto", PRIMARY, "north"] and "ky" in languages and "north" in rest[-1]
-    examples = {file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)}
+    examples = {
+        file.stem: button.visible for file, button in zip(page.EXAMPLES, rest, strict=False)
+    }
     assert examples["ky"] and examples["en_ky"] and not examples["ga"]
 
 

@@ -1,4 +1,6 @@
-"""Many requests for one model: nobody gets another's answer, waits for more than a turn, or takes the others down."""
+"""Many requests for one model: nobody gets another's answer, waits for more than a turn, or takes
+the others down.
+"""
 
 import shutil
 import time
@@ -33,8 +35,10 @@ def sounds(tmp_path_factory):
     """By name: short ones, and two that are longer than a window."""
     folder = tmp_path_factory.mktemp("sounds")
     lengths = {"a": 0.7, "b": 1.9, "c": 3.3, "d": 6.1, "long": 21.0, "longer": 40.0}
-    return {name: write_sound(folder / f"{name}.wav", seconds, seed)
-            for seed, (name, seconds) in enumerate(lengths.items())}  # fmt: skip
+    return {
+        name: write_sound(folder / f"{name}.wav", seconds, seed)
+        for seed, (name, seconds) in enumerate(lengths.items())
+    }
 
 
 @pytest.fixture
@@ -51,18 +55,42 @@ def start():
         scheduler.close(drop=True)
 
 
-def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(model, sounds, start):
-    quick = {route: ModelRequest(model, TranscribeRequest(route, None, QUICK)) for route in (None, "primary", "north", "south")}
-    model_requests = [*quick.values(), ModelRequest(model, TranscribeRequest(None, "en", QUICK)), ModelRequest(model, TranscribeRequest(None, "ga", replace(QUICK, words=True))),
-              ModelRequest(model.among(["ky", "en"]), TranscribeRequest(None, None, QUICK))]  # fmt: skip
+def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(
+    model, sounds, start
+):
+    quick = {
+        route: ModelRequest(model, TranscribeRequest(route, None, QUICK))
+        for route in (None, "primary", "north", "south")
+    }
+    model_requests = [
+        *quick.values(),
+        ModelRequest(model, TranscribeRequest(None, "en", QUICK)),
+        ModelRequest(model, TranscribeRequest(None, "ga", replace(QUICK, words=True))),
+        ModelRequest(model.among(["ky", "en"]), TranscribeRequest(None, None, QUICK)),
+    ]
     names = list(sounds)
-    asked = [(sounds[names[i % len(names)]], model_requests[i % len(model_requests)]) for i in range(11)]
-    asked.append((sounds["b"], request_for(model, route="primary", language="en", prompt="Good morning.", temperature=0.8)))
-    wanted = [gist(transcribe(model_request.model, path, **vars(model_request.request)))
-              for path, model_request in asked]  # fmt: skip
-    assert len({text for text, *_ in wanted}) > 7, "too many of the sounds sound alike to tell a swapped answer"
+    asked = [
+        (sounds[names[i % len(names)]], model_requests[i % len(model_requests)]) for i in range(11)
+    ]
+    asked.append(
+        (
+            sounds["b"],
+            request_for(
+                model, route="primary", language="en", prompt="Good morning.", temperature=0.8
+            ),
+        )
+    )
+    wanted = [
+        gist(transcribe(model_request.model, path, **vars(model_request.request)))
+        for path, model_request in asked
+    ]
+    assert len({text for text, *_ in wanted}) > 7, (
+        "too many of the sounds sound alike to tell a swapped answer"
+    )
     scheduler, slow = start(model, batch=4), held(model)
-    first = scheduler.submit(sounds["a"], ModelRequest(slow, TranscribeRequest("north", None, QUICK)))
+    first = scheduler.submit(
+        sounds["a"], ModelRequest(slow, TranscribeRequest("north", None, QUICK))
+    )
     assert slow.reached.wait(WAIT)
     with ThreadPoolExecutor(8) as clients:
         tickets = list(clients.map(lambda pair: scheduler.submit(*pair), asked))
@@ -79,19 +107,30 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_short_sound_does_not_wait_for_long_ones_that_came_before_it(model, sounds, start, batch):
     slow = held(model)
-    scheduler, model_request, ended = start(slow, batch=batch), ModelRequest(slow, TranscribeRequest("primary", "en", QUICK)), []
+    scheduler, model_request, ended = (
+        start(slow, batch=batch),
+        ModelRequest(slow, TranscribeRequest("primary", "en", QUICK)),
+        [],
+    )
     for name in ("longer", "long", "longer", "a"):
         ticket = scheduler.submit(sounds[name], model_request)
-        ticket.future.add_done_callback(lambda future, name=name: ended.append((name, scheduler.tally.windows)))
+        ticket.future.add_done_callback(
+            lambda future, name=name: ended.append((name, scheduler.tally.windows))
+        )
         assert slow.reached.wait(WAIT)  # the first one has the model, the others wait for it
     slow.free.set()
     ticket.future.result(WAIT)
-    assert ended[0][0] == "a" and ended[0][1] <= 3 + 2 * batch, "it had to wait for more than a turn of each"
+    assert ended[0][0] == "a" and ended[0][1] <= 3 + 2 * batch, (
+        "it had to wait for more than a turn of each"
+    )
 
 
 def test_a_full_queue_refuses_and_has_room_again_once_somebody_has_the_answer(model, sounds, start):
     slow = held(model)
-    scheduler, model_request = start(slow, queue=2), ModelRequest(slow, TranscribeRequest("north", None, QUICK))
+    scheduler, model_request = (
+        start(slow, queue=2),
+        ModelRequest(slow, TranscribeRequest("north", None, QUICK)),
+    )
     first, _ = (scheduler.submit(sounds["a"], model_request) for _ in range(2))
     assert scheduler.full
     with pytest.raises(Busy, match="2 requests are waiting already"):
@@ -103,8 +142,13 @@ def test_a_full_queue_refuses_and_has_room_again_once_somebody_has_the_answer(mo
 
 def test_whoever_cancels_is_not_decoded_and_makes_room(model, sounds, start):
     slow = held(model)
-    scheduler, model_request = start(slow, batch=1), ModelRequest(slow, TranscribeRequest("north", None, QUICK))
-    first, other, last = (scheduler.submit(sounds[name], model_request) for name in ("a", "longer", "b"))
+    scheduler, model_request = (
+        start(slow, batch=1),
+        ModelRequest(slow, TranscribeRequest("north", None, QUICK)),
+    )
+    first, other, last = (
+        scheduler.submit(sounds[name], model_request) for name in ("a", "longer", "b")
+    )
     assert slow.reached.wait(WAIT)
     other.cancel()
     slow.free.set()
@@ -114,9 +158,14 @@ def test_whoever_cancels_is_not_decoded_and_makes_room(model, sounds, start):
         other.future.result(WAIT)
 
 
-def test_what_is_not_done_in_time_is_given_up_and_what_comes_after_it_is_served(model, sounds, start):
+def test_what_is_not_done_in_time_is_given_up_and_what_comes_after_it_is_served(
+    model, sounds, start
+):
     slow = held(model)
-    scheduler, model_request = start(slow, batch=1, time_s=0.3), ModelRequest(slow, TranscribeRequest("north", None, QUICK))
+    scheduler, model_request = (
+        start(slow, batch=1, time_s=0.3),
+        ModelRequest(slow, TranscribeRequest("north", None, QUICK)),
+    )
     tickets = [scheduler.submit(sounds["longer"], model_request) for _ in range(2)]
     assert slow.reached.wait(WAIT)
     time.sleep(max(0.0, tickets[-1].deadline - time.monotonic()))
@@ -136,10 +185,15 @@ def silence(path, seconds: int, **kind):
     return path
 
 
-@pytest.mark.parametrize("name, kind", [
-    ("speech.wav", None), ("silence.flac", {}), ("silence.opus", {"format": "OGG", "subtype": "OPUS", "rate": 8_000}),
-    ("silence.mp3", {"format": "MP3", "subtype": "MPEG_LAYER_III"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("speech.wav", None),
+        ("silence.flac", {}),
+        ("silence.opus", {"format": "OGG", "subtype": "OPUS", "rate": 8_000}),
+        ("silence.mp3", {"format": "MP3", "subtype": "MPEG_LAYER_III"}),
+    ],
+)
 def test_sound_beyond_the_limit_is_refused_and_read_no_further(model, tmp_path, start, name, kind):
     path = tmp_path / name
     write_sound(path, 120) if kind is None else silence(path, 300, **kind)
@@ -151,7 +205,11 @@ def test_sound_beyond_the_limit_is_refused_and_read_no_further(model, tmp_path, 
 
 
 def test_long_silence_keeps_nobody_waiting_and_has_no_text(model, sounds, tmp_path, start):
-    scheduler, model_request, ended = start(model), ModelRequest(model, TranscribeRequest("north", None, QUICK)), []
+    scheduler, model_request, ended = (
+        start(model),
+        ModelRequest(model, TranscribeRequest("north", None, QUICK)),
+        [],
+    )
     tickets = {"silence": scheduler.submit(silence(tmp_path / "hour.flac", 3600), model_request)}
     tickets["a"] = scheduler.submit(sounds["a"], model_request)
     for name, ticket in tickets.items():
@@ -163,12 +221,20 @@ def test_long_silence_keeps_nobody_waiting_and_has_no_text(model, sounds, tmp_pa
 def test_requests_keep_their_model_while_packs_are_exchanged(model, sounds, start):
     slow = held(model)
     scheduler, paths = start(slow, batch=2), [sounds[name] for name in ("long", "a")]
-    old = [scheduler.submit(path, ModelRequest(slow, TranscribeRequest("north", None, QUICK))) for path in paths]
+    old = [
+        scheduler.submit(path, ModelRequest(slow, TranscribeRequest("north", None, QUICK)))
+        for path in paths
+    ]
     assert slow.reached.wait(WAIT)
     south = model.packs["south"]
     other = replace(model, packs={"north": replace(south, info=replace(south.info, name="north"))})
     scheduler.model = other
-    new = [scheduler.submit(path, ModelRequest(scheduler.model, TranscribeRequest("north", None, QUICK))) for path in paths]
+    new = [
+        scheduler.submit(
+            path, ModelRequest(scheduler.model, TranscribeRequest("north", None, QUICK))
+        )
+        for path in paths
+    ]
     slow.free.set()
     for tickets, through in ((old, model), (new, other)):
         wanted = [gist(transcribe(through, path, route="north", options=QUICK)) for path in paths]
@@ -178,10 +244,19 @@ def test_requests_keep_their_model_while_packs_are_exchanged(model, sounds, star
 
 def test_what_breaks_in_decoding_fails_its_requests_alone(model, sounds, start):
     north = model.packs["north"]
-    broken = model.with_pack(replace(north, info=replace(north.info, name="bad", languages={"x": "x"}), secondary=None))
+    broken = model.with_pack(
+        replace(north, info=replace(north.info, name="bad", languages={"x": "x"}), secondary=None)
+    )
     whole = ModelRequest(model, TranscribeRequest("north", None, QUICK))
     scheduler = start(model)
-    tickets = [scheduler.submit(sounds["a"], model_request) for model_request in (whole, ModelRequest(broken, TranscribeRequest("bad", None, QUICK)), whole)]
+    tickets = [
+        scheduler.submit(sounds["a"], model_request)
+        for model_request in (
+            whole,
+            ModelRequest(broken, TranscribeRequest("bad", None, QUICK)),
+            whole,
+        )
+    ]
     with pytest.raises(AttributeError):
         tickets[1].future.result(WAIT)
     assert tickets[0].future.result(WAIT) == tickets[2].future.result(WAIT)
@@ -192,8 +267,14 @@ def test_a_listener_that_breaks_fails_its_request_alone(model, sounds, start):
     def broken(so_far):
         raise RuntimeError("the one who listened has gone")
 
-    scheduler, model_request = start(model), ModelRequest(model, TranscribeRequest("north", None, QUICK))
-    tickets = [scheduler.submit(sounds["long"], model_request, broken), scheduler.submit(sounds["long"], model_request)]
+    scheduler, model_request = (
+        start(model),
+        ModelRequest(model, TranscribeRequest("north", None, QUICK)),
+    )
+    tickets = [
+        scheduler.submit(sounds["long"], model_request, broken),
+        scheduler.submit(sounds["long"], model_request),
+    ]
     with pytest.raises(RuntimeError, match="has gone"):
         tickets[0].future.result(WAIT)
     assert tickets[1].future.result(WAIT).text and len(scheduler) == 0
@@ -205,10 +286,17 @@ def test_broken_sound_is_an_error_of_its_own(model, sounds, tmp_path, start):
     cut, noise = tmp_path / "cut.flac", tmp_path / "noise.mp3"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     noise.write_bytes(b"no sound at all" * 100)
-    scheduler, model_request = start(model), ModelRequest(model, TranscribeRequest("north", None, QUICK))
-    tickets = {path: scheduler.submit(path, model_request) for path in (cut, sounds["long"], noise, tmp_path / "none.wav")}
+    scheduler, model_request = (
+        start(model),
+        ModelRequest(model, TranscribeRequest("north", None, QUICK)),
+    )
+    tickets = {
+        path: scheduler.submit(path, model_request)
+        for path in (cut, sounds["long"], noise, tmp_path / "none.wav")
+    }
     assert gist(tickets.pop(sounds["long"]).future.result(WAIT)) == gist(
-        transcribe(model, sounds["long"], route="north", options=QUICK))  # fmt: skip
+        transcribe(model, sounds["long"], route="north", options=QUICK)
+    )
     for path, ticket in tickets.items():
         with pytest.raises(AudioError, match=path.name):
             ticket.future.result(WAIT)
@@ -216,16 +304,23 @@ def test_broken_sound_is_an_error_of_its_own(model, sounds, tmp_path, start):
 
 def test_progress_only_grows_up_to_the_transcript(model, sounds, start):
     scheduler, told = start(model, batch=1), []
-    whole = scheduler.submit(sounds["longer"], ModelRequest(model, TranscribeRequest("north", None, QUICK)), told.append).future.result(WAIT)
+    whole = scheduler.submit(
+        sounds["longer"], ModelRequest(model, TranscribeRequest("north", None, QUICK)), told.append
+    ).future.result(WAIT)
     texts = [*(so_far.text for so_far in told), whole.text]
-    assert len(set(texts)) > 3 and all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    assert len(set(texts)) > 3 and all(
+        after.startswith(before) for before, after in zip(texts, texts[1:], strict=False)
+    )
     segments = [so_far.segments for so_far in told]
     assert all(whole.segments[: len(some)] == some for some in segments)
 
 
 def test_close_answers_what_is_admitted_and_then_refuses(model, sounds, start):
     slow = held(model)
-    scheduler, model_request = start(slow, batch=2), ModelRequest(slow, TranscribeRequest("north", None, QUICK))
+    scheduler, model_request = (
+        start(slow, batch=2),
+        ModelRequest(slow, TranscribeRequest("north", None, QUICK)),
+    )
     tickets = [scheduler.submit(sounds[name], model_request) for name in ("long", "a", "b")]
     with ThreadPoolExecutor(1) as closer:
         closing = closer.submit(scheduler.close)
@@ -240,17 +335,28 @@ def test_close_answers_what_is_admitted_and_then_refuses(model, sounds, start):
 
 def test_close_can_drop_what_is_admitted(model, sounds, start):
     slow = held(model)
-    scheduler, model_request = start(slow, batch=1), ModelRequest(slow, TranscribeRequest("north", None, QUICK))
+    scheduler, model_request = (
+        start(slow, batch=1),
+        ModelRequest(slow, TranscribeRequest("north", None, QUICK)),
+    )
     tickets = [scheduler.submit(sounds["longer"], model_request) for _ in range(3)]
     assert slow.reached.wait(WAIT)
     slow.free.set()
     scheduler.close(drop=True)
-    assert len(scheduler) == 0 and scheduler.tally.windows <= 2 and all(ticket.future.cancelled() for ticket in tickets)
+    assert (
+        len(scheduler) == 0
+        and scheduler.tally.windows <= 2
+        and all(ticket.future.cancelled() for ticket in tickets)
+    )
 
 
 def test_limits_may_be_infinite(model, sounds, start):
     scheduler = start(model, audio_s=float("inf"), time_s=float("inf"))
-    assert scheduler.submit(sounds["a"], ModelRequest(model, TranscribeRequest("north", None, QUICK))).future.result(WAIT).text
+    assert (
+        scheduler.submit(sounds["a"], ModelRequest(model, TranscribeRequest("north", None, QUICK)))
+        .future.result(WAIT)
+        .text
+    )
 
 
 def test_the_sound_may_go_once_the_answer_is_there(model, sounds, tmp_path, start):

@@ -1,4 +1,6 @@
-"""Whatever fits the description at /openapi.json, or just does not: no answer is a bug, and each is as described."""
+"""Whatever fits the description at /openapi.json, or just does not: no answer is a bug, and each is
+as described.
+"""
 
 import random
 from collections import Counter
@@ -19,13 +21,23 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 
 
 @pytest.fixture(scope="module")
 def schema(tiny_folder, make_secondary, tmp_path_factory):
     scheduler = Scheduler(small_model(tiny_folder, make_secondary), Limits(audio_s=30))
-    app = create_app(scheduler, lambda: scheduler.model, tmp_path_factory.mktemp("uploads"), Settings(key="key", page=False))
+    app = create_app(
+        scheduler,
+        lambda: scheduler.model,
+        tmp_path_factory.mktemp("uploads"),
+        Settings(key="key", page=False),
+    )
     with serving(app) as url:
         yield schemathesis.openapi.from_url(f"{url}/openapi.json")
     scheduler.close()
@@ -33,24 +45,44 @@ def schema(tiny_folder, make_secondary, tmp_path_factory):
 
 def test_all_is_described(schema):
     paths = schema.raw_schema["paths"]
-    assert set(paths) == {"/v1/models", "/v1/models/{name}", "/v1/audio/transcriptions", "/v1/audio/translations", "/health",
-                          "/metrics", "/admin/packs/reload"}  # fmt: skip
+    assert set(paths) == {
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/health",
+        "/metrics",
+        "/admin/packs/reload",
+    }
     for path, operations in paths.items():
         for operation in operations.values():
             assert operation["description"] and "422" not in operation["responses"], path
     spoken = paths["/v1/audio/transcriptions"]["post"]["responses"]
-    assert set(spoken["200"]["content"]) == {"application/json", "text/plain", "application/x-subrip", "text/vtt",
-                                             "text/event-stream"}  # fmt: skip
+    assert set(spoken["200"]["content"]) == {
+        "application/json",
+        "text/plain",
+        "application/x-subrip",
+        "text/vtt",
+        "text/event-stream",
+    }
     assert {"400", "401", "404", "413", "429"} <= set(spoken)
-    form = schema.raw_schema["components"]["schemas"]["Body_transcriptions_v1_audio_transcriptions_post"]["properties"]
+    form = schema.raw_schema["components"]["schemas"][
+        "Body_transcriptions_v1_audio_transcriptions_post"
+    ]["properties"]
     assert form.pop("response_format") and all(field["description"] for field in form.values())
 
 
 def each(operation, mode: str, examples: int, check) -> None:
     """Check so many cases of an operation, the same ones every time."""
 
-    @settings(max_examples=examples, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
     def one_after_another(case):
         check(case)
@@ -70,7 +102,11 @@ def test_nothing_that_may_be_asked_is_a_bug(schema, key, mode):
 
 
 def test_what_is_asked_of_a_sound_is_answered_or_refused_as_described(schema, tmp_path):
-    sound, choice, statuses = write_sound(tmp_path / "a.wav", 0.4).read_bytes(), random.Random(0), Counter()
+    sound, choice, statuses = (
+        write_sound(tmp_path / "a.wav", 0.4).read_bytes(),
+        random.Random(0),
+        Counter(),
+    )
 
     def check(case):
         case.body |= {"file": sound, "model": choice.choice(["auto", "north", "south"])}

@@ -1,4 +1,6 @@
-"""A set of packs, calibrated: thresholds against brute force, the file against the model that reads it."""
+"""A set of packs, calibrated: thresholds against brute force, the file against the model that reads
+it.
+"""
 
 import hashlib
 import json
@@ -30,25 +32,43 @@ SECOND_PASS = Calibration(second_pass=Logistic((1.0, 1.0, 0.0)))
 
 
 def scored_clip(pipeline, log_odds, gap=0.0, language="ky", name="north"):
-    """A clip of one second whose leading pack, of two, has these log-odds, and gap more after the second pass."""
-    pack_scores = tuple(PackScore(one, (code,), 0.0, SECOND_PASS, (1.0,), tag=log_odds if one == name else -50.0)
-                 for one, code in (("north", "ky"), ("west", "ga")))  # fmt: skip
+    """A clip of one second whose leading pack, of two, has these log-odds, and gap more after the
+    second pass.
+    """
+    pack_scores = tuple(
+        PackScore(one, (code,), 0.0, SECOND_PASS, (1.0,), tag=log_odds if one == name else -50.0)
+        for one, code in (("north", "ky"), ("west", "ga"))
+    )
     return ScoredClip(
-        language=language, pipeline=pipeline, seconds=1.0, pack_scores=pack_scores, runner_up=name,
-        first=Hypothesis((1,), "", -9.0, True), second=Hypothesis((1,), "", gap - 9.0, True),
-    )  # fmt: skip
+        language=language,
+        pipeline=pipeline,
+        seconds=1.0,
+        pack_scores=pack_scores,
+        runner_up=name,
+        first=Hypothesis((1,), "", -9.0, True),
+        second=Hypothesis((1,), "", gap - 9.0, True),
+    )
 
 
 def draw(rng, count, unknown=0, name="north"):
-    dev = [scored_clip(side, rng.normal(2 * sign, 2.5), rng.normal(sign, 2.0), name=name)
-           for side, sign in ((name, 1.0), (PRIMARY, -1.0)) for _ in range(count)]  # fmt: skip
-    return dev, [scored_clip(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und", name) for _ in range(unknown)]
+    dev = [
+        scored_clip(side, rng.normal(2 * sign, 2.5), rng.normal(sign, 2.0), name=name)
+        for side, sign in ((name, 1.0), (PRIMARY, -1.0))
+        for _ in range(count)
+    ]
+    return dev, [
+        scored_clip(None, rng.normal(0.5, 2.0), rng.normal(1.0, 2.0), "und", name)
+        for _ in range(unknown)
+    ]
 
 
 def cost(dev, selector, taken=2.0):
     routes = [decide(one, selector)[0] for one in dev]
-    return sum((taken if one.pipeline == PRIMARY else 1.0) for one, route in zip(dev, routes, strict=True)
-               if route != one.pipeline)  # fmt: skip
+    return sum(
+        (taken if one.pipeline == PRIMARY else 1.0)
+        for one, route in zip(dev, routes, strict=True)
+        if route != one.pipeline
+    )
 
 
 def accepted(unknown, selector):
@@ -57,37 +77,70 @@ def accepted(unknown, selector):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_other_beta_and_no_other_floors_route_dev_better(seed):
-    """The slow way: every clip decided anew by the selector itself, for all betas and then all pairs of two packs' floors."""
+    """The slow way: every clip decided anew by the selector itself, for all betas and then all
+    pairs of two packs' floors.
+    """
     rng = np.random.default_rng(seed)
     sides = [draw(rng, 15, 20, name) for name in ("north", "west")]
-    dev, unknown = [one for mine, _ in sides for one in mine], [one for _, foreign in sides for one in foreign]
+    dev, unknown = (
+        [one for mine, _ in sides for one in mine],
+        [one for _, foreign in sides for one in foreign],
+    )
     start, options = SelectorOptions(tau=1.5), SetOptions(max_false_accept_rate=0.1)
     fitted = fit_set(dev, unknown, start, options)
     assert accepted(unknown, fitted) <= 4
     grid = np.arange(-9.0, 9.0, 0.15)
-    assert cost(dev, replace(fitted, floors={})) <= min(cost(dev, replace(start, beta=float(-t))) for t in grid)
-    pairs = [replace(fitted, floors={"north": float(a), "west": float(b)}) for a in grid[::4] for b in grid[::4]]
+    assert cost(dev, replace(fitted, floors={})) <= min(
+        cost(dev, replace(start, beta=float(-t))) for t in grid
+    )
+    pairs = [
+        replace(fitted, floors={"north": float(a), "west": float(b)})
+        for a in grid[::4]
+        for b in grid[::4]
+    ]
     assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if accepted(unknown, one) <= 4)
 
 
 def test_a_floor_is_above_the_score_it_is_for():
     for score in (4.35, 0.29, -0.57, 1.005):  # that have no exact hundredth
-        fitted = fit_set([scored_clip("north", 9.0)], [scored_clip(None, score)], SelectorOptions(beta=9.0), SetOptions(max_false_accept_rate=0.0))
+        fitted = fit_set(
+            [scored_clip("north", 9.0)],
+            [scored_clip(None, score)],
+            SelectorOptions(beta=9.0),
+            SetOptions(max_false_accept_rate=0.0),
+        )
         assert score < fitted.floors["north"] <= score + 0.021
 
 
 def test_a_pack_that_is_taken_in_easily_costs_the_others_nothing():
-    dev = [scored_clip("north", 4.0), scored_clip("west", 9.0, name="west"), scored_clip(PRIMARY, -9.0)]
+    dev = [
+        scored_clip("north", 4.0),
+        scored_clip("west", 9.0, name="west"),
+        scored_clip(PRIMARY, -9.0),
+    ]
     unknown = [scored_clip(None, 6.0, name="west") for _ in range(5)]
     fitted = fit_set(dev, unknown, SelectorOptions(), SetOptions(max_false_accept_rate=0.0))
-    assert fitted.floors == {"west": 6.01} and cost(dev, fitted) == 0 and accepted(unknown, fitted) == 0
+    assert (
+        fitted.floors == {"west": 6.01}
+        and cost(dev, fitted) == 0
+        and accepted(unknown, fitted) == 0
+    )
 
 
 def test_speech_that_is_none_to_the_primary_raises_the_limit():
-    heard = [replace(scored_clip("north", 5.0), no_speech_prob=p) for p in (0.7, 0.8)] + [scored_clip(PRIMARY, -5.0)]
+    heard = [replace(scored_clip("north", 5.0), no_speech_prob=p) for p in (0.7, 0.8)] + [
+        scored_clip(PRIMARY, -5.0)
+    ]
     fitted = fit_set(heard, [], SelectorOptions())
-    assert fitted.no_speech == pytest.approx(0.8, abs=0.01) and decide(heard[0], fitted)[0] == "north"
-    assert fit_set([replace(one, no_speech_prob=0.1) for one in heard], [], SelectorOptions()).no_speech == 0.6
+    assert (
+        fitted.no_speech == pytest.approx(0.8, abs=0.01) and decide(heard[0], fitted)[0] == "north"
+    )
+    assert (
+        fit_set(
+            [replace(one, no_speech_prob=0.1) for one in heard], [], SelectorOptions()
+        ).no_speech
+        == 0.6
+    )
     assert decide(replace(scored_clip(None, 9.0), no_speech_prob=0.95), fitted)[0] == PRIMARY
 
 
@@ -99,19 +152,35 @@ def test_a_share_is_a_limit_and_a_smaller_one_costs_no_less():
         assert accepted(unknown, fitted) <= share * len(unknown)
         costs.append(cost(dev, fitted))
     assert costs == sorted(costs, reverse=True)
-    assert cost(dev, fitted) <= cost(dev, replace(fitted, floors={})), "where all may be taken a floor is there for dev alone"
+    assert cost(dev, fitted) <= cost(dev, replace(fitted, floors={})), (
+        "where all may be taken a floor is there for dev alone"
+    )
 
 
 def test_what_dev_cannot_tell_stays():
-    sure = [scored_clip("north", 6.0), scored_clip("north", 7.0), scored_clip(PRIMARY, -6.0), scored_clip(PRIMARY, -7.0)]
+    sure = [
+        scored_clip("north", 6.0),
+        scored_clip("north", 7.0),
+        scored_clip(PRIMARY, -6.0),
+        scored_clip(PRIMARY, -7.0),
+    ]
     assert fit_set(sure, [], SelectorOptions()).beta == SelectorOptions().beta
-    one_sided = fit_set([scored_clip("north", -4.0), scored_clip("north", 5.0)], [scored_clip(None, 1.003)] * 3, SelectorOptions())
+    one_sided = fit_set(
+        [scored_clip("north", -4.0), scored_clip("north", 5.0)],
+        [scored_clip(None, 1.003)] * 3,
+        SelectorOptions(),
+    )
     assert one_sided.beta == SelectorOptions().beta and one_sided.floors == {"north": 1.01}
     assert one_sided.posterior == Logistic(), "with one pipeline alone there is nothing to weigh"
 
 
 def test_beta_moves_to_the_middle_of_what_separates():
-    shifted = [scored_clip("north", 9.0), scored_clip("north", 8.0), scored_clip(PRIMARY, 4.0), scored_clip(PRIMARY, 3.0)]
+    shifted = [
+        scored_clip("north", 9.0),
+        scored_clip("north", 8.0),
+        scored_clip(PRIMARY, 4.0),
+        scored_clip(PRIMARY, 3.0),
+    ]
     fitted = fit_set(shifted, [], SelectorOptions(tau=0.0))
     assert fitted.beta == pytest.approx(-6.0, abs=0.02) and fitted.floors == {}
     again = fit_set(shifted, [], fitted)
@@ -120,7 +189,9 @@ def test_beta_moves_to_the_middle_of_what_separates():
 
 def test_a_clip_taken_from_the_primary_counts_by_its_price():
     """One old clip stands among three new ones: worth three errors at a price of four, not at two."""
-    dev = [scored_clip("north", z) for z in (1.0, 1.1, 1.2, 9.0, 9.1)] + [scored_clip(PRIMARY, z) for z in (2.0, -9.0)]
+    dev = [scored_clip("north", z) for z in (1.0, 1.1, 1.2, 9.0, 9.1)] + [
+        scored_clip(PRIMARY, z) for z in (2.0, -9.0)
+    ]
     for taken, route in ((2.0, "north"), (4.0, PRIMARY)):
         fitted = fit_set(dev, [], SelectorOptions(tau=0.0), SetOptions(false_accept_cost=taken))
         assert decide(dev[5], fitted)[0] == route
@@ -129,18 +200,37 @@ def test_a_clip_taken_from_the_primary_counts_by_its_price():
 def test_an_overconfident_posterior_is_drawn_to_what_happens_and_no_route_moves():
     rng = np.random.default_rng(0)
     odds = rng.normal(0, 1, 400)
-    dev = [scored_clip("north" if rng.random() < 1 / (1 + np.exp(-z)) else PRIMARY, 6 * z) for z in odds]
+    dev = [
+        scored_clip("north" if rng.random() < 1 / (1 + np.exp(-z)) else PRIMARY, 6 * z)
+        for z in odds
+    ]
     start = SelectorOptions(tau=0.0, beta=0.0)
     fitted = replace(fit_set(dev, [], start, SetOptions(false_accept_cost=1.0)), beta=0.0)
     before, after = (measure(dev, [], one, (PRIMARY, "north")) for one in (start, fitted))
     assert after["calibration"]["ece"] < 0.3 * before["calibration"]["ece"]
-    assert after["confusion"] == before["confusion"] and fitted.posterior.weights[0] == pytest.approx(1 / 6, rel=0.3)
+    assert after["confusion"] == before["confusion"] and fitted.posterior.weights[
+        0
+    ] == pytest.approx(1 / 6, rel=0.3)
 
 
 def test_measured_is_what_was_counted():
-    dev = [scored_clip("north", 5.0), scored_clip("north", -5.0), scored_clip(PRIMARY, -1.0, -2.0, "en"), scored_clip(PRIMARY, 0.0, 3.0, "en")]
-    found = measure(dev, [scored_clip(None, 5.0), scored_clip(None, -5.0)], SelectorOptions(tau=2.0), (PRIMARY, "north"))
-    assert found["accuracy"] == 0.5 and found["false_accept_rate"] == 0.5 and found["decoded_twice"] == 0.5
+    dev = [
+        scored_clip("north", 5.0),
+        scored_clip("north", -5.0),
+        scored_clip(PRIMARY, -1.0, -2.0, "en"),
+        scored_clip(PRIMARY, 0.0, 3.0, "en"),
+    ]
+    found = measure(
+        dev,
+        [scored_clip(None, 5.0), scored_clip(None, -5.0)],
+        SelectorOptions(tau=2.0),
+        (PRIMARY, "north"),
+    )
+    assert (
+        found["accuracy"] == 0.5
+        and found["false_accept_rate"] == 0.5
+        and found["decoded_twice"] == 0.5
+    )
     assert found["confusion"] == {"en": {PRIMARY: 1, "north": 1}, "ky": {PRIMARY: 1, "north": 1}}
     assert measure(dev, [], SelectorOptions(), (PRIMARY, "north"))["false_accept_rate"] is None
 
@@ -162,16 +252,26 @@ def sounds(clips, tmp_path):
 
 
 def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
-    """Claims are heard once; the model with the fitted selector, as read from its file, decides the same with the same odds."""
+    """Claims are heard once; the model with the fitted selector, as read from its file, decides the
+    same with the same odds.
+    """
     model = make_model(("north", "ky"), ("west", "ga"))
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing here")
-    rows = [(sound, "ky", "north") for sound in sounds[:2]] + [(sound, "en", PRIMARY) for sound in sounds[2:]]
-    scored, lost = score_clips(model, [*rows, (Sound(tmp_path / "broken.wav"), "ky", "north")], SetOptions(batch=3))
+    rows = [(sound, "ky", "north") for sound in sounds[:2]] + [
+        (sound, "en", PRIMARY) for sound in sounds[2:]
+    ]
+    scored, lost = score_clips(
+        model, [*rows, (Sound(tmp_path / "broken.wav"), "ky", "north")], SetOptions(batch=3)
+    )
     assert len(scored) == 4 and len(lost) == 1 and "broken.wav" in lost[0]
     leads = sorted(one.score.log_odds for one in scored)
     floors = dict.fromkeys(("north", "west"), leads[1] + 1e-3)
-    for selector in (SelectorOptions(), SelectorOptions(tau=99.0), SelectorOptions(tau=99.0, floors=floors),
-                     SelectorOptions(beta=9.0, posterior=Logistic((0.5,), -1.0))):  # fmt: skip
+    for selector in (
+        SelectorOptions(),
+        SelectorOptions(tau=99.0),
+        SelectorOptions(tau=99.0, floors=floors),
+        SelectorOptions(beta=9.0, posterior=Logistic((0.5,), -1.0)),
+    ):
         write_selector(tmp_path / "set.json", selector, {"command": "none"})
         read = read_selector(tmp_path / "set.json")
         assert read == selector
@@ -181,7 +281,9 @@ def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
         for result, (route, share, twice, _) in zip(results, foreseen, strict=True):
             own = {"north": "ky", "west": "ga"}
             rest = sum(p for code, p in result.language_probs.items() if code not in own.values())
-            assert (rest if route == PRIMARY else result.language_probs[own[route]]) == pytest.approx(share, abs=1e-4)
+            assert (
+                rest if route == PRIMARY else result.language_probs[own[route]]
+            ) == pytest.approx(share, abs=1e-4)
             assert ("after both" in result.reason) == twice
 
 
@@ -189,11 +291,20 @@ def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
     path = tmp_path / "set.json"
     path.write_text('{"beta": -1.5, "tau": 2}')
     assert read_selector(path) == SelectorOptions(beta=-1.5, tau=2)
-    grown = SelectorOptions(floors={"ky": 2.5}, no_speech=0.7, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky"))
+    grown = SelectorOptions(
+        floors={"ky": 2.5}, no_speech=0.7, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky")
+    )
     write_selector(path, grown, {"command": "x"})
-    assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {"command": "x"}
-    for content in ('{"posterior": 3}', '{"posterior": {"weights": [1]}}', '{"packs": 3}', '{"floors": 1}',
-                    '{"floors": {"ky": "x"}}'):
+    assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {
+        "command": "x"
+    }
+    for content in (
+        '{"posterior": 3}',
+        '{"posterior": {"weights": [1]}}',
+        '{"packs": 3}',
+        '{"floors": 1}',
+        '{"floors": {"ky": "x"}}',
+    ):
         path.write_text(content)
         with pytest.raises(PackError, match="no selector file"):
             read_selector(path)
@@ -202,8 +313,12 @@ def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
 def test_unknown_audio_is_in_no_known_language_and_never_of_test(make_model, sounds, tmp_path):
     model = make_model(("north", "ky"))
     assert read_unknown([tmp_path], "dev", model) == sounds, "a folder of sound files"
-    rows = [{"id": str(i), "audio": f"{i}.wav", "text": "", "lang": code, "split": split}
-            for i, (code, split) in enumerate([("fi", "dev"), ("ky", "dev"), ("en", "dev"), ("fi", "test")])]  # fmt: skip
+    rows = [
+        {"id": str(i), "audio": f"{i}.wav", "text": "", "lang": code, "split": split}
+        for i, (code, split) in enumerate(
+            [("fi", "dev"), ("ky", "dev"), ("en", "dev"), ("fi", "test")]
+        )
+    ]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [sound.path.name for sound in read_unknown([tmp_path], "dev", model)] == ["0.wav"]
     (tmp_path / "manifest.jsonl").write_text(json.dumps(rows[3]) + "\n")
@@ -214,27 +329,54 @@ def test_unknown_audio_is_in_no_known_language_and_never_of_test(make_model, sou
         read_unknown([tmp_path], "dev", model)
 
 
-def test_calibrate_from_the_command_line(tiny_folder, backbone, make_secondary, sounds, tmp_path, capsys):
+def test_calibrate_from_the_command_line(
+    tiny_folder, backbone, make_secondary, sounds, tmp_path, capsys
+):
     pack, out = tmp_path / "packs" / "north", tmp_path / "out" / "set.json"
     save_pack(pack, Pack(PackInfo("north", {"ky": "Kyrgyz"}), make_secondary(backbone)), backbone)
     corpus, negatives = tmp_path / "corpus", tmp_path / "negatives"
     for folder in (corpus, negatives):
         folder.mkdir()
-    rows = [{"id": code, "audio": f"{code}.wav", "text": "тоо", "lang": code, "split": "dev"} for code in ("ky", "en", "fi")]
+    rows = [
+        {"id": code, "audio": f"{code}.wav", "text": "тоо", "lang": code, "split": "dev"}
+        for code in ("ky", "en", "fi")
+    ]
     (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for sound, path in zip(sounds, [corpus / "ky.wav", corpus / "en.wav", corpus / "fi.wav", negatives / "n.wav"], strict=True):
+    for sound, path in zip(
+        sounds,
+        [corpus / "ky.wav", corpus / "en.wav", corpus / "fi.wav", negatives / "n.wav"],
+        strict=True,
+    ):
         sound.path.rename(path)
     before = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in pack.iterdir()}
     model = ["--base", str(tiny_folder), "--pack", str(pack.parent)]
-    asked = ["calibrate", *model, "--corpus", str(corpus), "--negatives", str(negatives), "--out", str(out)]
+    asked = [
+        "calibrate",
+        *model,
+        "--corpus",
+        str(corpus),
+        "--negatives",
+        str(negatives),
+        "--out",
+        str(out),
+    ]
     assert main(asked) == 0
     text = capsys.readouterr().out
-    assert "routed right, %" in text and "What other shares would cost" in text and "nobody loaded knows them: fi" in text
-    assert {path.name: hashlib.sha256(path.read_bytes()).digest() for path in pack.iterdir()} == before, "the pack is untouched"
+    assert (
+        "routed right, %" in text
+        and "What other shares would cost" in text
+        and "nobody loaded knows them: fi" in text
+    )
+    assert {
+        path.name: hashlib.sha256(path.read_bytes()).digest() for path in pack.iterdir()
+    } == before, "the pack is untouched"
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     record = json.loads(out.read_text())
     assert record["fitted"]["after"]["false_accept_rate"] == 0 and record["packs"] == ["north"]
-    assert "dualasr calibrate" in record["fitted"]["command"] and str(tmp_path) not in record["fitted"]["command"]
+    assert (
+        "dualasr calibrate" in record["fitted"]["command"]
+        and str(tmp_path) not in record["fitted"]["command"]
+    )
     transcribe = ["transcribe", str(corpus / "ky.wav"), "-o", str(tmp_path), "--selector", str(out)]
     assert main([*transcribe, *model]) == 0
     assert "fitted for" not in capsys.readouterr().err

@@ -52,7 +52,9 @@ def test_marks_holds_for_characters_of_every_kind(around):
         assert normalise(out, "marks") == out, f"not idempotent on {text!a}"
         assert out == unicodedata.normalize("NFC", " ".join(out.split())), ascii(text)
         kinds = {unicodedata.category(char) for char in out if char not in " '\u200c\u200d"}
-        assert not any(kind[0] in "PSZ" or kind in ("Cc", "Cf", "Cs") for kind in kinds), ascii(text)
+        assert not any(kind[0] in "PSZ" or kind in ("Cc", "Cf", "Cs") for kind in kinds), ascii(
+            text
+        )
 
 
 def test_marks_keeps_every_mark_and_letter_of_indic_scripts():
@@ -65,7 +67,10 @@ def test_marks_keeps_every_mark_and_letter_of_indic_scripts():
 @pytest.mark.parametrize(
     ("unit", "languages"),
     [
-        ("character", "zh zh-TW ZH yue yue_hant_hk cmn_hans_cn ja ja_jp th lo my my_mm km km_kh bo"),
+        (
+            "character",
+            "zh zh-TW ZH yue yue_hant_hk cmn_hans_cn ja ja_jp th lo my my_mm km km_kh bo",
+        ),
         ("word", "en ky_kg or_in ko vi ga qu-EC ckb jv zu mi"),
     ],
 )
@@ -80,6 +85,11 @@ def test_real_sentences_keep_their_words():
             for method in NORMALISERS:
                 out = normalise(line, method)
                 assert normalise(out, method) == out, f"{path.name}: {line}"
-            letters = sum(unicodedata.category(char)[0] in "LMN" for char in unicodedata.normalize("NFKC", line))
+            letters = sum(
+                unicodedata.category(char)[0] in "LMN"
+                for char in unicodedata.normalize("NFKC", line)
+            )
             kept = sum(char not in "' \u200c\u200d" for char in normalise(line, "marks"))
-            assert kept >= letters - line.count("ʼ") - line.count("ʻ") - line.upper().count("İ"), line
+            assert kept >= letters - line.count("ʼ") - line.count("ʻ") - line.upper().count("İ"), (
+                line
+            )

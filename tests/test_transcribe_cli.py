@@ -26,7 +26,15 @@ from dualasr.model.selector import Calibration
 from dualasr.packs.format import save_pack
 
 ALL = ("json", "srt", "tsv", "txt", "vtt")
-EAGER = ["--no_speech_threshold", "None", "--temperature_increment_on_fallback", "None", "--beam_size", "1"]  # random weights
+# random weights
+EAGER = [
+    "--no_speech_threshold",
+    "None",
+    "--temperature_increment_on_fallback",
+    "None",
+    "--beam_size",
+    "1",
+]
 
 
 @pytest.fixture
@@ -45,11 +53,23 @@ def run(tiny_folder, tmp_path, make_model, backbone):
     pack = tmp_path / "packs" / "north"
     model = make_model(("north", "ky"))
     pack.parent.mkdir()
-    info = replace(model.packs["north"].info, languages={"ky": "Kyrgyz"}, calibration=Calibration(negatives=9))
+    info = replace(
+        model.packs["north"].info, languages={"ky": "Kyrgyz"}, calibration=Calibration(negatives=9)
+    )
     save_pack(pack, replace(model.packs["north"], info=info), backbone)
 
     def run(*arguments) -> int:
-        return main(["transcribe", *map(str, arguments), "--base", str(tiny_folder), "--pack", str(pack), *EAGER])
+        return main(
+            [
+                "transcribe",
+                *map(str, arguments),
+                "--base",
+                str(tiny_folder),
+                "--pack",
+                str(pack),
+                *EAGER,
+            ]
+        )
 
     return run
 
@@ -62,29 +82,51 @@ def parse(*arguments: str):
     return build_parser().parse_args(["transcribe", "a.wav", *arguments])
 
 
-@pytest.mark.parametrize("arguments, name, value", [
-    (["--output_dir", "x"], "output_dir", Path("x")), (["-o", "x"], "output_dir", Path("x")),
-    (["--output_format", "srt"], "output_format", "srt"), (["-f", "all"], "output_format", "all"),
-    (["--verbose", "False"], "verbose", False), (["--task", "translate"], "task", "translate"),
-    (["--language", "Kyrgyz"], "language", "Kyrgyz"), (["--temperature", "0.4"], "temperature", 0.4),
-    (["--beam_size", "3"], "beam_size", 3), (["--beam_size", "None"], "beam_size", None),
-    (["--initial_prompt", "Hello there"], "initial_prompt", "Hello there"),
-    (["--condition_on_previous_text", "True"], "condition_on_previous_text", True),
-    (["--temperature_increment_on_fallback", "None"], "temperature_increment_on_fallback", None),
-    (["--compression_ratio_threshold", "2.0"], "compression_ratio_threshold", 2.0),
-    (["--logprob_threshold", "-0.5"], "logprob_threshold", -0.5), (["--logprob_threshold", "None"], "logprob_threshold", None),
-    (["--no_speech_threshold", "0.5"], "no_speech_threshold", 0.5), (["--word_timestamps", "True"], "word_timestamps", True),
-    (["--highlight_words", "True"], "highlight_words", True), (["--max_line_width", "40"], "max_line_width", 40),
-    (["--max_line_count", "2"], "max_line_count", 2), (["--threads", "2"], "threads", 2),
-    (["--clip_timestamps", "0,10"], "clip_timestamps", "0,10"), (["--device", "cuda"], "device", "cuda"),
-    (["--vad_filter", "True"], "vad_filter", True), (["--vad_threshold", "0.6"], "vad_threshold", 0.6),
-    (["--batch_size", "4"], "batch_size", 4), (["--batch_size", "None"], "batch_size", None),
-    (["--threads", "None"], "threads", None),
-    (["--carry_initial_prompt", "True"], "carry_initial_prompt", True), (["--vad_onset", "0.4"], "vad_threshold", 0.4),
-    (["--local_files_only", "True"], "local_files_only", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, name, value",
+    [
+        (["--output_dir", "x"], "output_dir", Path("x")),
+        (["-o", "x"], "output_dir", Path("x")),
+        (["--output_format", "srt"], "output_format", "srt"),
+        (["-f", "all"], "output_format", "all"),
+        (["--verbose", "False"], "verbose", False),
+        (["--task", "translate"], "task", "translate"),
+        (["--language", "Kyrgyz"], "language", "Kyrgyz"),
+        (["--temperature", "0.4"], "temperature", 0.4),
+        (["--beam_size", "3"], "beam_size", 3),
+        (["--beam_size", "None"], "beam_size", None),
+        (["--initial_prompt", "Hello there"], "initial_prompt", "Hello there"),
+        (["--condition_on_previous_text", "True"], "condition_on_previous_text", True),
+        (
+            ["--temperature_increment_on_fallback", "None"],
+            "temperature_increment_on_fallback",
+            None,
+        ),
+        (["--compression_ratio_threshold", "2.0"], "compression_ratio_threshold", 2.0),
+        (["--logprob_threshold", "-0.5"], "logprob_threshold", -0.5),
+        (["--logprob_threshold", "None"], "logprob_threshold", None),
+        (["--no_speech_threshold", "0.5"], "no_speech_threshold", 0.5),
+        (["--word_timestamps", "True"], "word_timestamps", True),
+        (["--highlight_words", "True"], "highlight_words", True),
+        (["--max_line_width", "40"], "max_line_width", 40),
+        (["--max_line_count", "2"], "max_line_count", 2),
+        (["--threads", "2"], "threads", 2),
+        (["--clip_timestamps", "0,10"], "clip_timestamps", "0,10"),
+        (["--device", "cuda"], "device", "cuda"),
+        (["--vad_filter", "True"], "vad_filter", True),
+        (["--vad_threshold", "0.6"], "vad_threshold", 0.6),
+        (["--batch_size", "4"], "batch_size", 4),
+        (["--batch_size", "None"], "batch_size", None),
+        (["--threads", "None"], "threads", None),
+        (["--carry_initial_prompt", "True"], "carry_initial_prompt", True),
+        (["--vad_onset", "0.4"], "vad_threshold", 0.4),
+        (["--local_files_only", "True"], "local_files_only", True),
+    ],
+)
 def test_the_flags_of_whisper_mean_what_they_mean_there(arguments, name, value):
-    """Of openai-whisper 20250625 and whisper-ctranslate2 0.5, as their help has them; dashes are the same."""
+    """Of openai-whisper 20250625 and whisper-ctranslate2 0.5, as their help has them; dashes are
+    the same.
+    """
     assert vars(parse(*arguments))[name] == value
     if arguments[0].startswith("--"):
         assert vars(parse(arguments[0].replace("_", "-"), *arguments[1:]))[name] == value
@@ -92,31 +134,73 @@ def test_the_flags_of_whisper_mean_what_they_mean_there(arguments, name, value):
 
 
 def test_the_flags_reach_the_library():
-    options, subtitles = options_of(parse(
-        "--temperature", "0.2", "--temperature_increment_on_fallback", "0.4", "--compression_ratio_threshold", "None",
-        "--logprob_threshold", "-2", "--no_speech_threshold", "None", "--beam_size", "None", "--task", "translate",
-        "--word_timestamps", "True", "--max_line_width", "30", "--max_line_count", "2", "--batch_size", "3",
-        "--clip_timestamps", "1,2.5,4", "--vad_filter", "True", "--vad_min_silence_duration_ms", "500",
-        "--initial_prompt", "Salam",
-    ))  # fmt: skip
+    options, subtitles = options_of(
+        parse(
+            "--temperature",
+            "0.2",
+            "--temperature_increment_on_fallback",
+            "0.4",
+            "--compression_ratio_threshold",
+            "None",
+            "--logprob_threshold",
+            "-2",
+            "--no_speech_threshold",
+            "None",
+            "--beam_size",
+            "None",
+            "--task",
+            "translate",
+            "--word_timestamps",
+            "True",
+            "--max_line_width",
+            "30",
+            "--max_line_count",
+            "2",
+            "--batch_size",
+            "3",
+            "--clip_timestamps",
+            "1,2.5,4",
+            "--vad_filter",
+            "True",
+            "--vad_min_silence_duration_ms",
+            "500",
+            "--initial_prompt",
+            "Salam",
+        )
+    )
     decode = options.decode
     assert decode.fallback.temperatures == pytest.approx((0.2, 0.6, 1.0))
-    assert (decode.fallback.compression_ratio_threshold, decode.fallback.logprob_threshold) == (None, -2)
+    assert (decode.fallback.compression_ratio_threshold, decode.fallback.logprob_threshold) == (
+        None,
+        -2,
+    )
     assert (decode.beam, decode.generate, decode.prompt) == (1, {"task": "translate"}, "Salam")
     assert options.words and options.batch == 3 and options.stretches == ((1.0, 2.5), (4.0, None))
-    assert options.thresholds.no_speech_threshold is None and options.thresholds.logprob_threshold == -2
+    assert (
+        options.thresholds.no_speech_threshold is None
+        and options.thresholds.logprob_threshold == -2
+    )
     assert options.vad.min_silence_duration_ms == 500 and options.vad.speech_pad_ms == 400
     assert (subtitles.max_line_width, subtitles.max_line_count) == (30, 2)
-    assert options_of(parse("--temperature_increment_on_fallback", "None"))[0].decode.fallback.temperatures == (0.0,)
+    assert options_of(parse("--temperature_increment_on_fallback", "None"))[
+        0
+    ].decode.fallback.temperatures == (0.0,)
     assert len(options_of(parse())[0].decode.fallback.temperatures) == 6
     assert options_of(parse("--batch_size", "None"))[0].batch == 8 and not options.carry_prompt
     assert options_of(parse("--carry_initial_prompt", "True"))[0].carry_prompt
 
 
-@pytest.mark.parametrize("text, stretches", [
-    ("0", ()), ("", ()), ("0,30", ((0, 30),)), ("5", ((5, None),)), ("1,2,3", ((1, 2), (3, None))),
-    ("1,2,3,4.5", ((1, 2), (3, 4.5))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, stretches",
+    [
+        ("0", ()),
+        ("", ()),
+        ("0,30", ((0, 30),)),
+        ("5", ((5, None),)),
+        ("1,2,3", ((1, 2), (3, None))),
+        ("1,2,3,4.5", ((1, 2), (3, 4.5))),
+    ],
+)
 def test_clip_timestamps_are_pairs_and_the_last_may_be_open(text, stretches):
     assert clip_timestamps(text) == stretches
 
@@ -131,13 +215,19 @@ def test_files_folders_and_patterns(sounds, monkeypatch):
     monkeypatch.chdir(sounds)
     assert find_inputs(["."], False) == [Path("one.wav"), Path("two.flac")]
     assert find_inputs(["."], True) == [Path("deep/three.ogg"), Path("one.wav"), Path("two.flac")]
-    assert find_inputs(["*.wav", "one.wav", "missing.wav"], False) == [Path("one.wav"), Path("missing.wav")]
+    assert find_inputs(["*.wav", "one.wav", "missing.wav"], False) == [
+        Path("one.wav"),
+        Path("missing.wav"),
+    ]
     assert find_inputs(["**/*.ogg"], True) == [Path("deep/three.ogg")]
     Path("odd[1].wav").write_bytes(Path("one.wav").read_bytes())
     assert find_inputs(["odd[1].wav"], False) == [Path("odd[1].wav")]
     with pytest.raises(RunError, match="no file matches"):
         find_inputs(["*.mp3"], False)
-    assert find_inputs(["-", "./-"], False) == [Path("-"), sounds / "-"], "the second is a file of that name"
+    assert find_inputs(["-", "./-"], False) == [
+        Path("-"),
+        sounds / "-",
+    ], "the second is a file of that name"
     Path("gone.wav").symlink_to("nowhere.wav")
     assert Path("gone.wav") in find_inputs(["."], False), "it fails, and is not passed over"
     Path("gone.wav").unlink()
@@ -149,7 +239,9 @@ def test_files_folders_and_patterns(sounds, monkeypatch):
 def test_every_format_is_written_and_parses(run, sounds, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(sounds, "-r", "-o", out, "--word-timestamps", "True", "--max_line_width", "20") == 0
-    assert names(out) == sorted(f"{stem}.{kind}" for stem in ("one", "two", "three") for kind in ALL)
+    assert names(out) == sorted(
+        f"{stem}.{kind}" for stem in ("one", "two", "three") for kind in ALL
+    )
     for stem, seconds in (("one", 1.0), ("two", 2.3), ("three", 3.1)):
         plain = json.loads((out / f"{stem}.json").read_text())
         assert {"text", "language", "route", "language_probs", "segments"} <= set(plain)
@@ -167,14 +259,28 @@ def test_every_format_is_written_and_parses(run, sounds, tmp_path, capsys):
 def test_two_inputs_with_one_stem_and_what_is_there_already(run, clips, tmp_path, capsys):
     for name, clip in (("a.wav", clips[0]), ("a.flac", clips[1])):
         soundfile.write(tmp_path / name, clip, 16_000)
-    asked = (tmp_path / "a.wav", tmp_path / "a.flac", "-o", tmp_path / "out", "-f", "txt", "--verbose", "False")
+    asked = (
+        tmp_path / "a.wav",
+        tmp_path / "a.flac",
+        "-o",
+        tmp_path / "out",
+        "-f",
+        "txt",
+        "--verbose",
+        "False",
+    )
     assert run(*asked) == 0 and names(tmp_path / "out") == ["a.flac.txt", "a.wav.txt"]
     (tmp_path / "out" / "a.wav.txt").write_text("mine")
     (tmp_path / "out" / "a.flac.txt").unlink()
     capsys.readouterr()
-    assert run(*asked, "--skip_existing") == 0 and "1 file; 2 s of sound" in (shown := capsys.readouterr()).err
+    assert (
+        run(*asked, "--skip_existing") == 0
+        and "1 file; 2 s of sound" in (shown := capsys.readouterr()).err
+    )
     assert "1 skipped" in shown.err and shown.out == ""
-    assert (tmp_path / "out" / "a.wav.txt").read_text() == "mine" and (tmp_path / "out" / "a.flac.txt").exists()
+    assert (tmp_path / "out" / "a.wav.txt").read_text() == "mine" and (
+        tmp_path / "out" / "a.flac.txt"
+    ).exists()
 
 
 def test_one_broken_file_among_many(run, clips, tmp_path, capsys):
@@ -185,11 +291,18 @@ def test_one_broken_file_among_many(run, clips, tmp_path, capsys):
     (folder / "05.wav").write_bytes(b"RIFF nothing here")
     assert run(folder, "-o", tmp_path / "out", "-f", "srt") == 1
     assert names(tmp_path / "out") == [f"{k:02}.srt" for k in range(50) if k != 5]
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dualasr: ") and "05.wav" in line]
+    errors = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("dualasr: ") and "05.wav" in line
+    ]
     assert len(errors) == 1 and "Traceback" not in errors[0]
 
 
-@pytest.mark.parametrize("name", ["with space.wav", "new\nline.wav", "😀.wav", "x" * 200 + ".wav", "-dash.wav", "50%.wav"])
+@pytest.mark.parametrize(
+    "name",
+    ["with space.wav", "new\nline.wav", "😀.wav", "x" * 200 + ".wav", "-dash.wav", "50%.wav"],
+)
 def test_names_that_people_give(run, clips, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     soundfile.write(name if not name.startswith("-") else f"./{name}", clips[0], 16_000)
@@ -211,17 +324,23 @@ def studio(path: Path, clip: np.ndarray) -> None:
 def test_any_rate_and_channels(run, clips, tmp_path, make):
     make(tmp_path / "a.wav", clips[1])
     assert run(tmp_path / "a.wav", "-o", tmp_path, "-f", "json") == 0
-    assert json.loads((tmp_path / "a.json").read_text())["segments"][0]["end"] == pytest.approx(2.3, abs=0.01)
+    assert json.loads((tmp_path / "a.json").read_text())["segments"][0]["end"] == pytest.approx(
+        2.3, abs=0.01
+    )
 
 
-@pytest.mark.parametrize("content, sentence", [(b"", "is empty"), (b"\0" * 5000, "cannot be read as audio")])
+@pytest.mark.parametrize(
+    "content, sentence", [(b"", "is empty"), (b"\0" * 5000, "cannot be read as audio")]
+)
 def test_files_that_hold_no_sound(run, tmp_path, capsys, content, sentence):
     (tmp_path / "a.wav").write_bytes(content)
     assert run(tmp_path / "a.wav", "-o", tmp_path / "out") == 1
     assert sentence in capsys.readouterr().err and names(tmp_path / "out") == []
 
 
-def test_whatever_reading_a_file_raises_is_that_files_error(run, sounds, tmp_path, capsys, monkeypatch):
+def test_whatever_reading_a_file_raises_is_that_files_error(
+    run, sounds, tmp_path, capsys, monkeypatch
+):
     blocks = LibsndfileReader.blocks
 
     def broken(reader, *asked):
@@ -231,7 +350,10 @@ def test_whatever_reading_a_file_raises_is_that_files_error(run, sounds, tmp_pat
 
     monkeypatch.setattr(LibsndfileReader, "blocks", broken)
     assert run(sounds, "-r", "-o", tmp_path / "out", "-f", "txt") == 1
-    assert "two.flac: cannot be read as audio (ZeroDivisionError: of a library)" in capsys.readouterr().err
+    assert (
+        "two.flac: cannot be read as audio (ZeroDivisionError: of a library)"
+        in capsys.readouterr().err
+    )
     assert names(tmp_path / "out") == ["one.txt", "three.txt"]
 
 
@@ -255,24 +377,53 @@ def test_a_name_and_a_title_that_are_not_utf8(run, clips, tmp_path, capsys):
 
 
 def test_nobody_reads_what_is_shown(sounds, tiny_folder, tmp_path):
-    command = [sys.executable, "-m", "dualasr", "transcribe", str(sounds), "-r", "--base", str(tiny_folder), "-o",
-               str(tmp_path / "out"), "-f", "txt", *EAGER]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dualasr",
+        "transcribe",
+        str(sounds),
+        "-r",
+        "--base",
+        str(tiny_folder),
+        "-o",
+        str(tmp_path / "out"),
+        "-f",
+        "txt",
+        *EAGER,
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
         asked = [*command, "--detect_only"]
-        lost = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
-    assert done.returncode == 0 and names(tmp_path / "out") == ["one.txt", "three.txt", "two.txt"], done.stderr
-    assert lost.returncode == 1 and "No space left" in lost.stderr and "Traceback" not in lost.stderr
-    shut = subprocess.run(["sh", "-c", 'exec "$@" >&- <&-', "-", *command], stderr=subprocess.PIPE, text=True)
+        lost = subprocess.run(
+            asked, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 0 and names(tmp_path / "out") == [
+        "one.txt",
+        "three.txt",
+        "two.txt",
+    ], done.stderr
+    assert (
+        lost.returncode == 1 and "No space left" in lost.stderr and "Traceback" not in lost.stderr
+    )
+    shut = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&- <&-', "-", *command], stderr=subprocess.PIPE, text=True
+    )
     assert shut.returncode == 0, shut.stderr
 
 
-@pytest.mark.parametrize("flags, sentence", [
-    (["--temperature_increment_on_fallback", "-0.2"], "increment is -0.2"), (["--temperature", "nan"], "none below 0"),
-    (["--beam_size", "-1"], "--beam_size -1"),
-    (["--vad_filter", "True", "--vad_max_speech_duration_s", "1e-5"], "at least 0.032"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--temperature_increment_on_fallback", "-0.2"], "increment is -0.2"),
+        (["--temperature", "nan"], "none below 0"),
+        (["--beam_size", "-1"], "--beam_size -1"),
+        (["--vad_filter", "True", "--vad_max_speech_duration_s", "1e-5"], "at least 0.032"),
+    ],
+)
 def test_values_out_of_range(flags, sentence):
     with pytest.raises(RunError, match=sentence):
         check_choice(parse(*flags))
@@ -313,38 +464,81 @@ def test_a_video_without_sound(run, tmp_path, capsys):
 def test_silence_gives_empty_files(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)
     assert run(tmp_path / "a.wav", "-o", tmp_path / "out") == 0
-    assert (tmp_path / "out" / "a.txt").read_text() == (tmp_path / "out" / "a.srt").read_text() == ""
+    assert (
+        (tmp_path / "out" / "a.txt").read_text() == (tmp_path / "out" / "a.srt").read_text() == ""
+    )
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["--language", "kirgis"], "nearest: "), (["--languages", "en,xx"], "knows the language 'xx'"),
-    (["--route", "west"], "west"),
-    (["--clip_timestamps", "9,1"], "seconds that rise"), (["--batch_size", "0"], "at least 1"),
-    (["--temperature", "-1"], "none below 0"), (["--language", "en", "--languages", "de"], "give one of them"),
-    (["--task", "translate", "--route", "north"], "is the primary's"),
-    (["--highlight_words", "True"], "need --word_timestamps"),
-    (["--max_line_count", "2", "--word_timestamps", "True"], "needs --max_line_width"),
-    (["--threads", "-1"], "--threads -1"), (["--device", "foo"], "--device foo"), (["--languages", " , "], "names no language"),
-    (["--vad_threshold", "0.9"], "--vad_filter"),
-    (["--detect_only", "--language", "en"], "leave --language"), (["--vad_min_silence_duration_ms", "5"], "--vad_filter"),
-    (["--vad_filter", "True", "--vad_threshold", "2"], "threshold is 2.0"),
-    (["--route", "north", "--language", "en"], "does not know 'en'"),
-])  # fmt: skip
-def test_what_makes_no_sense_is_said_before_anything_is_done(run, sounds, tmp_path, capsys, arguments, sentence):
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--language", "kirgis"], "nearest: "),
+        (["--languages", "en,xx"], "knows the language 'xx'"),
+        (["--route", "west"], "west"),
+        (["--clip_timestamps", "9,1"], "seconds that rise"),
+        (["--batch_size", "0"], "at least 1"),
+        (["--temperature", "-1"], "none below 0"),
+        (["--language", "en", "--languages", "de"], "give one of them"),
+        (["--task", "translate", "--route", "north"], "is the primary's"),
+        (["--highlight_words", "True"], "need --word_timestamps"),
+        (["--max_line_count", "2", "--word_timestamps", "True"], "needs --max_line_width"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--device", "foo"], "--device foo"),
+        (["--languages", " , "], "names no language"),
+        (["--vad_threshold", "0.9"], "--vad_filter"),
+        (["--detect_only", "--language", "en"], "leave --language"),
+        (["--vad_min_silence_duration_ms", "5"], "--vad_filter"),
+        (["--vad_filter", "True", "--vad_threshold", "2"], "threshold is 2.0"),
+        (["--route", "north", "--language", "en"], "does not know 'en'"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_done(
+    run, sounds, tmp_path, capsys, arguments, sentence
+):
     assert run(sounds, "-o", tmp_path / "out", *arguments) == 1
     error = capsys.readouterr().err
-    assert error.startswith("dualasr: ") and sentence in error and "Traceback" not in error and error.count("\n") == 1
+    assert (
+        error.startswith("dualasr: ")
+        and sentence in error
+        and "Traceback" not in error
+        and error.count("\n") == 1
+    )
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
 
 def test_a_clip_beyond_the_end_is_the_files_error(run, sounds, tmp_path, capsys):
-    assert run(sounds / "one.wav", sounds / "two.flac", "-o", tmp_path / "out", "-f", "txt", "--clip_timestamps", "1.5,2") == 1
+    assert (
+        run(
+            sounds / "one.wav",
+            sounds / "two.flac",
+            "-o",
+            tmp_path / "out",
+            "-f",
+            "txt",
+            "--clip_timestamps",
+            "1.5,2",
+        )
+        == 1
+    )
     assert "one.wav" in capsys.readouterr().err and names(tmp_path / "out") == ["two.txt"]
-    assert run(sounds / "one.wav", "-o", tmp_path / "out", "-f", "txt", "--clip_timestamps", "0,0.5,1.5,2") == 0
+    assert (
+        run(
+            sounds / "one.wav",
+            "-o",
+            tmp_path / "out",
+            "-f",
+            "txt",
+            "--clip_timestamps",
+            "0,0.5,1.5,2",
+        )
+        == 0
+    )
     assert names(tmp_path / "out") == ["one.txt", "two.txt"]
 
 
-def test_a_folder_that_cannot_be_looked_into_fails_and_the_others_are_done(run, sounds, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_fails_and_the_others_are_done(
+    run, sounds, tmp_path, capsys, monkeypatch
+):
     look = os.scandir
 
     def scandir(path):
@@ -361,13 +555,17 @@ def test_a_folder_that_cannot_be_looked_into_fails_and_the_others_are_done(run, 
 
 def test_how_far_it_is_where_no_bar_is_drawn(run, sounds, tmp_path, capsys, monkeypatch):
     asked = ("-o", tmp_path / "out", "-f", "txt", "--batch_size", "1")
-    assert run(sounds, *asked) == 0 and "of audio" not in capsys.readouterr().err, "not every moment"
+    assert run(sounds, *asked) == 0 and "of audio" not in capsys.readouterr().err, (
+        "not every moment"
+    )
     monkeypatch.setattr("dualasr.cli.transcribe.LINE_EVERY", 0.0)
     assert run(sounds, *asked) == 0
     assert "1 of 2 files; 3 s of audio, " in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="root writes everywhere")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not Path("/proc").exists(), reason="root writes everywhere"
+)
 def test_an_output_folder_that_cannot_be_written(run, sounds, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(sounds, "-o", tmp_path / "file" / "below") == 1
@@ -376,12 +574,18 @@ def test_an_output_folder_that_cannot_be_written(run, sounds, tmp_path, capsys):
 
 def test_candidate_languages_hold_for_both_pipelines(run, sounds, tmp_path, capsys):
     asked = ("-o", tmp_path / "out", "-f", "json", "--verbose", "False")
-    for languages, allowed in (("Kyrgyz", {"ky"}), ("de,TURKISH", {"de", "tr"}), ("ky,en", {"ky", "en"})):
+    for languages, allowed in (
+        ("Kyrgyz", {"ky"}),
+        ("de,TURKISH", {"de", "tr"}),
+        ("ky,en", {"ky", "en"}),
+    ):
         assert run(sounds, *asked, "--languages", languages) == 0
         for path in (tmp_path / "out").iterdir():
             assert set(json.loads(path.read_text())["language_probs"]) <= allowed
     assert run(sounds, *asked, "--language", "German") == 0
-    assert {json.loads(path.read_text())["language"] for path in (tmp_path / "out").iterdir()} == {"de"}
+    assert {json.loads(path.read_text())["language"] for path in (tmp_path / "out").iterdir()} == {
+        "de"
+    }
 
 
 def test_detect_only_names_languages_and_writes_nothing(run, sounds, tmp_path, monkeypatch, capsys):
@@ -389,7 +593,10 @@ def test_detect_only_names_languages_and_writes_nothing(run, sounds, tmp_path, m
     assert run(sounds, "--detect_only") == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == [str(sounds / "one.wav"), str(sounds / "two.flac")]
-    assert all(row[3] == ("north" if row[1] == "ky" else "primary") and 0 < float(row[2]) <= 1 for row in rows)
+    assert all(
+        row[3] == ("north" if row[1] == "ky" else "primary") and 0 < float(row[2]) <= 1
+        for row in rows
+    )
     assert names(tmp_path) == ["packs", "sounds"]
 
 
@@ -408,12 +615,18 @@ def test_a_video_by_standard_input_and_what_is_none(run, clips, tmp_path, monkey
     for suffix, codec in (("mp4", "aac"), ("webm", "libopus")):
         with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
             stream = container.add_stream(codec, rate=48_000, layout="mono")
-            frame = av.AudioFrame.from_ndarray(np.repeat(clips[1], 3)[None].astype(np.float32), "fltp", "mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.repeat(clips[1], 3)[None].astype(np.float32), "fltp", "mono"
+            )
             frame.sample_rate = 48_000
-            sized = av.AudioResampler(stream.format, rate=48_000, frame_size=stream.frame_size or 960)
+            sized = av.AudioResampler(
+                stream.format, rate=48_000, frame_size=stream.frame_size or 960
+            )
             for part in [*sized.resample(frame), *sized.resample(None), None]:
                 container.mux(stream.encode(part))
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / f"a.{suffix}").read_bytes())))
+        monkeypatch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / f"a.{suffix}").read_bytes()))
+        )
         assert run("-", "-o", tmp_path / suffix, "-f", "json") == 0
         heard = json.loads((tmp_path / suffix / "stdin.json").read_text())["duration"]
         assert heard == pytest.approx(len(clips[1]) / 16_000, abs=0.1)
@@ -425,7 +638,9 @@ def test_a_video_by_standard_input_and_what_is_none(run, clips, tmp_path, monkey
 
 def run_alone(run, clip, tmp_path) -> str:
     soundfile.write(tmp_path / "same.wav", clip, 16_000)
-    assert run(tmp_path / "same.wav", "-o", tmp_path / "alone", "-f", "txt", "--route", "north") == 0
+    assert (
+        run(tmp_path / "same.wav", "-o", tmp_path / "alone", "-f", "txt", "--route", "north") == 0
+    )
     return (tmp_path / "alone" / "same.txt").read_text()
 
 
@@ -439,16 +654,19 @@ def test_a_torchaudio_that_does_not_load_stops_the_word_times_of_packs_alone(
     pack = tmp_path / "packs" / "north"
     asked = ["transcribe", str(sounds), "--base", str(tiny_folder), "--pack", str(pack), *EAGER]
     commands = {
-        "plain": ["--route", "north"], "words": ["--word_timestamps", "True"],
+        "plain": ["--route", "north"],
+        "words": ["--word_timestamps", "True"],
         "primary": ["--route", "primary", "--word_timestamps", "True"],
-    }  # fmt: skip
+    }
     arguments = [[*asked, *more, "-o", str(tmp_path / name)] for name, more in commands.items()]
     code = "import json, sys; from dualasr.cli.main import main; "
     code += "print([main(a) for a in json.loads(sys.argv[1])])"
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True,
+        [sys.executable, "-c", code, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "broken")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0 and done.stdout.endswith("[0, 1, 0]\n"), done.stderr
     fault = "The word times of packs need torchaudio, and it cannot be loaded with torch "
     fault += f"{torch.__version__} (OSError: {library}); install a torchaudio that was built for "
@@ -468,12 +686,30 @@ def test_a_torchaudio_that_does_not_load_stops_the_word_times_of_packs_alone(
 def test_interrupted_with_finished_files_kept(tiny_folder, clips, tmp_path):
     for k in range(300):
         soundfile.write(tmp_path / f"{k:03}.wav", clips[3], 16_000)
-    command = [sys.executable, "-m", "dualasr", "transcribe", str(tmp_path), "-o", str(tmp_path / "out"), "-f", "txt", "--base",
-               str(tiny_folder), "--batch_size", "2", *EAGER]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dualasr",
+        "transcribe",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "out"),
+        "-f",
+        "txt",
+        "--base",
+        str(tiny_folder),
+        "--batch_size",
+        "2",
+        *EAGER,
+    ]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
-    )  # fmt: skip
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # a job in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     until = time.monotonic() + 120
     while not list((tmp_path / "out").glob("00?.txt")) and time.monotonic() < until:
         time.sleep(0.05)

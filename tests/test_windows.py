@@ -1,4 +1,6 @@
-"""Windows of a stream: the cuts of the whole, speech without silence, and Silero VAD as its own package runs it."""
+"""Windows of a stream: the cuts of the whole, speech without silence, and Silero VAD as its own
+package runs it.
+"""
 
 import importlib.util
 import json
@@ -58,18 +60,25 @@ def spans(windows):
     """Start and end in samples, after a look at the promises every list of windows keeps."""
     found = [(round(w.start * SAMPLE_RATE), round(w.end * SAMPLE_RATE)) for w in windows]
     assert all(start < end for start, end in found)
-    assert all(before[1] <= after[0] for before, after in zip(found, found[1:], strict=False)), found
+    assert all(before[1] <= after[0] for before, after in zip(found, found[1:], strict=False)), (
+        found
+    )
     return found
 
 
 @given(
-    seconds=st.floats(0, 9), window_s=st.sampled_from([0.01, 0.05, 0.7, 2.5, 5]),
-    cuts=st.lists(st.integers(0, 10**6), max_size=20), seed=st.integers(0, 9),
-)  # fmt: skip
+    seconds=st.floats(0, 9),
+    window_s=st.sampled_from([0.01, 0.05, 0.7, 2.5, 5]),
+    cuts=st.lists(st.integers(0, 10**6), max_size=20),
+    seed=st.integers(0, 9),
+)
 @settings(max_examples=60, deadline=None)
 def test_without_vad_the_cuts_are_those_of_the_whole(seconds, window_s, cuts, seed):
     rng = np.random.default_rng(seed)
-    samples = NOISE[: int(seconds * SAMPLE_RATE)] * np.repeat(rng.uniform(0, 1, 90), 1600)[: int(seconds * SAMPLE_RATE)]
+    samples = (
+        NOISE[: int(seconds * SAMPLE_RATE)]
+        * np.repeat(rng.uniform(0, 1, 90), 1600)[: int(seconds * SAMPLE_RATE)]
+    )
     samples = samples.astype(np.float32)
     windows = list(windows_of(in_blocks(samples, cuts), window_s))
     assert spans(windows) == split_windows(samples, window_s)
@@ -80,8 +89,14 @@ def test_without_vad_the_cuts_are_those_of_the_whole(seconds, window_s, cuts, se
 def test_what_cannot_be_is_refused_at_once(monkeypatch):
     with pytest.raises(ValueError, match="window_s is 0"):
         windows_of(iter([]), 0.0)
-    for wrong in ({"threshold": 0.0}, {"threshold": 1.1}, {"neg_threshold": 0.6}, {"speech_pad_ms": -1},
-                  {"min_silence_duration_ms": np.inf}, {"max_speech_duration_s": 0}):  # fmt: skip
+    for wrong in (
+        {"threshold": 0.0},
+        {"threshold": 1.1},
+        {"neg_threshold": 0.6},
+        {"speech_pad_ms": -1},
+        {"min_silence_duration_ms": np.inf},
+        {"max_speech_duration_s": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             VadOptions(**wrong)
     for package in ("onnxruntime", "silero_vad"):
@@ -111,7 +126,9 @@ def slow_speech_spans(samples, probabilities, size, options):
         stretch = follow(stretch, probability, i * CHUNK, options)
         if stretch and (stretch.over or i == len(probabilities) - 1) and stretch.is_speech(options):
             stretches.append((max(0, stretch.start - pad), min(stretch.end + pad, len(samples))))
-    assert all(before[1] <= after[0] for before, after in zip(stretches, stretches[1:], strict=False)), "paddings overlap"
+    assert all(
+        before[1] <= after[0] for before, after in zip(stretches, stretches[1:], strict=False)
+    ), "paddings overlap"
     found, held = [], None
     for start, end in stretches:
         if held and end - held[0] <= size:
@@ -127,18 +144,26 @@ def slow_speech_spans(samples, probabilities, size, options):
 
 
 @given(
-    runs=st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.integers(1, 60)), max_size=25),
-    tail=st.integers(1, CHUNK), window_s=st.sampled_from([0.05, 0.5, 1.7, 4.0]),
+    runs=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.integers(1, 60)), max_size=25
+    ),
+    tail=st.integers(1, CHUNK),
+    window_s=st.sampled_from([0.05, 0.5, 1.7, 4.0]),
     options=st.builds(
-        VadOptions, min_silence_duration_ms=st.sampled_from([0, 100, 800, 2000]), speech_pad_ms=st.sampled_from([0, 30, 400]),
-        min_speech_duration_ms=st.sampled_from([0, 250, 1500]), neg_threshold=st.sampled_from([None, 0.1]),
+        VadOptions,
+        min_silence_duration_ms=st.sampled_from([0, 100, 800, 2000]),
+        speech_pad_ms=st.sampled_from([0, 30, 400]),
+        min_speech_duration_ms=st.sampled_from([0, 250, 1500]),
+        neg_threshold=st.sampled_from([None, 0.1]),
         max_speech_duration_s=st.sampled_from([1.0, np.inf]),
     ),
-)  # fmt: skip
+)
 @settings(max_examples=300, deadline=None)
 def test_speech_windows_are_those_of_the_slow_version(runs, tail, window_s, options):
     probabilities = [probability for probability, count in runs for _ in range(count)]
-    samples = np.resize(NOISE, max(0, len(probabilities) * CHUNK - CHUNK + tail) if probabilities else 0)
+    samples = np.resize(
+        NOISE, max(0, len(probabilities) * CHUNK - CHUNK + tail) if probabilities else 0
+    )
     size = int(min(window_s, options.max_speech_duration_s) * SAMPLE_RATE)
     windows = list(_speech(iter([samples]), size, options, Script(probabilities)))
     found = spans(windows)
@@ -159,9 +184,21 @@ def test_a_stretch_begins_and_ends_by_two_thresholds():
     stretch, seen = None, []
     for i, probability in enumerate([0.4, 0.5, 0.36, 0.2, 0.4, 0.5, 0.34, 0.34, 0.34, 0.4]):
         stretch = follow(stretch, probability, i * CHUNK, options)
-        seen.append(stretch and (stretch.start // CHUNK, stretch.end // CHUNK, stretch.quiet, stretch.over))
-    assert seen == [None, (1, 2, False, False), (1, 3, False, False), (1, 3, True, False), (1, 3, True, False),
-                    (1, 6, False, False), (1, 6, True, False), (1, 6, True, False), (1, 6, True, True), None]  # fmt: skip
+        seen.append(
+            stretch and (stretch.start // CHUNK, stretch.end // CHUNK, stretch.quiet, stretch.over)
+        )
+    assert seen == [
+        None,
+        (1, 2, False, False),
+        (1, 3, False, False),
+        (1, 3, True, False),
+        (1, 3, True, False),
+        (1, 6, False, False),
+        (1, 6, True, False),
+        (1, 6, True, False),
+        (1, 6, True, True),
+        None,
+    ]
 
 
 @needs_vad
@@ -183,17 +220,23 @@ def test_sentences_share_a_window_where_they_fit_with_the_gap_between_them(talk)
     pair = (places[1][1] - places[0][0]) / SAMPLE_RATE + 1.2  # of the padded first two
     assert len(spans(windows_of(iter([samples]), pair, VadOptions()))) == 2
     limited = VadOptions(max_speech_duration_s=5.0)
-    assert spans(windows_of(iter([samples]), 60.0, limited)) == spans(windows_of(iter([samples]), 5.0, VadOptions()))
+    assert spans(windows_of(iter([samples]), 60.0, limited)) == spans(
+        windows_of(iter([samples]), 5.0, VadOptions())
+    )
 
 
 @needs_vad
-@given(cuts=st.lists(st.integers(0, 10**6), max_size=40), window_s=st.sampled_from([0.8, 5.0, 15.0]))
+@given(
+    cuts=st.lists(st.integers(0, 10**6), max_size=40), window_s=st.sampled_from([0.8, 5.0, 15.0])
+)
 @settings(max_examples=10, deadline=None)
 def test_blocks_of_any_size_give_the_same_speech(talk, cuts, window_s):
     samples = talk[0]
     expected = list(windows_of(iter([samples]), window_s, VadOptions()))
     windows = list(windows_of(in_blocks(samples, cuts), window_s, VadOptions()))
-    assert spans(windows) == spans(expected) and all(len(w.samples) <= window_s * SAMPLE_RATE for w in windows)
+    assert spans(windows) == spans(expected) and all(
+        len(w.samples) <= window_s * SAMPLE_RATE for w in windows
+    )
     for window, other in zip(windows, expected, strict=True):
         np.testing.assert_array_equal(window.samples, other.samples)
 
@@ -260,7 +303,10 @@ def test_hours_without_vad_take_no_more_memory_than_a_window():
     try:
         block = NOISE[: 1 << 16].copy()
         hours = (block for _ in range(3 * 3600 * SAMPLE_RATE >> 16))
-        assert sum(len(w.samples) for w in windows_of(hours, 30.0)) == 3 * 3600 * SAMPLE_RATE >> 16 << 16
+        assert (
+            sum(len(w.samples) for w in windows_of(hours, 30.0))
+            == 3 * 3600 * SAMPLE_RATE >> 16 << 16
+        )
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()
@@ -280,16 +326,35 @@ json.dump([probabilities, stretches], sys.stdout)
 ASKED = (
     {"min_silence_duration_ms": 2000, "speech_pad_ms": 400, "min_speech_duration_ms": 0},
     {"min_silence_duration_ms": 100, "speech_pad_ms": 30, "min_speech_duration_ms": 250},
-    {"min_silence_duration_ms": 0, "speech_pad_ms": 0, "min_speech_duration_ms": 0, "threshold": 0.9, "neg_threshold": 0.2},
+    {
+        "min_silence_duration_ms": 0,
+        "speech_pad_ms": 0,
+        "min_speech_duration_ms": 0,
+        "threshold": 0.9,
+        "neg_threshold": 0.2,
+    },
 )
 
 
 def check_against_the_package(samples, folder):
-    """Probabilities and stretches of silero_vad itself, in a process of its own, for its import sets torch's threads."""
-    samples = np.concatenate([samples, np.zeros(3 * SAMPLE_RATE + 100, np.float32)])  # the last stretch ends in silence
+    """Probabilities and stretches of silero_vad itself, in a process of its own, for its import
+    sets torch's threads.
+    """
+    # the last stretch ends in silence
+    samples = np.concatenate([samples, np.zeros(3 * SAMPLE_RATE + 100, np.float32)])
     np.save(folder / "a.npy", samples)
-    command = [sys.executable, "-W", "ignore", "-c", REFERENCE, str(folder / "a.npy"), json.dumps(ASKED)]
-    expected, stretches = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        REFERENCE,
+        str(folder / "a.npy"),
+        json.dumps(ASKED),
+    ]
+    expected, stretches = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    )
     vad = SileroVad()
     state, probabilities = vad.start(), []
     for at in range(0, len(samples), CHUNK):
@@ -304,7 +369,12 @@ def check_against_the_package(samples, folder):
         for i, probability in enumerate(probabilities):
             stretch = follow(stretch, probability, i * CHUNK, options)
             if stretch and stretch.over and stretch.is_speech(options):
-                ours.append({"start": max(0, stretch.start - pad), "end": min(stretch.end + pad, len(samples))})
+                ours.append(
+                    {
+                        "start": max(0, stretch.start - pad),
+                        "end": min(stretch.end + pad, len(samples)),
+                    }
+                )
         assert stretch is None or stretch.over, "silence ends all speech"
         assert ours == theirs, asked
 
@@ -315,7 +385,11 @@ def test_generated_speech_is_heard_as_the_package_hears_it(talk, tmp_path):
 
 
 @needs_vad
-@pytest.mark.skipif(not (DATA / "fleurs_mini").is_dir(), reason="shared/data/fleurs_mini is not there")
+@pytest.mark.skipif(
+    not (DATA / "fleurs_mini").is_dir(), reason="shared/data/fleurs_mini is not there"
+)
 def test_real_speech_is_heard_as_the_package_hears_it(tmp_path):
-    clips = [load_audio(path) for path in sorted((DATA / "fleurs_mini" / "test").glob("*_00[01].flac"))]
+    clips = [
+        load_audio(path) for path in sorted((DATA / "fleurs_mini" / "test").glob("*_00[01].flac"))
+    ]
     check_against_the_package(np.concatenate(clips), tmp_path)

@@ -1,4 +1,6 @@
-"""Transcripts as files: each format read back by a parser that is not ours, lines that fit, names that never clash."""
+"""Transcripts as files: each format read back by a parser that is not ours, lines that fit, names
+that never clash.
+"""
 
 import csv
 import html
@@ -24,25 +26,51 @@ from dualasr.transcription.writers import FORMATS, output_paths, render, write
 
 
 def segment(start, end, text, language="ky", words=()):
-    return Segment(start, end, text, language, "north", -0.25, 0.1, {"ky": 0.75, "de": 0.25}, {"north": -1.5}, "tag", words,
-                   tokens=(5, 7), compression_ratio=0.8)
+    return Segment(
+        start,
+        end,
+        text,
+        language,
+        "north",
+        -0.25,
+        0.1,
+        {"ky": 0.75, "de": 0.25},
+        {"north": -1.5},
+        "tag",
+        words,
+        tokens=(5, 7),
+        compression_ratio=0.8,
+    )
 
 
 def whole(*segments):
     text = " ".join(part.text for part in segments)
-    return Transcription(text, "ky", "north", {"ky": 0.75, "de": 0.25}, segments, 4000.0, {"windows": {"text": len(segments)}})
+    return Transcription(
+        text,
+        "ky",
+        "north",
+        {"ky": 0.75, "de": 0.25},
+        segments,
+        4000.0,
+        {"windows": {"text": len(segments)}},
+    )
 
 
 def spoken(start, said, language="ky", length=0.5):
     """A segment of words as given, each `length` seconds long, one after the other."""
-    words = [Word(start + i * length, start + (i + 1) * length, word, 0.5, False) for i, word in enumerate(said)]
+    words = [
+        Word(start + i * length, start + (i + 1) * length, word, 0.5, False)
+        for i, word in enumerate(said)
+    ]
     return segment(start, words[-1].end, "".join(said).strip(), language, tuple(words))
 
 
 PLAIN = whole(
-    segment(-0.01, 2.0004, "Кар жаады."), segment(2.0006, 1.5, 'He said "5 < 6"\r\n\tR&D --> ---> </u> 🙂'),
-    segment(59.9996, 61.5, " \n"), segment(3599.9996, 3600.1, "last"),
-)  # fmt: skip
+    segment(-0.01, 2.0004, "Кар жаады."),
+    segment(2.0006, 1.5, 'He said "5 < 6"\r\n\tR&D --> ---> </u> 🙂'),
+    segment(59.9996, 61.5, " \n"),
+    segment(3599.9996, 3600.1, "last"),
+)
 WORDS = whole(spoken(0.25, ["Кар", " жаады,"]), spoken(1.5, ["тоодо", " <ак>", " эле."]))
 
 TXT = 'Кар жаады.\nHe said "5 < 6" R&D --> ---> </u> 🙂\nlast\n'
@@ -71,8 +99,10 @@ He said "5 < 6" R&D -> -> </u> 🙂
 last
 
 """
-TSV = ('start\tend\ttext\n0\t2000\tКар жаады.\n2001\t2001\tHe said "5 < 6" R&D --> ---> </u> 🙂\n'
-       "3600000\t3600100\tlast\n")  # fmt: skip
+TSV = (
+    'start\tend\ttext\n0\t2000\tКар жаады.\n2001\t2001\tHe said "5 < 6" R&D --> ---> </u> 🙂\n'
+    "3600000\t3600100\tlast\n"
+)
 HIGHLIGHTED = """WEBVTT
 
 00:00.250 --> 00:00.750
@@ -126,18 +156,52 @@ def test_json_has_whispers_fields_and_ours():
     shared = segment(4.00049, 4.0, "ja", "de", (Word(-1.0, 4.00049, "ja", None, True),))
     read = json.loads(render(whole(*PLAIN.segments[:1], shared), "json"))
     assert read == {
-        "text": "Кар жаады. ja", "language": "ky", "route": "north", "language_probs": {"ky": 0.75, "de": 0.25},
-        "duration": 4000.0, "scores": {"windows": {"text": 2}},
+        "text": "Кар жаады. ja",
+        "language": "ky",
+        "route": "north",
+        "language_probs": {"ky": 0.75, "de": 0.25},
+        "duration": 4000.0,
+        "scores": {"windows": {"text": 2}},
         "segments": [
-            {"id": 0, "start": 0.0, "end": 2.0, "text": "Кар жаады.", "language": "ky", "route": "north", "avg_logprob": -0.25,
-             "no_speech_prob": 0.1, "language_probs": {"ky": 0.75, "de": 0.25}, "scores": {"north": -1.5}, "reason": "tag",
-             "seek": 0, "tokens": [5, 7], "temperature": 0.0, "compression_ratio": 0.8},
-            {"id": 1, "start": 4.0, "end": 4.0, "text": "ja", "language": "de", "route": "north", "avg_logprob": -0.25,
-             "no_speech_prob": 0.1, "language_probs": {"ky": 0.75, "de": 0.25}, "scores": {"north": -1.5}, "reason": "tag",
-             "seek": 0, "tokens": [5, 7], "temperature": 0.0, "compression_ratio": 0.8,
-             "words": [{"start": 0.0, "end": 4.0, "word": "ja", "probability": None, "shared": True}]},
+            {
+                "id": 0,
+                "start": 0.0,
+                "end": 2.0,
+                "text": "Кар жаады.",
+                "language": "ky",
+                "route": "north",
+                "avg_logprob": -0.25,
+                "no_speech_prob": 0.1,
+                "language_probs": {"ky": 0.75, "de": 0.25},
+                "scores": {"north": -1.5},
+                "reason": "tag",
+                "seek": 0,
+                "tokens": [5, 7],
+                "temperature": 0.0,
+                "compression_ratio": 0.8,
+            },
+            {
+                "id": 1,
+                "start": 4.0,
+                "end": 4.0,
+                "text": "ja",
+                "language": "de",
+                "route": "north",
+                "avg_logprob": -0.25,
+                "no_speech_prob": 0.1,
+                "language_probs": {"ky": 0.75, "de": 0.25},
+                "scores": {"north": -1.5},
+                "reason": "tag",
+                "seek": 0,
+                "tokens": [5, 7],
+                "temperature": 0.0,
+                "compression_ratio": 0.8,
+                "words": [
+                    {"start": 0.0, "end": 4.0, "word": "ja", "probability": None, "shared": True}
+                ],
+            },
         ],
-    }  # fmt: skip
+    }
 
 
 # What the parsers say, as (start, end, text), times in milliseconds.
@@ -155,7 +219,10 @@ def read_vtt(text):
         return ((time.hours * 60 + time.minutes) * 60 + time.seconds) * 1000 + time.milliseconds
 
     found = webvtt.from_string(text)
-    return [(milliseconds(cue.start_time), milliseconds(cue.end_time), html.unescape(cue.text)) for cue in found]
+    return [
+        (milliseconds(cue.start_time), milliseconds(cue.end_time), html.unescape(cue.text))
+        for cue in found
+    ]
 
 
 def read_tsv(text):
@@ -188,12 +255,20 @@ def test_times_and_texts_come_back_from_other_parsers(parts):
     assert [(start, end, shown(text)) for start, end, text in rows] == said
     assert render(transcription, "txt") == "".join(f"{text}\n" for _, _, text in rows)
     read = json.loads(render(transcription, "json"))["segments"]
-    assert [(part["id"], part["text"]) for part in read] == [(i, text) for i, (_, _, text) in enumerate(parts)]
-    assert all(0 <= part["start"] <= part["end"] and round(part["end"], 3) == part["end"] for part in read)
+    assert [(part["id"], part["text"]) for part in read] == [
+        (i, text) for i, (_, _, text) in enumerate(parts)
+    ]
+    assert all(
+        0 <= part["start"] <= part["end"] and round(part["end"], 3) == part["end"] for part in read
+    )
 
 
-SPACED = st.sampled_from(["a", "эле", "don't", "world-wide", "<i>", "--", ">", "R&D", "ыраазымын,", "\u201cak\u201d"])
-OPTIONS = st.builds(SubtitleOptions, st.none() | st.integers(1, 30), st.none() | st.integers(1, 3), st.booleans())
+SPACED = st.sampled_from(
+    ["a", "эле", "don't", "world-wide", "<i>", "--", ">", "R&D", "ыраазымын,", "\u201cak\u201d"]
+)
+OPTIONS = st.builds(
+    SubtitleOptions, st.none() | st.integers(1, 30), st.none() | st.integers(1, 3), st.booleans()
+)
 
 
 @st.composite
@@ -232,13 +307,19 @@ def test_lines_fit_and_no_word_is_lost(transcription, options):
 def test_highlighting_underlines_each_word_in_turn_and_changes_nothing_else(transcription, options):
     plain = list(cues(transcription.segments, replace(options, highlight_words=False)))
     marked = list(cues(transcription.segments, replace(options, highlight_words=True)))
-    underlined = [found for _, _, text in marked for found in re.findall("<u>(.*?)</u>", text, re.DOTALL)]
-    assert underlined == [word.word.strip() for part in transcription.segments for word in part.words]
+    underlined = [
+        found for _, _, text in marked for found in re.findall("<u>(.*?)</u>", text, re.DOTALL)
+    ]
+    assert underlined == [
+        word.word.strip() for part in transcription.segments for word in part.words
+    ]
     assert {re.sub("</?u>", "", cue.text) for cue in marked} == {cue.text for cue in plain}
     assert sum(cue.end - cue.start for cue in marked) == sum(cue.end - cue.start for cue in plain)
     assert all(before.end <= after.start for before, after in zip(marked, marked[1:], strict=False))
     expected = [(cue.start, cue.end, re.sub("</?u>", "", cue.text)) for cue in marked]
-    assert read_vtt(render(transcription, "vtt", replace(options, highlight_words=True))) == expected
+    assert (
+        read_vtt(render(transcription, "vtt", replace(options, highlight_words=True))) == expected
+    )
 
 
 def test_lines_are_as_full_as_they_can_be():
@@ -251,7 +332,11 @@ def test_lines_are_as_full_as_they_can_be():
 
 
 def test_without_both_limits_each_segment_is_a_cue():
-    for options in (SubtitleOptions(), SubtitleOptions(max_line_width=12), SubtitleOptions(max_line_count=1)):
+    for options in (
+        SubtitleOptions(),
+        SubtitleOptions(max_line_width=12),
+        SubtitleOptions(max_line_count=1),
+    ):
         assert len(list(cues(WORDS.segments, options))) == 2
     assert len(list(cues(WORDS.segments, SubtitleOptions(100, 1)))) == 1
 
@@ -277,9 +362,13 @@ def test_a_pause_of_more_than_three_seconds_ends_a_cue(pause, number):
     ],
 )
 def test_scripts_without_spaces_break_where_a_reader_would_bear_it(language, text, lines):
-    """The same whether a word is the whole text or a single code point; nothing begins with a mark or ends with a bracket."""
-    whole_text, characters = (list(cues([spoken(1, said, language)], SubtitleOptions(max_line_width=4)))
-                              for said in ([text], list(text)))  # fmt: skip
+    """The same whether a word is the whole text or a single code point; nothing begins with a mark
+    or ends with a bracket.
+    """
+    whole_text, characters = (
+        list(cues([spoken(1, said, language)], SubtitleOptions(max_line_width=4)))
+        for said in ([text], list(text))
+    )
     assert whole_text[0].text == characters[0].text == lines.replace("|", "\n")
     assert (whole_text[0].start, whole_text[0].end) == (1000, 1500)
     assert (characters[0].start, characters[0].end) == (1000, 1000 + 500 * len(text))
@@ -287,9 +376,15 @@ def test_scripts_without_spaces_break_where_a_reader_would_bear_it(language, tex
 
 def test_segments_flow_together_as_the_language_is_written():
     wide = SubtitleOptions(100, 1)
-    for first, second, text in ((("ja", "文"), ("zh", "字"), "文字"), (("ja", "文"), ("de", "Satz"), "文 Satz")):
+    for first, second, text in (
+        (("ja", "文"), ("zh", "字"), "文字"),
+        (("ja", "文"), ("de", "Satz"), "文 Satz"),
+    ):
         for space in ("", " "):  # Whisper's own words have a space before the first
-            segments = [spoken(i, [space + said], language) for i, (language, said) in enumerate((first, second))]
+            segments = [
+                spoken(i, [space + said], language)
+                for i, (language, said) in enumerate((first, second))
+            ]
             assert [cue.text for cue in cues(segments, wide)] == [text]
 
 
@@ -299,7 +394,12 @@ def test_spaces_after_words_and_words_of_nothing_are_borne():
 
 
 @pytest.mark.parametrize(
-    "options", [SubtitleOptions(max_line_width=9), SubtitleOptions(max_line_count=9), SubtitleOptions(highlight_words=True)]
+    "options",
+    [
+        SubtitleOptions(max_line_width=9),
+        SubtitleOptions(max_line_count=9),
+        SubtitleOptions(highlight_words=True),
+    ],
 )
 def test_layout_needs_words(options, tmp_path):
     mixed = whole(*WORDS.segments, segment(5, 6, " "), segment(7.5, 8, "no words"))
@@ -318,19 +418,28 @@ def test_options_and_formats_that_are_refused(tmp_path):
     for name in ("max_line_width", "max_line_count"):
         with pytest.raises(ValueError, match=f"{name} is 0"):
             SubtitleOptions(**{name: 0})
-    for call in (lambda: render(PLAIN, "ass"), lambda: write(PLAIN, tmp_path / "a", ["srt", "ass"]),
-                 lambda: output_paths(["a.wav"], tmp_path, ["ass"])):  # fmt: skip
-        with pytest.raises(ValueError, match="'ass' is unknown; choose one of txt, vtt, srt, tsv, json or all"):
+    for call in (
+        lambda: render(PLAIN, "ass"),
+        lambda: write(PLAIN, tmp_path / "a", ["srt", "ass"]),
+        lambda: output_paths(["a.wav"], tmp_path, ["ass"]),
+    ):
+        with pytest.raises(
+            ValueError, match="'ass' is unknown; choose one of txt, vtt, srt, tsv, json or all"
+        ):
             call()
     assert not list(tmp_path.iterdir())
 
 
 def test_all_formats_are_written_beside_each_other(tmp_path):
-    written = write(WORDS, tmp_path / "new" / "talk.v1", ["all", "srt"], SubtitleOptions(max_line_width=12))
+    written = write(
+        WORDS, tmp_path / "new" / "talk.v1", ["all", "srt"], SubtitleOptions(max_line_width=12)
+    )
     assert {path.name for path in written} == {f"talk.v1.{format}" for format in FORMATS}
     assert set(written) == set((tmp_path / "new").iterdir())
     for path in written:
-        assert path.read_bytes().decode() == render(WORDS, path.suffix[1:], SubtitleOptions(max_line_width=12))
+        assert path.read_bytes().decode() == render(
+            WORDS, path.suffix[1:], SubtitleOptions(max_line_width=12)
+        )
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
@@ -372,11 +481,32 @@ def test_names_of_outputs(inputs, expected):
     assert names(inputs) == expected
 
 
-PARTS = st.sampled_from(["a", "A", "b", "a.wav", "a-2", "x", "x-a", "é", "e\u0301", "ß", "SS", "🙂" * 62, "🙂" * 61 + "a"])
+PARTS = st.sampled_from(
+    [
+        "a",
+        "A",
+        "b",
+        "a.wav",
+        "a-2",
+        "x",
+        "x-a",
+        "é",
+        "e\u0301",
+        "ß",
+        "SS",
+        "🙂" * 62,
+        "🙂" * 61 + "a",
+    ]
+)
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.tuples(PARTS, PARTS, st.sampled_from([".wav", ".WAV", ".mp3", ".srt", ""])), unique=True), st.randoms())
+@given(
+    st.lists(
+        st.tuples(PARTS, PARTS, st.sampled_from([".wav", ".WAV", ".mp3", ".srt", ""])), unique=True
+    ),
+    st.randoms(),
+)
 def test_no_two_inputs_share_an_output(parts, rng):
     inputs = [Path(folder, name + suffix) for folder, name, suffix in parts]
     for folder in ("out", "a"):

@@ -1,8 +1,9 @@
-"""Sound files front to back in blocks, at their own rate, channels averaged: what a decoder gives, before resampling.
+"""Sound files front to back in blocks, at their own rate, channels averaged: what a decoder gives,
+before resampling.
 
-libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus; PyAV, an optional extra, reads m4a, mp4, webm and the
-like, and where it is not installed an `ffmpeg` program does, through a pipe that libsndfile reads. A block holds at most
-half a megabyte, whatever the length of the file.
+libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus; PyAV, an optional extra, reads
+m4a, mp4, webm and the like, and where it is not installed an `ffmpeg` program does, through a pipe
+that libsndfile reads. A block holds at most half a megabyte, whatever the length of the file.
 """
 
 import os
@@ -19,22 +20,45 @@ import soundfile
 
 from dualasr.errors import AudioError
 
-_CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")  # how mkv and webm, and wma begin; mp4 has "ftyp" after four bytes
-AV_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".mka", ".aac", ".m4v", ".3gp", ".wma", ".m4b", ".avi", ".flv", ".wmv",
-               ".mpg", ".mpeg", ".ac3", ".amr")  # fmt: skip
-_RATES = range(1_000, 768_001)  # Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
-_INEXACT = ("MP3", "OGG")  # libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
+# how mkv and webm, and wma begin; mp4 has "ftyp" after four bytes
+_CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")
+AV_SUFFIXES = (
+    ".m4a",
+    ".mp4",
+    ".webm",
+    ".mkv",
+    ".mov",
+    ".mka",
+    ".aac",
+    ".m4v",
+    ".3gp",
+    ".wma",
+    ".m4b",
+    ".avi",
+    ".flv",
+    ".wmv",
+    ".mpg",
+    ".mpeg",
+    ".ac3",
+    ".amr",
+)
+# Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
+_RATES = range(1_000, 768_001)
+# libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
+_INEXACT = ("MP3", "OGG")
 _BLOCK = 1 << 17  # samples of all channels together
-UNKNOWN_FRAMES = 1 << 48  # libsndfile's answer for a flac or a pipe that does not know its length is above it
+# libsndfile's answer for a flac or a pipe that does not know its length is above it
+UNKNOWN_FRAMES = 1 << 48
 _UNKNOWN_BYTES = 0x7FFFF000  # sox pipes write this data size, ffmpeg and RF64 0xFFFFFFFF
 
 
 @contextmanager
 def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
-    """A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, float32 of shape (frames,).
+    """A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, float32 of
+    shape (frames,).
 
-    Raises AudioError, one line that starts with the path, at the start for what the header shows, at the block where
-    decoding fails, and at the end for a file that has become shorter meanwhile.
+    Raises AudioError, one line that starts with the path, at the start for what the header shows,
+    at the block where decoding fails, and at the end for a file that has become shorter meanwhile.
     """
     _check_file(path)
     try:
@@ -52,7 +76,9 @@ def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         shut = not os.access(path, os.R_OK | os.X_OK)
-        raise AudioError(f"{path}: is a folder{' that cannot be looked into' if shut else ', not a sound file'}")
+        raise AudioError(
+            f"{path}: is a folder{' that cannot be looked into' if shut else ', not a sound file'}"
+        )
     if not path.is_file():
         raise AudioError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
     if not path.stat().st_size:
@@ -61,7 +87,11 @@ def _check_file(path: Path) -> None:
 
 def _opener(path: Path, head: bytes):
     """What opens a file of this name that begins so."""
-    if path.suffix.lower() not in AV_SUFFIXES and head[4:] != b"ftyp" and not head.startswith(_CONTAINERS):
+    if (
+        path.suffix.lower() not in AV_SUFFIXES
+        and head[4:] != b"ftyp"
+        and not head.startswith(_CONTAINERS)
+    ):
         return _open_libsndfile
     try:
         import av  # noqa: F401
@@ -69,17 +99,23 @@ def _opener(path: Path, head: bytes):
         if shutil.which("ffmpeg"):
             return _open_ffmpeg
         hint = "pip install 'dualasr[av]'"
-        raise AudioError(f"{path}: reading {path.suffix or 'it'} needs PyAV or ffmpeg; install it with: {hint}") from error
+        raise AudioError(
+            f"{path}: reading {path.suffix or 'it'} needs PyAV or ffmpeg; install it with: {hint}"
+        ) from error
     return _open_av
 
 
 def _check_rate(path: Path, rate: int) -> None:
     if rate not in _RATES:
-        raise AudioError(f"{path}: has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[-1]} Hz can be read")
+        raise AudioError(
+            f"{path}: has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[-1]} Hz can be read"
+        )
 
 
 class _FrontToBack(soundfile.SoundFile):
-    """soundfile seeks after each read, which fails at the end of a flac that does not know its length, and in a pipe."""
+    """soundfile seeks after each read, which fails at the end of a flac that does not know its
+    length, and in a pipe.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -88,7 +124,9 @@ class _FrontToBack(soundfile.SoundFile):
 class LibsndfileReader:
     """A file that libsndfile decodes; `ffmpeg` is the process at the other end where it is a pipe."""
 
-    def __init__(self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None):
+    def __init__(
+        self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None
+    ):
         _check_rate(path, file.samplerate)
         self.path, self.rate, self._file, self._ffmpeg = path, file.samplerate, file, ffmpeg
         self._frames = file.frames if file.frames < UNKNOWN_FRAMES else None
@@ -98,7 +136,9 @@ class LibsndfileReader:
         return frames / self.rate
 
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The frames from `first` to before `stop`, or to the end; of mp3, ogg and pipes all before them are decoded."""
+        """The frames from `first` to before `stop`, or to the end; of mp3, ogg and pipes all before
+        them are decoded.
+        """
         file, at, size = self._file, 0, max(1, _BLOCK // self._file.channels)
         if first and self._frames is not None and file.format not in _INEXACT:
             with suppress(soundfile.SoundFileError):  # else decode from the start and slice
@@ -106,7 +146,9 @@ class LibsndfileReader:
                 at = first
         while stop is None or at < stop:
             try:
-                block = file.read(size if stop is None else min(size, stop - at), dtype="float32", always_2d=True)
+                block = file.read(
+                    size if stop is None else min(size, stop - at), dtype="float32", always_2d=True
+                )
             except soundfile.SoundFileError as error:
                 raise _damaged(self.path) from error
             if not len(block):
@@ -134,7 +176,8 @@ def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
         file = _FrontToBack(os.fsencode(path))  # a name need not be text
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
-        if "possibly a pipe" in reason:  # libsndfile's guess for an mp3 without a frame; the file is there
+        # libsndfile's guess for an mp3 without a frame; the file is there
+        if "possibly a pipe" in reason:
             reason = "Format not recognised"
         raise AudioError(f"{path}: cannot be read as audio ({reason})") from error
     with file:
@@ -145,7 +188,9 @@ def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
 
 
 def _check_wav_length(path: Path) -> None:
-    """libsndfile quietly shortens a wav whose data chunk is longer than the file, so the chunks are walked here."""
+    """libsndfile quietly shortens a wav whose data chunk is longer than the file, so the chunks are
+    walked here.
+    """
     with path.open("rb") as file:
         magic = file.read(12)[:4]
         layout = ">4sI" if magic == b"RIFX" else "<4sI"
@@ -154,17 +199,36 @@ def _check_wav_length(path: Path) -> None:
             if name == b"data":
                 held = path.stat().st_size - file.tell()
                 if held < size < _UNKNOWN_BYTES:
-                    raise AudioError(f"{path}: is truncated: its header promises {size} bytes of sound, {held} follow")
+                    raise AudioError(
+                        f"{path}: is truncated: its header promises {size} bytes of sound, {held}"
+                        " follow"
+                    )
                 return
             file.seek(size + size % 2, 1)
 
 
 @contextmanager
 def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
-    """The first sound track as a Sun AU stream, whose header has room for any rate, and for "length unknown"."""
-    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-xerror", "-i", f"file:{path.absolute()}", "-map", "0:a:0"]
+    """The first sound track as a Sun AU stream, whose header has room for any rate, and for "length
+    unknown".
+    """
+    command = [
+        "ffmpeg",
+        "-nostdin",
+        "-loglevel",
+        "error",
+        "-xerror",
+        "-i",
+        f"file:{path.absolute()}",
+        "-map",
+        "0:a:0",
+    ]
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen([*command, "-f", "au", "-c:a", "pcm_f32be", "pipe:1"], stdout=subprocess.PIPE, stderr=errors)
+        process = subprocess.Popen(
+            [*command, "-f", "au", "-c:a", "pcm_f32be", "pipe:1"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
         try:
             try:
                 file = _FrontToBack(process.stdout.fileno(), closefd=False)
@@ -174,7 +238,9 @@ def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
                 said = errors.read().decode(errors="replace")
                 if "matches no streams" in said:
                     raise AudioError(f"{path}: has no sound track") from error
-                raise AudioError(f"{path}: cannot be read as audio ({said.strip().rpartition(': ')[2]})") from error
+                raise AudioError(
+                    f"{path}: cannot be read as audio ({said.strip().rpartition(': ')[2]})"
+                ) from error
             with file:
                 yield LibsndfileReader(path, file, process)
         finally:
@@ -212,7 +278,8 @@ class AvReader:
         from av import AudioResampler
         from av.error import FFmpegError
 
-        # PyAV brings every frame to one format; the channels are averaged here, as for any other file.
+        # PyAV brings every frame to one format; the channels are averaged here, as for any other
+        # file.
         planar, last = AudioResampler(format="fltp", rate=self.rate), None
         frames = self._container.decode(self._stream)
         while True:
@@ -224,7 +291,10 @@ class AvReader:
                 raise _damaged(self.path) from error
             if frame and frame.sample_rate != self.rate:
                 change = f"from {self.rate} to {frame.sample_rate} Hz"
-                raise AudioError(f"{self.path}: changes its sample rate midway, {change}; convert it to wav first")
+                raise AudioError(
+                    f"{self.path}: changes its sample rate midway, {change}; convert it to wav"
+                    " first"
+                )
             for part in planar.resample(frame) if frame or last else ():  # None flushes it
                 yield part.to_ndarray().mean(axis=0)
             if frame is None:
@@ -235,8 +305,16 @@ class AvReader:
     def _check_end(self, last) -> None:
         """The index of an mp4 knows its length; one cut between two packets gives no error."""
         stream = self._stream
-        if last and last.pts is not None and stream.duration and "mp4" in self._container.format.name:
-            read, promised = float(last.pts * stream.time_base), float(stream.duration * stream.time_base)
+        if (
+            last
+            and last.pts is not None
+            and stream.duration
+            and "mp4" in self._container.format.name
+        ):
+            read, promised = (
+                float(last.pts * stream.time_base),
+                float(stream.duration * stream.time_base),
+            )
             if read < promised - 1.0:
                 promise = f"its header promises {promised:.1f} s, {read:.1f} s can be decoded"
                 raise AudioError(f"{self.path}: is truncated: {promise}")
@@ -247,7 +325,8 @@ def _open_av(path: Path) -> Iterator[AvReader]:
     import av
 
     try:
-        # a relative "a:b.mp4" would be taken for the protocol "a"; what is written of title and artist may be in any encoding
+        # a relative "a:b.mp4" would be taken for the protocol "a"; what is written of title and
+        # artist may be in any encoding
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no sound track")

@@ -1,6 +1,8 @@
-"""Sound files in, 16 kHz mono out, whole or as a stream, and long recordings cut where they are quietest.
+"""Sound files in, 16 kHz mono out, whole or as a stream, and long recordings cut where they are
+quietest.
 
-Resampling is soxr's "HQ" (20-bit precision, linear phase, pass band to 91 % of Nyquist), librosa's default.
+Resampling is soxr's "HQ" (20-bit precision, linear phase, pass band to 91 % of Nyquist), librosa's
+default.
 """
 
 from collections.abc import Iterator
@@ -15,9 +17,11 @@ from dualasr.audio.files import AV_SUFFIXES, UNKNOWN_FRAMES, open_sound_file
 from dualasr.errors import AudioError, NoSamplesError
 
 SAMPLE_RATE = 16_000
-SHORTEST = 400  # samples, 25 ms: one frame of Whisper's spectrogram; what is shorter has no transcript
+# samples, 25 ms: one frame of Whisper's spectrogram; what is shorter has no transcript
+SHORTEST = 400
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", *AV_SUFFIXES)  # looked for where no file is named
+# looked for where no file is named
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", *AV_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,16 @@ class Sound:
 
     def __str__(self) -> str:
         """The path, with the stretch if it is not the whole file: `talk.wav[3.2-5.75]`."""
-        return str(self.path) if self.is_whole else f"{self.path}[{self.start:g}-{'' if self.end is None else f'{self.end:g}'}]"
+        return (
+            str(self.path)
+            if self.is_whole
+            else f"{self.path}[{self.start:g}-{'' if self.end is None else f'{self.end:g}'}]"
+        )
 
 
 def load_audio(audio: str | Path | Sound) -> np.ndarray:
-    """The sound of a file or of a stretch of it: float32, shape (samples,), 16 kHz, channels averaged, full scale at +-1.
+    """The sound of a file or of a stretch of it: float32, shape (samples,), 16 kHz, channels
+    averaged, full scale at +-1.
 
     The blocks of `stream_audio` in one array; raises AudioError as it does.
     """
@@ -79,14 +88,15 @@ def header_duration(path: Path) -> float:
 def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
     """The sound of a file or of a stretch of it in blocks, for files longer than memory.
 
-    Blocks are float32, of shape (samples,) with at least one sample, 16 kHz, channels averaged, full scale at +-1. A
-    stretch ends with the file at the latest. Of wav, flac and the like it is read by seeking; mp3, ogg, opus, m4a and
-    friends are decoded from their start for it, which for many stretches of a long file is slow, but exact.
-    Raises AudioError, one line that starts with the path: when the first block is asked for, if the file is missing, a
-    folder, empty, not audio, a cut wav, without channels or sound track, or m4a and friends where neither PyAV nor an
-    `ffmpeg` program is installed; when the stream gets there, if it is truncated (seen in flac and mp4; mp3, ogg and webm
-    hold no reliable length and are read as far as they go), becomes shorter while it is read, or has NaN or infinite
-    samples; at the end NoSamplesError, if there were none.
+    Blocks are float32, of shape (samples,) with at least one sample, 16 kHz, channels averaged,
+    full scale at +-1. A stretch ends with the file at the latest. Of wav, flac and the like it is
+    read by seeking; mp3, ogg, opus, m4a and friends are decoded from their start for it, which for
+    many stretches of a long file is slow, but exact. Raises AudioError, one line that starts with
+    the path: when the first block is asked for, if the file is missing, a folder, empty, not audio,
+    a cut wav, without channels or sound track, or m4a and friends where neither PyAV nor an
+    `ffmpeg` program is installed; when the stream gets there, if it is truncated (seen in flac and
+    mp4; mp3, ogg and webm hold no reliable length and are read as far as they go), becomes shorter
+    while it is read, or has NaN or infinite samples; at the end NoSamplesError, if there were none.
     """
     sound, empty = _sound(audio), True
     with open_sound_file(sound.path) as file:
@@ -101,10 +111,12 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
 
 
 def audio_duration(audio: str | Path | Sound) -> float:
-    """Length of a file or stretch in seconds, from the header; decoded only where the header does not know.
+    """Length of a file or stretch in seconds, from the header; decoded only where the header does
+    not know.
 
-    Raises AudioError like `load_audio`, for all that can be seen without decoding: a cut wav is refused, a cut flac
-    or a NaN is not noticed. The length of an mp3 without a Xing header is libsndfile's estimate.
+    Raises AudioError like `load_audio`, for all that can be seen without decoding: a cut wav is
+    refused, a cut flac or a NaN is not noticed. The length of an mp3 without a Xing header is
+    libsndfile's estimate.
     """
     sound = _sound(audio)
     with open_sound_file(sound.path) as file:
@@ -116,10 +128,11 @@ def audio_duration(audio: str | Path | Sound) -> float:
 
 
 def split_windows(samples: np.ndarray, window_s: float) -> list[tuple[int, int]]:
-    """Sample ranges (start, end) that cover `samples`, shape (n,), 16 kHz, in order and without overlap.
+    """Sample ranges (start, end) that cover `samples`, shape (n,), 16 kHz, in order and without
+    overlap.
 
-    Each is at most `window_s` seconds; a longer one is cut by `quietest_cut`. Short sound gives one range, no sound none.
-    Raises ValueError if the window is shorter than a sample.
+    Each is at most `window_s` seconds; a longer one is cut by `quietest_cut`. Short sound gives one
+    range, no sound none. Raises ValueError if the window is shorter than a sample.
     """
     window = window_size(window_s)
     ranges, start = [], 0
@@ -133,15 +146,17 @@ def split_windows(samples: np.ndarray, window_s: float) -> list[tuple[int, int]]
 def window_size(window_s: float) -> int:
     """Samples of a window of `window_s` seconds. Raises ValueError if it is shorter than a sample."""
     if (window := int(window_s * SAMPLE_RATE)) < 1:
-        raise ValueError(f"window_s is {window_s}; it must be at least one sample, 1/{SAMPLE_RATE} s")
+        raise ValueError(
+            f"window_s is {window_s}; it must be at least one sample, 1/{SAMPLE_RATE} s"
+        )
     return window
 
 
 def quietest_cut(window: np.ndarray) -> int:
     """Where a full window, shape (n,), 16 kHz, of a longer sound ends: at least 1, at most n.
 
-    The cut falls in the last third, in the middle of the 20 ms with the least energy (smoothed over 60 ms, so that a stop
-    consonant is no pause; of equals, the latest).
+    The cut falls in the last third, in the middle of the 20 ms with the least energy (smoothed over
+    60 ms, so that a stop consonant is no pause; of equals, the latest).
     """
     frame = SAMPLE_RATE // 50
     count = len(window) // 3 // frame
@@ -159,7 +174,9 @@ def _sound(audio: str | Path | Sound) -> Sound:
 
 
 def _no_samples(sound: Sound) -> NoSamplesError:
-    return NoSamplesError(f"{sound.path}: has no samples" + ("" if sound.is_whole else f" in {sound}"))
+    return NoSamplesError(
+        f"{sound.path}: has no samples" + ("" if sound.is_whole else f" in {sound}")
+    )
 
 
 def _finite(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -32,10 +32,10 @@ def spectrogram_svg(
 
     Args:
         samples: float, shape (samples,), 16 kHz; the first 30 s are shown.
-        label: What the picture shows, for a screen reader. Pictures of one page need different ones.
-        words: Words to write where they start, in seconds of `samples`; a bar ends where the word ends.
-        scale: Of the frequencies, "mel" or "linear".
-        line_hz: Where to draw a dashed line, in Hz.
+        label: What the picture shows, for a screen reader. Pictures of one page need different
+        ones. words: Words to write where they start, in seconds of `samples`; a bar ends where the
+        word ends. scale: Of the frequencies, "mel" or "linear". line_hz: Where to draw a dashed
+        line, in Hz.
 
     Returns:
         An SVG element in the page's own colour, about 20 kB.
@@ -96,7 +96,8 @@ def spectrogram_svg(
 def _places(words: Sequence[TimedText], seconds: float) -> list[tuple[float, int]]:
     """Choose where each word is written: a time in s, and the lowest row that is free there.
 
-    Where no row is free, it is the one that is free first. A word that would pass the end is moved to the left.
+    Where no row is free, it is the one that is free first. A word that would pass the end is moved
+    to the left.
     """
     free_s, places = [0.0] * _MOST_ROWS, []
     for start, end, text in words:
@@ -109,7 +110,9 @@ def _places(words: Sequence[TimedText], seconds: float) -> list[tuple[float, int
 
 
 def figure_svg(figure, label: str) -> str:
-    """Return a figure as an SVG element in the page's own colour and font; the same for the same figure."""
+    """Return a figure as an SVG element in the page's own colour and font; the same for the same
+    figure.
+    """
     import matplotlib
     from markupsafe import escape
 

@@ -1,10 +1,10 @@
 """What is wrong with torchaudio, where it cannot be loaded.
 
 torchaudio serves forced alignment alone. Its compiled libraries need those of CUDA: the usual build
-does not load beside a torch for CPUs, nor beside one for another major version of CUDA. transformers
-imports torchaudio together with Whisper wherever it is installed, and would then fail, too. So this
-module is imported before transformers. It hides a torchaudio that does not load: None in sys.modules
-means "not installed" to Python and to transformers.
+does not load beside a torch for CPUs, nor beside one for another major version of CUDA.
+transformers imports torchaudio together with Whisper wherever it is installed, and would then fail,
+too. So this module is imported before transformers. It hides a torchaudio that does not load: None
+in sys.modules means "not installed" to Python and to transformers.
 """
 
 import sys
@@ -26,7 +26,7 @@ def torchaudio_fault() -> str:
         sys.modules["torchaudio"] = None
         found = error.__cause__ or error  # the cause names the library that is not there
         return (
-            f"The word times of packs need torchaudio, and it cannot be loaded with torch "
+            "The word times of packs need torchaudio, and it cannot be loaded with torch "
             f"{torch.__version__} ({type(found).__name__}: {found}); install a torchaudio that was "
             "built for the same device as torch"
         )

@@ -1,4 +1,6 @@
-"""A stream of sound in windows that a model can take: all of it, or the speech in it. Memory holds a window or two."""
+"""A stream of sound in windows that a model can take: all of it, or the speech in it. Memory holds
+a window or two.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,7 +15,9 @@ from dualasr.audio.vad import CHUNK, SileroVad, VadOptions, follow
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a sound: float32 samples of shape (n,), 16 kHz, the first of them `start` seconds after its beginning."""
+    """A piece of a sound: float32 samples of shape (n,), 16 kHz, the first of them `start` seconds
+    after its beginning.
+    """
 
     start: float
     samples: np.ndarray
@@ -24,23 +28,30 @@ class Window:
         return self.start + len(self.samples) / SAMPLE_RATE
 
 
-def windows_of(blocks: Iterable[np.ndarray], window_s: float, options: VadOptions | None = None) -> Iterator[Window]:
-    """Windows of at most `window_s` seconds of a sound that comes in blocks, shape (n,), 16 kHz; in order, without overlap.
+def windows_of(
+    blocks: Iterable[np.ndarray], window_s: float, options: VadOptions | None = None
+) -> Iterator[Window]:
+    """Windows of at most `window_s` seconds of a sound that comes in blocks, shape (n,), 16 kHz; in
+    order, without overlap.
 
-    The windows are the same whatever the size of the blocks, and each comes as soon as it is known. Without options they
-    cover the sound and are those of `split_windows`. With options they cover the speech: neighbouring stretches share a
-    window where they and the gap between them fit, gap included, and a stretch that is longer than a window is cut by
-    `quietest_cut`. Sound without speech gives no window.
-    Raises ValueError for a window shorter than a sample, and MissingExtraError for options without the extra `vad`, both
-    at once; and what `blocks` raises.
+    The windows are the same whatever the size of the blocks, and each comes as soon as it is known.
+    Without options they cover the sound and are those of `split_windows`. With options they cover
+    the speech: neighbouring stretches share a window where they and the gap between them fit, gap
+    included, and a stretch that is longer than a window is cut by `quietest_cut`. Sound without
+    speech gives no window. Raises ValueError for a window shorter than a sample, and
+    MissingExtraError for options without the extra `vad`, both at once; and what `blocks` raises.
     """
     if options is None:
         return _cover(blocks, window_size(window_s))
-    return _speech(blocks, window_size(min(window_s, options.max_speech_duration_s)), options, SileroVad())
+    return _speech(
+        blocks, window_size(min(window_s, options.max_speech_duration_s)), options, SileroVad()
+    )
 
 
 class _Recent:
-    """The end of a stream: chunks as they came, and the positions of their first and last sample in the whole."""
+    """The end of a stream: chunks as they came, and the positions of their first and last sample in
+    the whole.
+    """
 
     def __init__(self):
         self.start = self.end = 0
@@ -84,10 +95,13 @@ def _chunks(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield rest
 
 
-def _speech(blocks: Iterable[np.ndarray], size: int, options: VadOptions, vad: SileroVad) -> Iterator[Window]:
+def _speech(
+    blocks: Iterable[np.ndarray], size: int, options: VadOptions, vad: SileroVad
+) -> Iterator[Window]:
     pad = int(options.speech_pad_ms * SAMPLE_RATE / 1000)
     recent, state, stretch = _Recent(), vad.start(), None
-    held: tuple[int, int] | None = None  # padded stretches that share a window, which waits for more
+    # padded stretches that share a window, which waits for more
+    held: tuple[int, int] | None = None
     cut = 0  # where a stretch longer than a window goes on
     for chunk in chain(_chunks(blocks), [None]):
         if chunk is None:

@@ -1,4 +1,6 @@
-"""What the commands share: the flags that name a base, packs and a corpus, and how these are loaded."""
+"""What the commands share: the flags that name a base, packs and a corpus, and how these are
+loaded.
+"""
 
 import argparse
 import logging
@@ -8,28 +10,54 @@ from dualasr.errors import CorpusError
 
 log = logging.getLogger("dualasr")
 
-BASE_HELP = "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
+BASE_HELP = (
+    "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
+)
 
 
 def packs_dir_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--packs_dir", type=Path, metavar="DIR",
-                         help="where packs are looked for by name (DUALASR_PACKS, or the user's data folder)")  # fmt: skip
+    command.add_argument(
+        "--packs_dir",
+        type=Path,
+        metavar="DIR",
+        help="where packs are looked for by name (DUALASR_PACKS, or the user's data folder)",
+    )
 
 
 def model_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--base", "--model", default="micro", help=BASE_HELP)
-    command.add_argument("--pack", type=Path, action="append", default=[], metavar="PACK",
-                         help="language pack: its folder, its name, or a folder of packs; repeat for several")  # fmt: skip
+    command.add_argument(
+        "--pack",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PACK",
+        help="language pack: its folder, its name, or a folder of packs; repeat for several",
+    )
     packs_dir_flag(command)
-    command.add_argument("--device", default="auto", help="auto (cuda where there is one), cpu, cuda, cuda:1 (%(default)s)")
-    command.add_argument("--selector", default="calibrated",
-                         help="calibrated, paper, or the JSON file of a pack set (%(default)s)")  # fmt: skip
+    command.add_argument(
+        "--device",
+        default="auto",
+        help="auto (cuda where there is one), cpu, cuda, cuda:1 (%(default)s)",
+    )
+    command.add_argument(
+        "--selector",
+        default="calibrated",
+        help="calibrated, paper, or the JSON file of a pack set (%(default)s)",
+    )
 
 
 def layout_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--column", action="append", default=[], metavar="FIELD=NAME",
-                         help="column of a table: audio, text, language, split, speaker, id, start or end, as "
-                         "text=transcription; what is not named is guessed")  # fmt: skip
+    command.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help=(
+            "column of a table: audio, text, language, split, speaker, id, start or end, as "
+            "text=transcription; what is not named is guessed"
+        ),
+    )
     command.add_argument("--tier", metavar="NAME", help="tier of ELAN files and TextGrids (all)")
 
 
@@ -41,8 +69,10 @@ def layout(args) -> dict:
     known = Columns.__dataclass_fields__
     for field, _, name in pairs:
         if field not in known or not name:
-            raise CorpusError(f"--column {field}{'=' + name if name else ''}: wanted FIELD=NAME, with FIELD one of "
-                              f"{', '.join(known)}.")  # fmt: skip
+            raise CorpusError(
+                f"--column {field}{'=' + name if name else ''}: wanted FIELD=NAME, with FIELD one"
+                f" of {', '.join(known)}."
+            )
     return {"columns": Columns(**{field: name for field, _, name in pairs}), "tier": args.tier}
 
 
@@ -65,7 +95,9 @@ def load_base(args, **options):
     from dualasr.packs.load import load_model
 
     named = {"calibrated": SelectorOptions(), "paper": SelectorOptions.paper()}
-    selector = named[args.selector] if args.selector in named else read_selector(Path(args.selector))
+    selector = (
+        named[args.selector] if args.selector in named else read_selector(Path(args.selector))
+    )
     return load_model(args.base, device=find_device(args.device), selector=selector, **options)
 
 

@@ -25,7 +25,9 @@ class _Terminal(logging.Handler):
 
 @contextmanager
 def log_to_terminal() -> Iterator[None]:
-    """Show the library's log while a command runs. Of several processes of torchrun the first alone shows its progress."""
+    """Show the library's log while a command runs. Of several processes of torchrun the first alone
+    shows its progress.
+    """
     handler, level = _Terminal(), LOGGER.level
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)

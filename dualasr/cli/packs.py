@@ -15,27 +15,40 @@ ACTIONS = {
     "show": "what packs hold and how they were trained",
     "verify": "whether packs are as they were written",
     "add": "copy packs into the packs folder",
-    "measured": "keep in a pack what adding it cost: reports of `evaluate`, the one without it first",
+    "measured": (
+        "keep in a pack what adding it cost: reports of `evaluate`, the one without it first"
+    ),
     "remove": "delete packs, without asking",
 }
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    wanted = {"add": "folder of a pack", "remove": "name, or path; outside the packs folder the whole path"}
+    wanted = {
+        "add": "folder of a pack",
+        "remove": "name, or path; outside the packs folder the whole path",
+    }
     for action, text in ACTIONS.items():
-        command = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        command = actions.add_parser(
+            action, help=text, description=text[0].upper() + text[1:] + "."
+        )
         packs_dir_flag(command)
         if action == "measured":
             command.add_argument("packs", nargs=1, metavar="PACK", help="name or path")
             command.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
         elif action != "list":
-            command.add_argument("packs", nargs="+", metavar="PATH" if action == "add" else "PACK",
-                                 help=wanted.get(action, "name, path, or folder of packs"))  # fmt: skip
+            command.add_argument(
+                "packs",
+                nargs="+",
+                metavar="PATH" if action == "add" else "PACK",
+                help=wanted.get(action, "name, path, or folder of packs"),
+            )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 1 if something asked for failed; the others are done. Raises PackError if the packs folder cannot be read."""
+    """Exit code 1 if something asked for failed; the others are done. Raises PackError if the packs
+    folder cannot be read.
+    """
     from dualasr.packs.folder import add_pack, find_packs, packs_dir, remove_pack
 
     folder = packs_dir(args.packs_dir)
@@ -45,7 +58,11 @@ def run(args: argparse.Namespace) -> int:
         return _each(args.packs, lambda path: print(f"added {add_pack(path, folder)}"))
     if args.action == "remove":
         return _each(args.packs, lambda wanted: print(f"removed {remove_pack(wanted, folder)}"))
-    act = {"verify": _verify, "show": _show, "measured": lambda path: _measured(path, args.reports)}[args.action]
+    act = {
+        "verify": _verify,
+        "show": _show,
+        "measured": lambda path: _measured(path, args.reports),
+    }[args.action]
     failed: list[int] = []
     code = _each(args.packs, lambda wanted: failed.append(_each(find_packs([wanted], folder), act)))
     return max([code, *failed])
@@ -83,7 +100,10 @@ def _about(path: Path, record: dict) -> str:
     from dualasr.packs.folder import pack_size
 
     languages = ", ".join(f"{name} ({code})" for code, name in record["languages"].items())
-    return f"{languages}; for {record['base']['name']} {record['base']['checksum'][:12]}; {pack_size(path):.1f} MB"
+    return (
+        f"{languages}; for {record['base']['name']} {record['base']['checksum'][:12]};"
+        f" {pack_size(path):.1f} MB"
+    )
 
 
 def _verify(path: Path) -> None:
@@ -99,8 +119,12 @@ def _show(path: Path) -> None:
     record = read_pack(path)
     print(f"{record['name']}: {_about(path, record)}")
     shape = {key: record["secondary"][key] for key in ("rank", "alpha", "fork", "decoder")}
-    about = {**shape, "calibrated against negatives": record["calibration"]["negatives"], **record["training"],
-             **record["scores"]}  # fmt: skip
+    about = {
+        **shape,
+        "calibrated against negatives": record["calibration"]["negatives"],
+        **record["training"],
+        **record["scores"],
+    }
     print("".join(f"  {key}: {value}\n" for key, value in about.items()), end="")
 
 
@@ -112,17 +136,30 @@ def _measured(path: Path, reports: Sequence[Path]) -> None:
         found = [json.loads(report.read_text(encoding="utf-8")) for report in reports]
         matrix = matrix_of(found, *steps_of(found))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{', '.join(map(str, reports))}: not reports of dualasr evaluate ({error}).") from error
+        raise RunError(
+            f"{', '.join(map(str, reports))}: not reports of dualasr evaluate ({error})."
+        ) from error
     with TemporaryDirectory() as folder:
-        write_matrix(Path(folder), matrix, f"dualasr packs measured {path.name} {' '.join(report.name for report in reports)}")
+        write_matrix(
+            Path(folder),
+            matrix,
+            f"dualasr packs measured {path.name} {' '.join(report.name for report in reports)}",
+        )
         attach_regression(path, Path(folder, "matrix.md"), Path(folder, "matrix.png"))
     print(f"{path}: {', '.join(matrix.steps)}")
 
 
 def add_export_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pack", type=Path, metavar="PACK", help="language pack: its folder or its name")
-    command.add_argument("--to", type=Path, required=True, metavar="FOLDER",
-                         help="a new folder; its README.md says what is what")
+    command.add_argument(
+        "pack", type=Path, metavar="PACK", help="language pack: its folder or its name"
+    )
+    command.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a new folder; its README.md says what is what",
+    )
     command.add_argument("--base", default="micro", help=BASE_HELP)
     packs_dir_flag(command)
 
@@ -133,7 +170,9 @@ def run_export(args: argparse.Namespace) -> int:
 
     packs = find_packs([args.pack], packs_dir(args.packs_dir))
     if len(packs) > 1:
-        raise PackError(f"{args.pack} holds {len(packs)} packs; name one of them: {', '.join(map(str, packs))}.")
+        raise PackError(
+            f"{args.pack} holds {len(packs)} packs; name one of them: {', '.join(map(str, packs))}."
+        )
     export(packs[0], args.to, args.base)
     print(f"{args.to}: primary, secondary, README.md")
     return 0

@@ -9,20 +9,53 @@ from dualasr.errors import MissingExtraError, RunError
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     g = command.add_argument_group("server")
-    g.add_argument("--host", default="127.0.0.1", help="0.0.0.0: whoever reaches this machine (%(default)s)")
+    g.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0: whoever reaches this machine (%(default)s)"
+    )
     g.add_argument("--port", type=int, default=7860, help="(%(default)s)")
-    g.add_argument("--key", type=_key, default=os.environ.get("DUALASR_KEY") or None,
-                   help="bearer key of the endpoints and password of the page (DUALASR_KEY)")  # fmt: skip
+    g.add_argument(
+        "--key",
+        type=_key,
+        default=os.environ.get("DUALASR_KEY") or None,
+        help="bearer key of the endpoints and password of the page (DUALASR_KEY)",
+    )
     g.add_argument("--no_page", action="store_true", help="the endpoints alone")
     g = command.add_argument_group("limits")
-    g.add_argument("--queue", type=int, default=64, metavar="N", help="requests admitted at once (%(default)s)")
-    g.add_argument("--max_upload_mb", type=float, default=200.0, metavar="MB", help="a request (%(default)s)")
-    g.add_argument("--max_audio_s", type=float, default=3600.0, metavar="S", help="of sound a request (%(default)s)")
-    g.add_argument("--time_limit_s", type=float, default=600.0, metavar="S", help="from request to answer (%(default)s)")
+    g.add_argument(
+        "--queue", type=int, default=64, metavar="N", help="requests admitted at once (%(default)s)"
+    )
+    g.add_argument(
+        "--max_upload_mb", type=float, default=200.0, metavar="MB", help="a request (%(default)s)"
+    )
+    g.add_argument(
+        "--max_audio_s",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="of sound a request (%(default)s)",
+    )
+    g.add_argument(
+        "--time_limit_s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="from request to answer (%(default)s)",
+    )
     g = command.add_argument_group("model")
     model_flags(g)
-    g.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="(%(default)s)")
-    g.add_argument("--batch_size", type=int, default=8, metavar="N", help="windows decoded together (%(default)s)")
+    g.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16"),
+        help="(%(default)s)",
+    )
+    g.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="windows decoded together (%(default)s)",
+    )
 
 
 def _key(text: str) -> str:
@@ -47,6 +80,14 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise RunError(f"{error}.") from error
     base = load_base(args, dtype=getattr(torch, args.dtype))
-    settings = Settings(args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page)
-    run(lambda: with_packs(base, args), host=args.host, port=args.port, limits=limits, settings=settings)
+    settings = Settings(
+        args.key, UploadLimits(body=round(1e6 * args.max_upload_mb)), page=not args.no_page
+    )
+    run(
+        lambda: with_packs(base, args),
+        host=args.host,
+        port=args.port,
+        limits=limits,
+        settings=settings,
+    )
     return 0

@@ -1,4 +1,6 @@
-"""`dualasr transcribe`: which files, through a model, to which files. What was finished when it ends in between is on disk."""
+"""`dualasr transcribe`: which files, through a model, to which files. What was finished when it
+ends in between is on disk.
+"""
 
 import argparse
 import os
@@ -27,7 +29,9 @@ LINE_EVERY = 30.0  # s
 
 
 def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
-    """Files as they are named, what is in folders, what patterns match; each once. Raises RunError where there is nothing."""
+    """Files as they are named, what is in folders, what patterns match; each once. Raises RunError
+    where there is nothing.
+    """
     found: dict[Path, None] = {}
     for name in names:
         try:
@@ -43,7 +47,11 @@ def _found(name: str, recursive: bool) -> list[Path]:
     if path.is_dir():
         shut: list[Path] = []  # folders that cannot be looked into; each fails as a file does
         walk = os.walk(path, onerror=lambda error: shut.append(Path(error.filename)))
-        below = [Path(folder, name) for folder, _, names in (walk if recursive else islice(walk, 1)) for name in names]
+        below = [
+            Path(folder, name)
+            for folder, _, names in (walk if recursive else islice(walk, 1))
+            for name in names
+        ]
         inside = sorted(p for p in below if p.suffix.lower() in SUFFIXES) + sorted(shut)
         if not inside:
             hint = "" if recursive else "; -r looks into the folders below it"
@@ -64,7 +72,9 @@ def place_of_output(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder.") from error
+        raise RunError(
+            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder."
+        ) from error
 
 
 def visible(text: str) -> str:
@@ -73,7 +83,8 @@ def visible(text: str) -> str:
 
 
 def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = Transcriber) -> int:
-    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and is called last.
+    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and
+    is called last.
 
     `start` makes of the flags and `load` what transcribes files, as `Transcriber` does.
     """
@@ -86,11 +97,19 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
     with ExitStack() as stack:
         out = sys.stdout or stack.enter_context(open(os.devnull, "w"))
         transcribe = start(args, load)
-        files = {stack.enter_context(standard_input()) if str(path) == STDIN else path: path for path in inputs}
+        files = {
+            stack.enter_context(standard_input()) if str(path) == STDIN else path: path
+            for path in inputs
+        }
         places = output_paths(files, args.output_dir, formats)
         jobs = [Job(file, name, places[file]) for file, name in files.items()]
         todo = [job for job in jobs if not (args.skip_existing and is_done(job.output, formats))]
-        counts, routes, heard, began = Counter(skipped=len(jobs) - len(todo)), Counter(), 0.0, time.monotonic()
+        counts, routes, heard, began = (
+            Counter(skipped=len(jobs) - len(todo)),
+            Counter(),
+            0.0,
+            time.monotonic(),
+        )
         bar = stack.enter_context(tqdm(total=len(todo), unit="file", disable=None))
 
         told = began  # when a line said how far it is, where a bar would only fill a log
@@ -102,15 +121,21 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             rate = f"{heard:.0f} s of audio, {heard / max(now - began, 1e-3):.1f} x real time"
             bar.set_postfix_str(rate)
             if bar.disable and now - told >= LINE_EVERY:
-                print(f"{counts['done'] + counts['failed']} of {len(todo)} files; {rate}", file=sys.stderr)
+                print(
+                    f"{counts['done'] + counts['failed']} of {len(todo)} files; {rate}",
+                    file=sys.stderr,
+                )
                 told = now
 
         def show(line: str) -> None:
             try:
                 encoding = out.encoding or "utf-8"
-                tqdm.write(visible(line).encode(encoding, "backslashreplace").decode(encoding), file=out)
+                tqdm.write(
+                    visible(line).encode(encoding, "backslashreplace").decode(encoding), file=out
+                )
                 out.flush()
-            except OSError as error:  # nobody reads on, or the disk is full: what is written to files does not depend on it
+            # nobody reads on, or the disk is full: what is written to files does not depend on it
+            except OSError as error:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
                 if args.detect_only:
                     raise RunError(f"Nobody reads what is detected: {error.strerror}.") from error
@@ -136,7 +161,9 @@ def standard_input() -> Iterator[Path]:
             with path.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         except OSError as error:
-            raise RunError(f"Standard input cannot be kept in {folder}: {error.strerror or error}.") from error
+            raise RunError(
+                f"Standard input cannot be kept in {folder}: {error.strerror or error}."
+            ) from error
         yield path
 
 
@@ -153,12 +180,20 @@ def length(seconds: float) -> str:
 
 
 def summary(counts: Counter, heard: float, took: float, routes: Counter) -> str:
-    """The line at the end: files, how much sound, how much faster than they last, the routes of what was said."""
+    """The line at the end: files, how much sound, how much faster than they last, the routes of
+    what was said.
+    """
     files = f"{counts['done']} file{'' if counts['done'] == 1 else 's'}"
-    parts = [files, f"{length(heard)} of sound in {length(took)} ({heard / max(took, 1e-3):.1f} x real time)"]
+    parts = [
+        files,
+        f"{length(heard)} of sound in {length(took)} ({heard / max(took, 1e-3):.1f} x real time)",
+    ]
     total = sum(routes.values())
     if total:
-        parts += ["routes: " + ", ".join(f"{route} {seconds / total:.0%}" for route, seconds in routes.most_common())]
+        parts += [
+            "routes: "
+            + ", ".join(f"{route} {seconds / total:.0%}" for route, seconds in routes.most_common())
+        ]
     parts += [f"{counts[name]} {name}" for name in ("skipped", "failed") if counts[name]]
     return "; ".join(parts)
 

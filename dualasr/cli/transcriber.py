@@ -18,17 +18,23 @@ def shown(segment: Segment) -> str:
 
 
 def detected(path: Path, found: Transcription) -> str:
-    """A file's language, its probability and pipeline, and the likeliest of the others, between tabs."""
+    """A file's language, its probability and pipeline, and the likeliest of the others, between
+    tabs.
+    """
     if found.language is None:
         return f"{path}\t-\t-\tno {'speech' if found.language_probs else 'sound'}"
-    others = [(code, prob) for code, prob in found.language_probs.items() if code != found.language][:3]
+    others = [
+        (code, prob) for code, prob in found.language_probs.items() if code != found.language
+    ][:3]
     rest = ", ".join(f"{code} {prob:.3f}" for code, prob in others)
     return f"{path}\t{found.language}\t{found.language_probs[found.language]:.3f}\t{found.route}\t{rest}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to transcribe, what it is called, and the path, without suffix, of what is written for it."""
+    """A file to transcribe, what it is called, and the path, without suffix, of what is written for
+    it.
+    """
 
     file: Path
     name: Path
@@ -45,7 +51,9 @@ class Outcome:
 
 
 class Transcriber:
-    """The model that `load` gives, with what the flags ask of it. Raises PackError for a language or route unknown to it."""
+    """The model that `load` gives, with what the flags ask of it. Raises PackError for a language
+    or route unknown to it.
+    """
 
     def __init__(self, args: argparse.Namespace, load: Callable):
         from dualasr.model.selector import PRIMARY
@@ -56,16 +64,21 @@ class Transcriber:
         if args.task == "translate" and not self.model.backbone.languages:
             raise RunError(f"--task translate: {self.model.backbone.name} knows English alone.")
         decode = replace(options.decode, timestamps=self.model.backbone.tells_time)
-        route = PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
+        route = (
+            PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
+        )
         language = None if args.language is None else self.model.language_code(args.language)
         self.request = TranscribeRequest(route, language, replace(options, decode=decode))
         if args.languages:
             names = [name for name in args.languages.split(",") if name.strip()]
             self.model = self.model.among([self.model.language_code(name) for name in names])
 
-    def __call__(self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]) -> Iterator[Outcome]:
-        """Transcribe files and write what is asked for, each once it is whole; `on_audio` is told the seconds of audio, `show` the
-        lines that the flags want to see, as they come."""
+    def __call__(
+        self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]
+    ) -> Iterator[Outcome]:
+        """Transcribe files and write what is asked for, each once it is whole; `on_audio` is told
+        the seconds of audio, `show` the lines that the flags want to see, as they come.
+        """
         from dualasr.transcription.transcribe import transcribe_files
 
         job_of = {job.file: job for job in jobs}
@@ -81,7 +94,11 @@ class Transcriber:
             show(shown(segment))
 
         for file, result in transcribe_files(
-            self.model, job_of, self.request, on_audio=on_audio, on_segment=on_segment if verbose else None
+            self.model,
+            job_of,
+            self.request,
+            on_audio=on_audio,
+            on_segment=on_segment if verbose else None,
         ):
             job = job_of[file]
             try:

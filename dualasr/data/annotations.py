@@ -1,7 +1,8 @@
-"""Long recordings with their transcript beside them: ELAN, Praat TextGrid, SRT, WebVTT. Each segment is an utterance.
+"""Long recordings with their transcript beside them: ELAN, Praat TextGrid, SRT, WebVTT. Each
+segment is an utterance.
 
-The parsers are our own because a row that cannot be used has to be named by its line: readers on the package index
-drop it or stop at it.
+The parsers are our own because a row that cannot be used has to be named by its line: readers on
+the package index drop it or stop at it.
 """
 
 import html
@@ -41,13 +42,19 @@ _PRAAT = re.compile(r'"((?:[^"]|"")*+)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?
 def find_segments(path: Path) -> list[Path]:
     """The transcripts below a folder, or the file itself."""
     files = [path] if path.is_file() else sorted(path.rglob("*"))
-    return [file for file in files if file.suffix.lower() in _PARSERS and not file.name.startswith(".") and file.is_file()]
+    return [
+        file
+        for file in files
+        if file.suffix.lower() in _PARSERS and not file.name.startswith(".") and file.is_file()
+    ]
 
 
 def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of transcripts, each beside a recording of the same stem. Files in a folder train, dev or test are of that split.
+    """Rows of transcripts, each beside a recording of the same stem. Files in a folder train, dev
+    or test are of that split.
 
-    All tiers are read unless one is asked for; empty intervals are no rows. Raises CorpusError if no file has the tier.
+    All tiers are read unless one is asked for; empty intervals are no rows. Raises CorpusError if
+    no file has the tier.
     """
     tiers: dict[str, int] = {}
     for file in files:
@@ -56,9 +63,14 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
         notes.splits.update({split} - {None})
         if not query.takes_split(split) or not query.takes_language(query.default_language):
             continue
-        audio = next((p for suffix in SUFFIXES for p in _beside(file, suffix)), file.with_suffix(SUFFIXES[0]))
+        audio = next(
+            (p for suffix in SUFFIXES for p in _beside(file, suffix)), file.with_suffix(SUFFIXES[0])
+        )
         if audio.suffix.lower() not in (".wav", ".flac"):
-            notes.add("recordings other than wav and flac are decoded from their start for each segment; convert long ones")
+            notes.add(
+                "recordings other than wav and flac are decoded from their start for each segment;"
+                " convert long ones"
+            )
         numbers: dict[str, int] = {}
         try:
             for line, segment in _PARSERS[file.suffix.lower()](_text(file)):
@@ -77,14 +89,29 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
                     yield f"{file}:{line}", "has no time"
                     continue
                 id = ":".join(filter(None, (place.as_posix(), tier, str(numbers[tier]))))
-                yield f"{file}:{line}", row_of(query, audio.name, [file.parent], text, None, split, id=id,
-                                               speaker=segment.speaker, start=segment.start, end=segment.end)  # fmt: skip
+                yield (
+                    f"{file}:{line}",
+                    row_of(
+                        query,
+                        audio.name,
+                        [file.parent],
+                        text,
+                        None,
+                        split,
+                        id=id,
+                        speaker=segment.speaker,
+                        start=segment.start,
+                        end=segment.end,
+                    ),
+                )
         except ValueError as error:
             yield str(file), str(error)
     if query.tier is not None and tiers and query.tier not in tiers:
         near = get_close_matches(query.tier, tiers, 1)
-        raise CorpusError(f"{root}: has no tier {query.tier!r} with text; tiers found: {', '.join(sorted(tiers))}"
-                          + (f"; the nearest is {near[0]!r}." if near else "."))  # fmt: skip
+        raise CorpusError(
+            f"{root}: has no tier {query.tier!r} with text; tiers found: {', '.join(sorted(tiers))}"
+            + (f"; the nearest is {near[0]!r}." if near else ".")
+        )
     if query.tier is None and len(tiers) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(tiers.items()))
         notes.add(f"read {len(tiers)} tiers: {listed}; choose one with --tier")
@@ -101,7 +128,9 @@ def _text(file: Path) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
-        raise ValueError(f"{NOT_UTF8}; if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file.name} > new") from None
+        raise ValueError(
+            f"{NOT_UTF8}; if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file.name} > new"
+        ) from None
 
 
 def parse_subtitles(text: str) -> Annotations:
@@ -121,18 +150,27 @@ def parse_subtitles(text: str) -> Annotations:
         if not (times := _CUE.fullmatch(block[at])):
             yield began + at, f"its times cannot be read: {block[at][:60]!r}"
             continue
-        clock = [3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{f}")
-                 for h, m, s, f in (times.groups()[:4], times.groups()[4:])]  # fmt: skip
+        clock = [
+            3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{f}")
+            for h, m, s, f in (times.groups()[:4], times.groups()[4:])
+        ]
         said = " ".join(block[at + 1 :])
         voice = _VOICE.search(said)
         said = _MARKUP.sub("", said)
-        yield began + at, Annotation(html.unescape(said) if is_vtt else said, *clock, speaker=voice and voice[1].strip())
+        yield (
+            began + at,
+            Annotation(
+                html.unescape(said) if is_vtt else said, *clock, speaker=voice and voice[1].strip()
+            ),
+        )
 
 
 def parse_textgrid(text: str) -> Annotations:
-    """The intervals of a Praat TextGrid, long or short; points have no length and are left out. Raises ValueError.
+    """The intervals of a Praat TextGrid, long or short; points have no length and are left out.
+    Raises ValueError.
 
-    As Praat does, only quoted strings and numbers that stand alone are read: then both formats are the same.
+    As Praat does, only quoted strings and numbers that stand alone are read: then both formats are
+    the same.
     """
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     tokens = (match for match in _PRAAT.finditer(text) if match.lastindex)
@@ -142,7 +180,10 @@ def parse_textgrid(text: str) -> Annotations:
         if token is None or token[kind] is None:
             line = 0 if token is None else bisect(starts, token.start())
             wanted = "a number" if kind == 2 else "a string"
-            raise ValueError(f"is cut short or no TextGrid: wanted {wanted} " + (f"in line {line}" if line else "at its end"))
+            raise ValueError(
+                f"is cut short or no TextGrid: wanted {wanted} "
+                + (f"in line {line}" if line else "at its end")
+            )
         return token[kind].replace('""', '"')
 
     def count() -> int:
@@ -165,20 +206,28 @@ def parse_textgrid(text: str) -> Annotations:
             if token is None or token[1] is None:
                 raise ValueError("is cut short or no TextGrid: an interval has no text")
             if end is not None:
-                segments.append((bisect(starts, token.start()), Annotation(token[1].replace('""', '"'), start, end, tier)))
+                segments.append(
+                    (
+                        bisect(starts, token.start()),
+                        Annotation(token[1].replace('""', '"'), start, end, tier),
+                    )
+                )
     yield from segments
 
 
 def parse_elan(text: str) -> Annotations:
-    """The annotations of an ELAN file. Those of a dependent tier have the times of the annotation that they depend on, and
-    several of one are joined. A file with a DOCTYPE is refused: ELAN writes none, and entities could fill the memory.
-    Raises ValueError."""
+    """The annotations of an ELAN file. Those of a dependent tier have the times of the annotation
+    that they depend on, and several of one are joined. A file with a DOCTYPE is refused: ELAN
+    writes none, and entities could fill the memory. Raises ValueError.
+    """
     root = _xml(text)
     if root.tag != "ANNOTATION_DOCUMENT":
         raise ValueError(f"is no ELAN file: its root is {root.tag}, not ANNOTATION_DOCUMENT")
     slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    spans = {a.get("ANNOTATION_ID"): (a.get("TIME_SLOT_REF1"), a.get("TIME_SLOT_REF2"))
-             for a in root.iter("ALIGNABLE_ANNOTATION")}  # fmt: skip
+    spans = {
+        a.get("ANNOTATION_ID"): (a.get("TIME_SLOT_REF1"), a.get("TIME_SLOT_REF2"))
+        for a in root.iter("ALIGNABLE_ANNOTATION")
+    }
     parents = {a.get("ANNOTATION_ID"): a.get("ANNOTATION_REF") for a in root.iter("REF_ANNOTATION")}
 
     def aligned(id: str | None) -> str | None:
@@ -191,18 +240,32 @@ def parse_elan(text: str) -> Annotations:
     for tier in root.iter("TIER"):
         said: dict[str | None, list[str]] = {}
         lines: dict[str | None, int] = {}
-        for annotation in (a for kind in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") for a in tier.iter(kind)):
+        for annotation in (
+            a for kind in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") for a in tier.iter(kind)
+        ):
             id = aligned(annotation.get("ANNOTATION_ID"))
             id = id if id in spans else annotation.get("ANNOTATION_ID")
             said.setdefault(id, []).append(annotation.findtext("ANNOTATION_VALUE") or "")
             lines.setdefault(id, int(annotation.get("line", "0")))
         for id, texts in said.items():
             times = [slots.get(slot) for slot in spans.get(id, (None, None))]
-            if any(time is not None and not (time.isascii() and time.isdigit() and len(time) < 13) for time in times):
+            if any(
+                time is not None and not (time.isascii() and time.isdigit() and len(time) < 13)
+                for time in times
+            ):
                 yield lines[id], f"its times are {times[0]!r} and {times[1]!r}, not milliseconds"
                 continue
             start, end = (None if time is None else int(time) / 1000 for time in times)
-            yield lines[id], Annotation(" ".join(texts), start, end, tier.get("TIER_ID") or "", tier.get("PARTICIPANT") or None)
+            yield (
+                lines[id],
+                Annotation(
+                    " ".join(texts),
+                    start,
+                    end,
+                    tier.get("TIER_ID") or "",
+                    tier.get("PARTICIPANT") or None,
+                ),
+            )
 
 
 def _xml(text: str) -> Element:
@@ -213,7 +276,9 @@ def _xml(text: str) -> Element:
 
     builder, parser = TreeBuilder(), expat.ParserCreate("utf-8")
     parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = lambda tag, values: builder.start(tag, values | {"line": str(parser.CurrentLineNumber)})
+    parser.StartElementHandler = lambda tag, values: builder.start(
+        tag, values | {"line": str(parser.CurrentLineNumber)}
+    )
     parser.EndElementHandler, parser.CharacterDataHandler = builder.end, builder.data
     try:
         parser.Parse(text.encode(), True)
@@ -222,4 +287,9 @@ def _xml(text: str) -> Element:
     return builder.close()
 
 
-_PARSERS = {".eaf": parse_elan, ".textgrid": parse_textgrid, ".srt": parse_subtitles, ".vtt": parse_subtitles}
+_PARSERS = {
+    ".eaf": parse_elan,
+    ".textgrid": parse_textgrid,
+    ".srt": parse_subtitles,
+    ".vtt": parse_subtitles,
+}

@@ -46,9 +46,10 @@ class NarrowClip(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """One split. `issues` names the clips (or words) of each kind of issue; `durations` are seconds, `rates` characters a
-    second, of the clips that can be read; `narrow` are the clips with a narrow band, the narrowest first.
-    `error` says why a split cannot be read at all."""
+    """One split. `issues` names the clips (or words) of each kind of issue; `durations` are
+    seconds, `rates` characters a second, of the clips that can be read; `narrow` are the clips with
+    a narrow band, the narrowest first. `error` says why a split cannot be read at all.
+    """
 
     split: str
     clips: int = 0
@@ -70,16 +71,16 @@ class SplitCheck:
             return ""
         share = len(self.narrow) / len(self.durations)
         found = (
-            f"{len(self.narrow)} of {len(self.durations)} clips ({100 * share:.1f} %) have no sound "
-            "above about 4 kHz, as telephone speech, or speech recorded at 8 kHz and resampled."
+            f"{len(self.narrow)} of {len(self.durations)} clips ({100 * share:.1f} %) have no sound"
+            " above about 4 kHz, as telephone speech, or speech recorded at 8 kHz and resampled."
         )
         if share < FEW_NARROW:
             return f"{found} So few may only be speech without s, f or sh. Listen to them."
         return (
-            f"{found} Whisper listens up to 8 kHz: a pack trained on such clips hears recordings with "
-            "the whole band worse, and may tell its language from others by the missing band. Use "
-            "recordings made at 16 kHz or more. If the pack is for telephone speech, give it "
-            "--negatives with the same band."
+            f"{found} Whisper listens up to 8 kHz: a pack trained on such clips hears recordings"
+            " with the whole band worse, and may tell its language from others by the missing"
+            " band. Use recordings made at 16 kHz or more. If the pack is for telephone speech,"
+            " give it --negatives with the same band."
         )
 
 
@@ -93,9 +94,17 @@ class CorpusCheck:
     splits: tuple[SplitCheck, ...]
 
 
-def check_corpus(path: str | Path, *, default_language: str | None = None, columns: Columns = Columns(),
-                 tier: str | None = None, progress: bool | None = None) -> CorpusCheck:  # fmt: skip
-    """Read every clip of every split. `progress` None shows a bar on a terminal. Raises CorpusError like `load_corpus`."""
+def check_corpus(
+    path: str | Path,
+    *,
+    default_language: str | None = None,
+    columns: Columns = Columns(),
+    tier: str | None = None,
+    progress: bool | None = None,
+) -> CorpusCheck:
+    """Read every clip of every split. `progress` None shows a bar on a terminal. Raises CorpusError
+    like `load_corpus`.
+    """
     how = {"default_language": default_language or "und", "columns": columns, "tier": tier}
     whole = load_corpus(path, None, **how)
     names = {canonical_split(name): name for name in whole.splits}.values()
@@ -106,9 +115,17 @@ def check_corpus(path: str | Path, *, default_language: str | None = None, colum
         except CorpusError as error:
             corpora[name] = str(error)
     total = sum(len(corpus.utterances) for corpus in corpora.values() if isinstance(corpus, Corpus))
-    with tqdm(total=total, desc="clips", unit="clip", disable=None if progress is None else not progress) as bar:
-        splits = [SplitCheck(name, error=corpus) if isinstance(corpus, str) else _check_split(name, corpus, bar)
-                  for name, corpus in corpora.items()]  # fmt: skip
+    with tqdm(
+        total=total, desc="clips", unit="clip", disable=None if progress is None else not progress
+    ) as bar:
+        splits = [
+            (
+                SplitCheck(name, error=corpus)
+                if isinstance(corpus, str)
+                else _check_split(name, corpus, bar)
+            )
+            for name, corpus in corpora.items()
+        ]
     return CorpusCheck(Path(path), whole.layout, whole.notes, tuple(splits))
 
 
@@ -133,11 +150,15 @@ def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:
         elif len(samples) >= SHORTEST and band_end < NARROW_HZ:
             narrow.append(NarrowClip(u.id, band_end, u.sound))
         if (share := float(np.mean(np.abs(samples) >= FULL_SCALE))) > MOST_AT_FULL_SCALE:
-            issues["clipped clips (over 0.1 % of samples at full scale)"].append(f"{u.id} ({100 * share:.1f} %)")
+            issues["clipped clips (over 0.1 % of samples at full scale)"].append(
+                f"{u.id} ({100 * share:.1f} %)"
+            )
         if first.setdefault(digest, u.id) != u.id:
             issues["duplicate clips (the same samples)"].append(f"{u.id} = {first[digest]}")
         if rates[-1] > MOST_CHARACTERS_A_SECOND:
-            issues[f"more than {MOST_CHARACTERS_A_SECOND:g} characters a second"].append(f"{u.id} ({rates[-1]:.0f})")
+            issues[f"more than {MOST_CHARACTERS_A_SECOND:g} characters a second"].append(
+                f"{u.id} ({rates[-1]:.0f})"
+            )
         if seconds > LONG_S:
             issues[f"longer than {LONG_S:g} s"].append(f"{u.id} ({seconds:.1f} s)")
     narrow.sort(key=lambda clip: clip.upper_hz)
@@ -145,15 +166,24 @@ def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:
         f"{clip.id} (99 % of the energy below {clip.upper_hz / 1000:.1f} kHz)" for clip in narrow
     ]
     sentences = Counter(map(sentence_of, corpus.utterances))
-    issues["sentences said more than once"] = [f"{text} ({n})" for text, n in sentences.most_common() if n > 1]
+    issues["sentences said more than once"] = [
+        f"{text} ({n})" for text, n in sentences.most_common() if n > 1
+    ]
     issues |= odd_words(u.text for u in corpus.utterances)
     characters = Counter(char for u in corpus.utterances for char in u.text if char != " ")
     return SplitCheck(
-        name, len(corpus.utterances), sum(durations) / 3600, len({u.speaker for u in corpus.utterances} - {None}),
-        len(sentences), tuple(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
-        tuple((kind, tuple(found)) for kind, found in issues.items() if found), corpus.skipped, tuple(durations), tuple(rates),
+        name,
+        len(corpus.utterances),
+        sum(durations) / 3600,
+        len({u.speaker for u in corpus.utterances} - {None}),
+        len(sentences),
+        tuple(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
+        tuple((kind, tuple(found)) for kind, found in issues.items() if found),
+        corpus.skipped,
+        tuple(durations),
+        tuple(rates),
         tuple(narrow),
-    )  # fmt: skip
+    )
 
 
 def level_and_band(samples: np.ndarray) -> tuple[float, float]:
@@ -186,12 +216,16 @@ def level_and_band(samples: np.ndarray) -> tuple[float, float]:
 
 
 def sentence_of(utterance: Utterance) -> str:
-    """What makes two texts the same sentence: the normalised text, or the text itself where nothing is left of it."""
+    """What makes two texts the same sentence: the normalised text, or the text itself where nothing
+    is left of it.
+    """
     return normalise(utterance.text, "marks") or utterance.text
 
 
 def odd_words(texts: Iterable[str]) -> dict[str, list[str]]:
-    """The distinct words with control or private-use characters, letters of several scripts, or digits, by kind."""
+    """The distinct words with control or private-use characters, letters of several scripts, or
+    digits, by kind.
+    """
     kinds: dict[str, dict[str, None]] = {}
     for word in (word for text in texts for word in text.split(" ")):
         if word.isascii() and word.isalpha():
@@ -200,19 +234,30 @@ def odd_words(texts: Iterable[str]) -> dict[str, list[str]]:
         scripts = {script for char in word if (script := _script(char))}
         for kind, is_odd in (
             ("words with control characters", "Cc" in categories),
-            ("words with private-use or unassigned characters", bool(categories & {"Co", "Cn", "Cs"})),
+            (
+                "words with private-use or unassigned characters",
+                bool(categories & {"Co", "Cn", "Cs"}),
+            ),
             ("words of several scripts", len(scripts) > 1 and not scripts <= _JAPANESE),
             ("words with digits", "Nd" in categories),
         ):
             if is_odd:
-                kinds.setdefault(kind, {})[ascii(word) if categories & {"Cc", "Co", "Cn", "Cs"} else word] = None
+                kinds.setdefault(kind, {})[
+                    ascii(word) if categories & {"Cc", "Co", "Cn", "Cs"} else word
+                ] = None
     return {kind: list(words) for kind, words in kinds.items()}
 
 
 def _script(char: str) -> str | None:
-    """The script of a letter, by the first word of its Unicode name; None for what several scripts share."""
+    """The script of a letter, by the first word of its Unicode name; None for what several scripts
+    share.
+    """
     name = unicodedata.name(char, "")
-    return name.split()[0] if re.search(r" (LETTER|SYLLABLE) |IDEOGRAPH", name) and unicodedata.category(char) != "Lm" else None
+    return (
+        name.split()[0]
+        if re.search(r" (LETTER|SYLLABLE) |IDEOGRAPH", name) and unicodedata.category(char) != "Lm"
+        else None
+    )
 
 
 def to_text(check: CorpusCheck) -> str:
@@ -223,8 +268,14 @@ def to_text(check: CorpusCheck) -> str:
         if s.error:
             lines.append(f"  {s.error}")
             continue
-        lines.append(f"  clips {s.clips}, hours {s.hours:.2f}, speakers known {s.speakers}, distinct sentences {s.sentences}")
-        lines.append(f"  characters {len(s.characters)}: " + " ".join(f"{_shown(c)} {n}" for c, n in s.characters))
+        lines.append(
+            f"  clips {s.clips}, hours {s.hours:.2f}, speakers known {s.speakers}, distinct"
+            f" sentences {s.sentences}"
+        )
+        lines.append(
+            f"  characters {len(s.characters)}: "
+            + " ".join(f"{_shown(c)} {n}" for c, n in s.characters)
+        )
         for kind, found in s.issues:
             more = f", and {len(found) - 5} more" if len(found) > 5 else ""
             lines.append(f"  {kind}: {len(found)}: {'; '.join(found[:5])}{more}")
@@ -251,7 +302,9 @@ def write_html(path: Path, check: CorpusCheck) -> None:
     environment.filters |= {"printable": _printable, "shown": _shown}
     histograms = {s.split: _histograms(s) for s in check.splits if s.durations}
     pictures = {s.split: _pictures(s) for s in check.splits}
-    page = environment.from_string(template).render(check=check, histograms=histograms, pictures=pictures, most=SHOWN)
+    page = environment.from_string(template).render(
+        check=check, histograms=histograms, pictures=pictures, most=SHOWN
+    )
     with atomic_file(path) as part:
         part.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -271,7 +324,9 @@ def _pictures(s: SplitCheck) -> list[tuple[NarrowClip, str]]:
 
 
 def _printable(text: str) -> str:
-    return "".join(char if unicodedata.category(char) != "Cc" else ascii(char)[1:-1] for char in text)
+    return "".join(
+        char if unicodedata.category(char) != "Cc" else ascii(char)[1:-1] for char in text
+    )
 
 
 def _histograms(s: SplitCheck) -> str:
@@ -280,7 +335,10 @@ def _histograms(s: SplitCheck) -> str:
 
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, values, label in ((left, s.durations, "seconds"), (right, s.rates, "characters a second")):
+    for axes, values, label in (
+        (left, s.durations, "seconds"),
+        (right, s.rates, "characters a second"),
+    ):
         axes.hist(values, bins=40)
         axes.set_xlabel(label)
         axes.set_ylabel("clips")

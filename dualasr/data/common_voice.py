@@ -5,11 +5,21 @@ from itertools import islice
 from pathlib import Path
 
 from dualasr.data.tables import unpacked
-from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, numbered_lines, row_of
+from dualasr.data.utterance import (
+    NOT_UTF8,
+    Query,
+    ReadNotes,
+    Rows,
+    names_a_split,
+    numbered_lines,
+    row_of,
+)
 
 
 def find_common_voice(path: Path) -> list[Path]:
-    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, of a folder of such, or such a table itself."""
+    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, of a folder of such,
+    or such a table itself.
+    """
 
     def has_clips(folder: Path) -> bool:
         return (folder / "clips").is_dir() or (folder / "clips.tar.gz").is_file()
@@ -19,7 +29,11 @@ def find_common_voice(path: Path) -> list[Path]:
     else:
         folders = [path] if has_clips(path) else sorted(filter(has_clips, path.glob("*/")))
         tables = [table for folder in folders for table in sorted(folder.glob("*.tsv"))]
-    return [table for table in tables if table.suffix == ".tsv" and {"client_id", "path", "sentence"} <= {*_first(table)}]
+    return [
+        table
+        for table in tables
+        if table.suffix == ".tsv" and {"client_id", "path", "sentence"} <= {*_first(table)}
+    ]
 
 
 def _first(table: Path) -> list[str]:
@@ -29,14 +43,21 @@ def _first(table: Path) -> list[str]:
 
 
 def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of Common Voice's tables, clips in clips/; no quoting. Each table is a split of its own name.
+    """Rows of Common Voice's tables, clips in clips/; no quoting. Each table is a split of its own
+    name.
 
     Where validated.tsv stands without train, dev and test, its rows belong to every split.
     """
     notes.splits.update(table.stem for table in tables)
     divided = {table.parent for table in tables if names_a_split(table.stem)}
-    if query.split is None:  # each clip once: train, dev and test are drawn from validated; other and invalidated are neither
-        tables = [t for t in tables if (names_a_split(t.stem) if t.parent in divided else t.stem == "validated")] or tables
+    # each clip once: train, dev and test are drawn from validated; other and invalidated are
+    # neither
+    if query.split is None:
+        tables = [
+            t
+            for t in tables
+            if (names_a_split(t.stem) if t.parent in divided else t.stem == "validated")
+        ] or tables
     for table in tables:
         split = table.stem if table.parent in divided or table.stem != "validated" else None
         if not query.takes_split(split):
@@ -44,7 +65,8 @@ def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Row
         clips, header = unpacked(table.parent, "clips"), _first(table)
         for source, line in islice(numbered_lines(table), 1, None):
             try:
-                cells = line.decode().rstrip("\r\n").split("\t")  # no quoting: a " is a character of the text
+                # no quoting: a " is a character of the text
+                cells = line.decode().rstrip("\r\n").split("\t")
             except UnicodeDecodeError:
                 yield source, NOT_UTF8
                 continue
@@ -57,5 +79,15 @@ def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Row
             if os.path.basename(row["path"]) != row["path"]:
                 yield source, f"audio path {row['path']} climbs out of {clips}"
                 continue
-            yield source, row_of(query, row["path"], [clips], row["sentence"], row.get("locale"), split,
-                                 speaker=row["client_id"])  # fmt: skip
+            yield (
+                source,
+                row_of(
+                    query,
+                    row["path"],
+                    [clips],
+                    row["sentence"],
+                    row.get("locale"),
+                    split,
+                    speaker=row["client_id"],
+                ),
+            )

@@ -1,7 +1,7 @@
 """Transcribed speech on disk as one stream of utterances, whatever its layout.
 
-Only the index is read, never the sound. A row that cannot be used is kept in sight: it is listed with its file, line
-and reason, so that utterances and skipped rows add up to the rows asked for.
+Only the index is read, never the sound. A row that cannot be used is kept in sight: it is listed
+with its file, line and reason, so that utterances and skipped rows add up to the rows asked for.
 """
 
 import json
@@ -32,12 +32,22 @@ from dualasr.data.utterance import (
 )
 from dualasr.errors import CorpusError
 
-__all__ = ["Columns", "Corpus", "SkippedRow", "Utterance", "load_corpus", "text_file", "write_manifest"]
+__all__ = [
+    "Columns",
+    "Corpus",
+    "SkippedRow",
+    "Utterance",
+    "load_corpus",
+    "text_file",
+    "write_manifest",
+]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a corpus, as read from `path` in `layout`; `splits` are all that were seen, `notes` what was guessed."""
+    """One split of a corpus, as read from `path` in `layout`; `splits` are all that were seen,
+    `notes` what was guessed.
+    """
 
     utterances: tuple[Utterance, ...]
     skipped: tuple[SkippedRow, ...]
@@ -67,26 +77,34 @@ def load_corpus(
     columns: Columns = Columns(),
     tier: str | None = None,
 ) -> Corpus:
-    """The utterances of one split (None: of all of them), in the order of the files. The layout is told from what is there:
+    """The utterances of one split (None: of all of them), in the order of the files. The layout is
+    told from what is there:
 
-    - jsonl: a .jsonl file, or a folder with manifest.jsonl. Fields: audio (or audio_filepath; absolute, or inside the
-      manifest's folder), text, lang (or language; else `default_language`), and if known id (else the audio path),
-      split, speaker, duration in seconds, sentence; of a segment start and end in seconds, or NeMo's offset and duration.
-    - datasets: a folder that `datasets` saved, or `datasets:owner/name[:config]`, `hf://datasets/owner/name[:config]`.
+    - jsonl: a .jsonl file, or a folder with manifest.jsonl. Fields: audio (or audio_filepath;
+      absolute, or inside the manifest's folder), text, lang (or language; else `default_language`),
+      and if known id (else the audio path), split, speaker, duration in seconds, sentence; of a
+      segment start and end in seconds, or NeMo's offset and duration.
+    - datasets: a folder that `datasets` saved, or `datasets:owner/name[:config]`,
+      `hf://datasets/owner/name[:config]`.
     - kaldi: a folder with wav.scp and text, or a folder of such folders, each a split of its name.
     - common-voice: a folder with the release's .tsv files and clips/, or clips.tar.gz.
-    - fleurs: a folder with data/{config}/{split}.tsv or {config}/{split}.tsv, or such a config folder itself. Sound in
-      audio/{split}/, or in audio/{split}.tar.gz, which is unpacked there once. The text is the raw transcription, the
-      language the config's name up to the first "_" (`cmn_hans_cn` is `cmn`), the id config/split/file stem.
-    - table: a .csv or .tsv file with a header, or a folder with one, or with train, dev and test tables. `columns` names
-      its columns; what it does not name is guessed, and said in `notes`. Sound beside it, or in audio/, clips/ or wav/.
-    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem; `tier` names one of the first two's.
+    - fleurs: a folder with data/{config}/{split}.tsv or {config}/{split}.tsv, or such a config
+      folder itself. Sound in audio/{split}/, or in audio/{split}.tar.gz, which is unpacked there
+      once. The text is the raw transcription, the language the config's name up to the first "_"
+      (`cmn_hans_cn` is `cmn`), the id config/split/file stem.
+    - table: a .csv or .tsv file with a header, or a folder with one, or with train, dev and test
+      tables. `columns` names its columns; what it does not name is guessed, and said in `notes`.
+      Sound beside it, or in audio/, clips/ or wav/.
+    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem; `tier` names one
+      of the first two's.
 
-    valid, validation, val and dev are one split; a row without a split belongs to every split. `languages` keeps only
-    these (FLEURS: languages or configs). A row that is malformed, a duplicate, a segment beyond its recording (more than
-    0.1 s), or without audio path, audio file, language or (if `require_text`) text is skipped and listed; with `strict`
-    it raises. Raises CorpusError if the path is in no layout, lacks a column or tier, no row is usable, most of the rows
-    are not UTF-8, or an archive is damaged or climbs out; MissingExtraError without `datasets`.
+    valid, validation, val and dev are one split; a row without a split belongs to every split.
+    `languages` keeps only these (FLEURS: languages or configs). A row that is malformed, a
+    duplicate, a segment beyond its recording (more than 0.1 s), or without audio path, audio file,
+    language or (if `require_text`) text is skipped and listed; with `strict` it raises. Raises
+    CorpusError if the path is in no layout, lacks a column or tier, no row is usable, most of the
+    rows are not UTF-8, or an archive is damaged or climbs out; MissingExtraError without
+    `datasets`.
     """
     path, found = Path(path), ReadNotes()
     wanted = None if languages is None else frozenset(languages)
@@ -115,15 +133,27 @@ def load_corpus(
             raise CorpusError(f"{source}: {reason}")
         skipped.append(SkippedRow(source, reason))
     if 2 * garbled > len(utterances) + len(skipped):
-        raise CorpusError(f"{path}: {garbled} of {len(utterances) + len(skipped)} rows are not UTF-8; if it is Latin-1, "
-                          "convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW")  # fmt: skip
+        raise CorpusError(
+            f"{path}: {garbled} of {len(utterances) + len(skipped)} rows are not UTF-8; if it is"
+            " Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+        )
     if not utterances:
         of = "" if wanted is None else f" for the languages {', '.join(sorted(wanted))}"
-        splits = f"splits found: {', '.join(sorted(found.splits)) or 'none'}; {len(skipped)} rows were skipped"
+        splits = (
+            f"splits found: {', '.join(sorted(found.splits)) or 'none'}; {len(skipped)} rows were"
+            " skipped"
+        )
         first = f", the first one at {skipped[0].source}: {skipped[0].reason}" if skipped else ""
         which = "" if split is None else f"split {split!r} "
         raise CorpusError(f"{path}: {which}has no usable rows{of}; {splits}{first}")
-    return Corpus(tuple(utterances.values()), tuple(skipped), path, layout, tuple(sorted(found.splits)), tuple(found.notes))
+    return Corpus(
+        tuple(utterances.values()),
+        tuple(skipped),
+        path,
+        layout,
+        tuple(sorted(found.splits)),
+        tuple(found.notes),
+    )
 
 
 def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
@@ -147,25 +177,32 @@ def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
     if files := find_segments(path):
         return "segments", segment_rows(path, files, query, notes)
     raise CorpusError(
-        f"{path}: {'is no corpus' if path.exists() else 'does not exist'}; wanted JSONL (a .jsonl file or a folder with "
-        "manifest.jsonl), a .csv or .tsv table with audio beside it, a folder of Common Voice, Kaldi or `datasets`, "
-        "recordings with .eaf, .TextGrid, .srt or .vtt beside them, or a FLEURS folder (data/{config}/{split}.tsv, "
-        "{config}/{split}.tsv or {split}.tsv)"
+        f"{path}: {'is no corpus' if path.exists() else 'does not exist'}; wanted JSONL (a .jsonl"
+        " file or a folder with manifest.jsonl), a .csv or .tsv table with audio beside it, a"
+        " folder of Common Voice, Kaldi or `datasets`, recordings with .eaf, .TextGrid, .srt or"
+        " .vtt beside them, or a FLEURS folder (data/{config}/{split}.tsv,"
+        " {config}/{split}.tsv or {split}.tsv)"
     )
 
 
 def text_file(folder: Path, language: str) -> Path:
-    """The sentences of a language in a folder of text, `<code>.txt` or `*_<code>.txt`. Raises CorpusError."""
+    """The sentences of a language in a folder of text, `<code>.txt` or `*_<code>.txt`. Raises
+    CorpusError.
+    """
     found = sorted([*folder.glob(f"*_{language}.txt"), *folder.glob(f"{language}.txt")])
     if not found:
-        raise CorpusError(f"{folder} has no file {language}.txt or *_{language}.txt; put one sentence a line there.")
+        raise CorpusError(
+            f"{folder} has no file {language}.txt or *_{language}.txt; put one sentence a line"
+            " there."
+        )
     return found[0]
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a JSONL manifest that `load_corpus` reads back, whole or not at all.
 
-    Audio inside the manifest's folder is named relative to it, so the folder can be moved; other audio absolutely.
+    Audio inside the manifest's folder is named relative to it, so the folder can be moved; other
+    audio absolutely.
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
@@ -174,7 +211,9 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
             audio = Path(os.path.abspath(utterance.audio))
             row = asdict(utterance)
             row["lang"] = row.pop("language")
-            row["audio"] = (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix()
+            row["audio"] = (
+                audio.relative_to(folder) if audio.is_relative_to(folder) else audio
+            ).as_posix()
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -187,13 +226,28 @@ def _jsonl_rows(manifest: Path, query: Query, notes: ReadNotes) -> Rows:
         split, language = fields["split"], fields["lang"] or fields["language"]
         notes.splits.update({split} - {None, ""})
         if query.takes_split(split) and query.takes_language(language or query.default_language):
-            id, speaker, sentence = (None if fields.get(name) is None else str(fields[name])
-                                     for name in ("id", "speaker", "sentence"))  # fmt: skip
+            id, speaker, sentence = (
+                None if fields.get(name) is None else str(fields[name])
+                for name in ("id", "speaker", "sentence")
+            )
             start = fields.get("start") if fields.get("start") is not None else fields.get("offset")
-            yield source, row_of(
-                query, fields["audio"] or fields["audio_filepath"], [manifest.parent], fields["text"], language, split,
-                id=id, speaker=speaker, sentence=sentence, start=start, end=fields.get("end"), duration=fields.get("duration"),
-            )  # fmt: skip
+            yield (
+                source,
+                row_of(
+                    query,
+                    fields["audio"] or fields["audio_filepath"],
+                    [manifest.parent],
+                    fields["text"],
+                    language,
+                    split,
+                    id=id,
+                    speaker=speaker,
+                    sentence=sentence,
+                    start=start,
+                    end=fields.get("end"),
+                    duration=fields.get("duration"),
+                ),
+            )
 
 
 def _json_fields(line: bytes) -> dict | str:
@@ -213,7 +267,11 @@ def _json_fields(line: bytes) -> dict | str:
 
 def sounds_below(path: Path) -> list[Sound]:
     """Every sound file below a folder, sorted; of what is no folder none."""
-    return [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
+    return (
+        [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if path.is_dir()
+        else []
+    )
 
 
 def splits_of(path: Path) -> tuple[str, ...]:

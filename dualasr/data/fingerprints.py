@@ -1,9 +1,11 @@
-"""What a pack was trained on, as fingerprints, and which test clips are among it (Zhou et al. 2023, arXiv 2311.01964).
+"""What a pack was trained on, as fingerprints, and which test clips are among it (Zhou et al. 2023,
+arXiv 2311.01964).
 
-A sentence is a hash of its letters and a MinHash of its character 4-grams (Broder 1997), 128 values cut to a byte each (Li
-and Koenig 2010). A recording is a hash of its samples and, for every 64 ms of its first 8.2 s, a 32-bit sub-fingerprint:
-the signs of energy differences between neighbouring bands and frames (Haitsma and Kalker 2002). About half a kilobyte a
-clip, from which neither text nor sound can be made again; that a sentence one already knows is in it can be found out.
+A sentence is a hash of its letters and a MinHash of its character 4-grams (Broder 1997), 128 values
+cut to a byte each (Li and Koenig 2010). A recording is a hash of its samples and, for every 64 ms
+of its first 8.2 s, a 32-bit sub-fingerprint: the signs of energy differences between neighbouring
+bands and frames (Haitsma and Kalker 2002). About half a kilobyte a clip, from which neither text
+nor sound can be made again; that a sentence one already knows is in it can be found out.
 """
 
 import hashlib
@@ -22,26 +24,32 @@ from dualasr.errors import AudioError, PackError
 from dualasr.parallel import worker_pool
 from dualasr.text import normalise, scoring_unit
 
-FORMAT = "dualasr fingerprints 1"  # a change to any number below makes older files incomparable: count it up
+# a change to any number below makes older files incomparable: count it up
+FORMAT = "dualasr fingerprints 1"
 HASHES = 128  # the standard deviation of an estimated Jaccard similarity of 0.7 is 0.04
 GRAM = 4
 FRAME, HOP, FRAMES = 8192, 1024, 128  # samples, samples, sub-fingerprints a clip at most
 BITS = 32
 
-# One word replaced in a sentence of 11 or more leaves 97 % of them at 0.7 or more, but only 53 % at 0.8; between 2,000 and
-# 2,000 other sentences of English, 1 pair is above, of Kyrgyz 9, all of them the same sentence edited.
+# One word replaced in a sentence of 11 or more leaves 97 % of them at 0.7 or more, but only 53 % at
+# 0.8; between 2,000 and 2,000 other sentences of English, 1 pair is above, of Kyrgyz 9, all of them
+# the same sentence edited.
 SIMILAR = 0.7
 
 
-_EDGES = np.searchsorted(np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE), np.geomspace(300, 2000, BITS + 2))  # 33 bands
+# 33 bands
+_EDGES = np.searchsorted(np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE), np.geomspace(300, 2000, BITS + 2))
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprints:
-    """Fingerprints of n clips, in the order of the corpus. A hash of 0 says that there is no text, or no readable sound."""
+    """Fingerprints of n clips, in the order of the corpus. A hash of 0 says that there is no text,
+    or no readable sound.
+    """
 
     sentence: np.ndarray  # (n,) uint64, hash of the letters: no case, punctuation or spaces
-    words: np.ndarray  # (n,) uint16, words of the sentence; characters in a language written without spaces
+    # (n,) uint16, words of the sentence; characters in a language written without spaces
+    words: np.ndarray
     minhash: np.ndarray  # (n, 128) uint8
     audio: np.ndarray  # (n,) uint64, hash of the samples, at 16 kHz and 16 bit
     frames: np.ndarray  # (n,) uint8, how many of `acoustic` are the clip's
@@ -51,46 +59,77 @@ class Fingerprints:
         return len(self.sentence)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all. Raises RunError where the disk is full or unwritable."""
+        """Write one safetensors file, whole or not at all. Raises RunError where the disk is full
+        or unwritable.
+        """
         with atomic_file(path) as part:
             part.write_bytes(save(vars(self), metadata={"format": FORMAT}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Fingerprints":
-        """Read a file of `save`. Raises PackError for a file that is missing, damaged or of another format."""
+        """Read a file of `save`. Raises PackError for a file that is missing, damaged or of another
+        format.
+        """
         try:
             with safe_open(path, framework="numpy") as file:
                 found = (file.metadata() or {}).get("format")
-                arrays = {name: file.get_tensor(name) for name in file.keys()} if found == FORMAT else {}  # noqa: SIM118
+                arrays = (
+                    {name: file.get_tensor(name) for name in file.keys()} if found == FORMAT else {}
+                )  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise PackError(f"{path} cannot be read as fingerprints ({error}); fetch the pack again.") from error
+            raise PackError(
+                f"{path} cannot be read as fingerprints ({error}); fetch the pack again."
+            ) from error
         if found != FORMAT:
-            raise PackError(f"{path} holds {found!r}, not {FORMAT!r}; fingerprint the corpus with this dualasr.")
-        n, total = len(np.atleast_1d(arrays.get("sentence", 0))), int(np.sum(arrays.get("frames", 0), dtype=np.int64))
-        wanted = {"sentence": ("uint64", (n,)), "words": ("uint16", (n,)), "minhash": ("uint8", (n, HASHES)),
-                  "audio": ("uint64", (n,)), "frames": ("uint8", (n,)), "acoustic": ("uint32", (total,))}  # fmt: skip
+            raise PackError(
+                f"{path} holds {found!r}, not {FORMAT!r}; fingerprint the corpus with this dualasr."
+            )
+        n, total = (
+            len(np.atleast_1d(arrays.get("sentence", 0))),
+            int(np.sum(arrays.get("frames", 0), dtype=np.int64)),
+        )
+        wanted = {
+            "sentence": ("uint64", (n,)),
+            "words": ("uint16", (n,)),
+            "minhash": ("uint8", (n, HASHES)),
+            "audio": ("uint64", (n,)),
+            "frames": ("uint8", (n,)),
+            "acoustic": ("uint32", (total,)),
+        }
         shapes = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
         if shapes != wanted or (arrays["frames"] > FRAMES).any():
-            raise PackError(f"{path} holds {shapes}, wanted {wanted}; it is damaged, fetch the pack again.")
+            raise PackError(
+                f"{path} holds {shapes}, wanted {wanted}; it is damaged, fetch the pack again."
+            )
         return cls(**arrays)
 
 
 def join(parts: Sequence[Fingerprints]) -> Fingerprints:
     """The clips of several, one after the other."""
-    return Fingerprints(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Fingerprints)))
+    return Fingerprints(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Fingerprints)
+        )
+    )
 
 
-def fingerprint(clips: Iterable[tuple[Sound, str, str]], *, progress: bool | None = None) -> Fingerprints:
-    """Fingerprints of clips, each a sound, what is said in it and the language's code, in their order.
+def fingerprint(
+    clips: Iterable[tuple[Sound, str, str]], *, progress: bool | None = None
+) -> Fingerprints:
+    """Fingerprints of clips, each a sound, what is said in it and the language's code, in their
+    order.
 
-    A sound that cannot be read keeps its sentence alone, a clip without text its sound. `progress` None shows a bar on a
-    terminal.
+    A sound that cannot be read keeps its sentence alone, a clip without text its sound. `progress`
+    None shows a bar on a terminal.
     """
     clips = list(clips)
     hidden = None if progress is None else not progress
     with worker_pool() as (pool, _):
         sounds = pool.map(_sound, [sound for sound, _, _ in clips])
-        sounds = list(tqdm(sounds, total=len(clips), desc="fingerprints", unit="clip", disable=hidden))
+        sounds = list(
+            tqdm(sounds, total=len(clips), desc="fingerprints", unit="clip", disable=hidden)
+        )
     sentences = [_sentence(text, language) for _, text, language in clips]
     return Fingerprints(
         np.array([hash for hash, _, _ in sentences], np.uint64),
@@ -127,7 +166,11 @@ def _sentence(text: str, language: str) -> tuple[int, int, np.ndarray]:
     for place in range(GRAM):
         grams = _mix((grams ^ codes[place : place + len(grams)]) + np.uint64(0x9E3779B97F4A7C15))
     words = len(text.split()) if scoring_unit(language) == "word" else len(letters)
-    return _hash(letters.encode()), min(words, 0xFFFF), _mix(grams[:, None] ^ _SEEDS).min(axis=0).astype(np.uint8)
+    return (
+        _hash(letters.encode()),
+        min(words, 0xFFFF),
+        _mix(grams[:, None] ^ _SEEDS).min(axis=0).astype(np.uint8),
+    )
 
 
 def _sound(sound: Sound) -> tuple[int, np.ndarray]:
@@ -141,12 +184,12 @@ def _sound(sound: Sound) -> tuple[int, np.ndarray]:
 
 
 def _sub_fingerprints(samples: np.ndarray) -> np.ndarray:
-    """(samples,) at 16 kHz -> (frames,) uint32; frame t is centred on sample (t + 1) * HOP, and half silence at the start."""
+    """(samples,) at 16 kHz -> (frames,) uint32; frame t is centred on sample (t + 1) * HOP, and
+    half silence at the start.
+    """
     padded = np.pad(samples[: FRAME // 2 + FRAMES * HOP].astype(np.float64), FRAME // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP][: FRAMES + 1]
     power = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1)) ** 2
     energy = np.add.reduceat(power[:, : _EDGES[-1]], _EDGES[:-1], axis=1)
     slope = energy[:, :-1] - energy[:, 1:]
     return np.packbits(slope[1:] > slope[:-1], axis=1).view(">u4")[:, 0].astype(np.uint32)
-
-

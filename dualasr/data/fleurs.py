@@ -5,7 +5,16 @@ from pathlib import Path
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.data.common_voice import _first
 from dualasr.data.tables import _GUESSES, unpacked
-from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, Utterance, canonical_split, numbered_lines, row_of
+from dualasr.data.utterance import (
+    NOT_UTF8,
+    Query,
+    ReadNotes,
+    Rows,
+    Utterance,
+    canonical_split,
+    numbered_lines,
+    row_of,
+)
 from dualasr.languages import code_of
 
 
@@ -21,8 +30,12 @@ def _is_fleurs(table: Path) -> bool:
     cells, audio = _first(table), table.parent / "audio"
     if len(cells) == 7 and cells[5].isdigit():
         return True
-    has_header = all({cell.lower() for cell in cells} & {*_GUESSES[field].split()} for field in ("audio", "text"))
-    return not has_header and ((audio / table.stem).is_dir() or (audio / f"{table.stem}.tar.gz").is_file())
+    has_header = all(
+        {cell.lower() for cell in cells} & {*_GUESSES[field].split()} for field in ("audio", "text")
+    )
+    return not has_header and (
+        (audio / table.stem).is_dir() or (audio / f"{table.stem}.tar.gz").is_file()
+    )
 
 
 def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
@@ -41,7 +54,8 @@ def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
 
 def _fleurs_row(line: bytes, config: str, split: str, audio: Path, query: Query) -> Utterance | str:
     try:
-        columns = line.decode("utf-8-sig").rstrip("\r\n").split("\t")  # no quoting: a " is a character of the text
+        # no quoting: a " is a character of the text
+        columns = line.decode("utf-8-sig").rstrip("\r\n").split("\t")
     except UnicodeDecodeError:
         return NOT_UTF8
     if len(columns) != 7:
@@ -51,5 +65,14 @@ def _fleurs_row(line: bytes, config: str, split: str, audio: Path, query: Query)
         return f"audio path {file_name} climbs out of {audio}"
     if not (samples.isascii() and samples.isdigit() and len(samples) < 12):
         return f"num_samples is {samples!r}, not a count"
-    return row_of(query, file_name, [audio], text, code_of(config), canonical_split(split), sentence=sentence,
-                  id=f"{config}/{split}/{Path(file_name).stem}", duration=int(samples) / SAMPLE_RATE)  # fmt: skip
+    return row_of(
+        query,
+        file_name,
+        [audio],
+        text,
+        code_of(config),
+        canonical_split(split),
+        sentence=sentence,
+        id=f"{config}/{split}/{Path(file_name).stem}",
+        duration=int(samples) / SAMPLE_RATE,
+    )

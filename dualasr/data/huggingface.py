@@ -14,7 +14,9 @@ _HUB = re.compile(r"(?:datasets:|hf:/+datasets/)([^:]+?)/?(?::(.+))?")
 
 def is_saved(path: Path) -> bool:
     """Whether save_to_disk wrote this folder."""
-    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
+    return any(
+        (path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")
+    )
 
 
 def is_hub_id(path: str | Path) -> bool:
@@ -31,12 +33,17 @@ def dataset_rows(path: Path, query: Query, notes: ReadNotes) -> Rows:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # it raises anything from KeyError to Arrow's own
-        raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
-    yield from _rows(loaded, str(path), path.with_name(path.name + ".audio"), [path, path.parent], query, notes)
+        raise CorpusError(
+            f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})"
+        ) from error
+    yield from _rows(
+        loaded, str(path), path.with_name(path.name + ".audio"), [path, path.parent], query, notes
+    )
 
 
 def hub_rows(path: str | Path, query: Query, notes: ReadNotes) -> Rows:
-    """Rows of a data set on the hub, which is downloaded whole. Not run here: the hub cannot be reached from our machines.
+    """Rows of a data set on the hub, which is downloaded whole. Not run here: the hub cannot be
+    reached from our machines.
 
     Raises like `dataset_rows`.
     """
@@ -45,7 +52,9 @@ def hub_rows(path: str | Path, query: Query, notes: ReadNotes) -> Rows:
     try:
         loaded = datasets.load_dataset(name, config)
     except Exception as error:
-        raise CorpusError(f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})") from error
+        raise CorpusError(
+            f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})"
+        ) from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "dualasr-audio"
     yield from _rows(loaded, str(path), cache, [cache], query, notes)
 
@@ -58,11 +67,15 @@ def _datasets():
     return datasets
 
 
-def _rows(loaded, where: str, cache: Path, roots: list[Path], query: Query, notes: ReadNotes) -> Rows:
+def _rows(
+    loaded, where: str, cache: Path, roots: list[Path], query: Query, notes: ReadNotes
+) -> Rows:
     from datasets import Audio, Dataset
 
     own = str(getattr(loaded, "split", None) or "")
-    parts = {own if names_a_split(own) else "": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    parts = (
+        {own if names_a_split(own) else "": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    )
     for split, part in parts.items():
         notes.splits.update({split} - {""})
         at, guessed = match_columns(query.columns, part.column_names, query.require_text, where)
@@ -71,23 +84,39 @@ def _rows(loaded, where: str, cache: Path, roots: list[Path], query: Query, note
         if "split" not in at and not query.takes_split(split):
             continue
         names = {field: part.column_names[i] for field, i in at.items()}
-        folder = cache / part._fingerprint  # of what it holds: another data set at this place has another
+        # of what it holds: another data set at this place has another
+        folder = cache / part._fingerprint
         is_sound = isinstance(part.features[names["audio"]], Audio)
         if is_sound:
-            part = part.cast_column(names["audio"], Audio(decode=False))  # decoding needs torchcodec
+            # decoding needs torchcodec
+            part = part.cast_column(names["audio"], Audio(decode=False))
         for i, row in enumerate(part.select_columns(list(dict.fromkeys(names.values())))):
             source = f"{where}:{split or 'row'}:{i}"
             sound = row[names["audio"]]
-            fields = {field: _cell(row[name], part.features[name]) for field, name in names.items() if field != "audio"}
+            fields = {
+                field: _cell(row[name], part.features[name])
+                for field, name in names.items()
+                if field != "audio"
+            }
             if is_sound:
                 name = (sound or {}).get("path") or ""
-                fields["id"] = fields.get("id") or ":".join(filter(None, (split, str(i), os.path.basename(name))))
+                fields["id"] = fields.get("id") or ":".join(
+                    filter(None, (split, str(i), os.path.basename(name)))
+                )
                 own = fields.get("split") or split
                 if sound and sound["bytes"] is not None and query.takes_split(own):
-                    sound = str(_written(folder / f"{i}{Path(name).suffix.lower() or '.audio'}", sound["bytes"]))
+                    sound = str(
+                        _written(
+                            folder / f"{i}{Path(name).suffix.lower() or '.audio'}", sound["bytes"]
+                        )
+                    )
                 else:
                     sound = name
-            if (made := row_of_fields({**fields, "audio": sound and str(sound)}, query, notes, roots, split)) is not None:
+            if (
+                made := row_of_fields(
+                    {**fields, "audio": sound and str(sound)}, query, notes, roots, split
+                )
+            ) is not None:
                 yield source, made
 
 

@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, number, numbered_lines, row_of
+from dualasr.data.utterance import (
+    NOT_UTF8,
+    Query,
+    ReadNotes,
+    Rows,
+    names_a_split,
+    number,
+    numbered_lines,
+    row_of,
+)
 
 Table = dict[str, tuple[str, str]]  # key -> file:line, rest of the line
 
@@ -18,9 +27,11 @@ def find_kaldi(path: Path) -> list[Path]:
 
 
 def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of Kaldi folders. A folder below `root` is a split of its own name; relative paths start there or at `root`.
+    """Rows of Kaldi folders. A folder below `root` is a split of its own name; relative paths start
+    there or at `root`.
 
-    An entry of wav.scp that is a command is refused and never run. An end of -1 in segments is the recording's.
+    An entry of wav.scp that is a command is refused and never run. An end of -1 in segments is the
+    recording's.
     """
     for folder in folders:
         name = folder.resolve().name
@@ -36,30 +47,62 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
         sounds, texts, segments = tables["wav.scp"], tables["text"], tables["segments"]
         divided = (folder / "segments").is_file()
         rows = segments if divided else sounds
-        yield from ((source, f"{id!r} is in text and not in {'segments' if divided else 'wav.scp'}")
-                    for id, (source, _) in texts.items() if id not in rows)  # fmt: skip
+        yield from (
+            (source, f"{id!r} is in text and not in {'segments' if divided else 'wav.scp'}")
+            for id, (source, _) in texts.items()
+            if id not in rows
+        )
         for id, (source, rest) in rows.items():
-            language, speaker, text = (tables[file].get(id, ("", ""))[1] for file in ("utt2lang", "utt2spk", "text"))
+            language, speaker, text = (
+                tables[file].get(id, ("", ""))[1] for file in ("utt2lang", "utt2spk", "text")
+            )
             if not query.takes_language(language or query.default_language):
                 continue
             span, audio = {}, rest
             if divided:
                 if len(parts := rest.split()) != 3:
-                    yield source, f"has {len(parts) + 1} columns, wanted utterance, recording, start and end"
+                    yield (
+                        source,
+                        f"has {len(parts) + 1} columns, wanted utterance, recording, start and end",
+                    )
                     continue
                 if parts[0] not in sounds:
                     yield source, f"its recording {parts[0]!r} is not in wav.scp"
                     continue
-                span = {"start": number(parts[1]), "end": None if number(parts[2]) == -1 else number(parts[2])}
+                span = {
+                    "start": number(parts[1]),
+                    "end": None if number(parts[2]) == -1 else number(parts[2]),
+                }
                 audio = sounds[parts[0]][1]
             if audio.endswith("|") or audio.startswith("|"):
-                yield source, f"its sound is a command, which is never run: {audio[:60]}; write the sound to a file first"
+                yield (
+                    source,
+                    (
+                        f"its sound is a command, which is never run: {audio[:60]}; write the sound"
+                        " to a file first"
+                    ),
+                )
                 continue
-            yield source, row_of(query, audio, [folder, root], text, language, split, id=id, speaker=speaker, **span)
+            yield (
+                source,
+                row_of(
+                    query,
+                    audio,
+                    [folder, root],
+                    text,
+                    language,
+                    split,
+                    id=id,
+                    speaker=speaker,
+                    **span,
+                ),
+            )
 
 
 def _table(path: Path) -> tuple[Table, list[tuple[str, str]]]:
-    """Lines by their key, and those that cannot be used with the reason; nothing if there is no such file."""
+    """Lines by their key, and those that cannot be used with the reason; nothing if there is no
+    such file.
+    """
     rows, bad = {}, []
     for source, line in numbered_lines(path) if path.is_file() else ():
         try:

@@ -1,7 +1,9 @@
-"""A FLEURS-shaped corpus read aloud by espeak-ng: data/{config}/{train,dev,test}.tsv and audio/{split}/, 16 kHz FLAC.
+"""A FLEURS-shaped corpus read aloud by espeak-ng: data/{config}/{train,dev,test}.tsv and
+audio/{split}/, 16 kHz FLAC.
 
-The sentences are dualasr's own (data/sentences). No test sentence and no test voice is in a training set. A new language
-has three splits; one of the base has a test, and a train from other words, for audio that a pack learns not to claim.
+The sentences are dualasr's own (data/sentences). No test sentence and no test voice is in a
+training set. A new language has three splits; one of the base has a test, and a train from other
+words, for audio that a pack learns not to claim.
 """
 
 import logging
@@ -25,8 +27,19 @@ from dualasr.text import normalise
 
 log = logging.getLogger("dualasr")
 
-# A number for each language, for its random stream: it sounds the same whatever is generated beside it.
-NUMBERS = {"ky_kg": 0, "ga_ie": 1, "en_us": 2, "es_419": 3, "de_de": 4, "tr_tr": 5, "bg_bg": 6, "or_in": 7, "om_et": 8}
+# A number for each language, for its random stream: it sounds the same whatever is generated beside
+# it.
+NUMBERS = {
+    "ky_kg": 0,
+    "ga_ie": 1,
+    "en_us": 2,
+    "es_419": 3,
+    "de_de": 4,
+    "tr_tr": 5,
+    "bg_bg": 6,
+    "or_in": 7,
+    "om_et": 8,
+}
 NEW = ("ky_kg", "ga_ie", "or_in", "om_et")  # that have sentences for every split
 ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
 NEGATIVES = 240  # training clips of a language of the base
@@ -36,7 +49,8 @@ NEGATIVES = 240  # training clips of a language of the base
 class GenerateOptions:
     """`readings` voices for each training sentence, `test_readings` for each of test.
 
-    `text` is a folder of more sentences, <code>.txt or *_<code>.txt; `limit` takes the first sentences of each split alone.
+    `text` is a folder of more sentences, <code>.txt or *_<code>.txt; `limit` takes the first
+    sentences of each split alone.
     """
 
     readings: int = 2
@@ -48,7 +62,11 @@ class GenerateOptions:
 
 def sentences(language: str, split: str) -> list[str]:
     """The committed sentences of a language and split, one a line."""
-    return (files("dualasr.data") / "sentences" / f"{language}.{split}.txt").read_text(encoding="utf-8").splitlines()
+    return (
+        (files("dualasr.data") / "sentences" / f"{language}.{split}.txt")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
 
 
 def _grams(text: str) -> set[str]:
@@ -56,28 +74,37 @@ def _grams(text: str) -> set[str]:
     return {text[i : i + GRAM] for i in range(len(text) - GRAM + 1)}
 
 
-def recombine(pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()) -> list[str]:
-    """Further sentences from the words of two others: the start of one and the end of the other, as read by nobody yet.
+def recombine(
+    pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()
+) -> list[str]:
+    """Further sentences from the words of two others: the start of one and the end of the other, as
+    read by nobody yet.
 
-    Half a question remains a question: a pack that never heard one in other languages takes the melody for its own.
-    None of them is nearly one of `held`: Jaccard similarity of character 4-grams well below the limit of the audit
-    (contamination.py), which estimates it.
+    Half a question remains a question: a pack that never heard one in other languages takes the
+    melody for its own. None of them is nearly one of `held`: Jaccard similarity of character
+    4-grams well below the limit of the audit (contamination.py), which estimates it.
     """
     made, kept = [], [_grams(text) for text in held]
     while len(made) < count:
         first, second = (pool[rng.integers(len(pool))].split() for _ in range(2))
-        text = " ".join(first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]).strip(",")
+        text = " ".join(
+            first[: int(rng.integers(1, len(first)))] + second[int(rng.integers(1, len(second))) :]
+        ).strip(",")
         mine = _grams(text)
         if all(len(mine & other) < (SIMILAR - 0.1) * len(mine | other) for other in kept):
             made.append(text)
     return made
 
 
-def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+def texts_of(
+    config: str, split: str, options: GenerateOptions, rng: np.random.Generator
+) -> tuple[list[str], list[int]]:
     """Texts to read and their sentence ids."""
     code, limit = code_of(config), options.limit
     if config not in NEW and split == "train":
-        texts = recombine(sentences(code, "negatives")[:limit], 2 * limit if limit else NEGATIVES, rng)
+        texts = recombine(
+            sentences(code, "negatives")[:limit], 2 * limit if limit else NEGATIVES, rng
+        )
         return texts, list(range(len(texts)))
     texts = sentences(code, split)[:limit]
     if split != "train":
@@ -97,7 +124,8 @@ def texts_of(config: str, split: str, options: GenerateOptions, rng: np.random.G
 
 
 def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
-    """Tables and audio of a config into an empty folder, the same every time, whatever was spoken before.
+    """Tables and audio of a config into an empty folder, the same every time, whatever was spoken
+    before.
 
     Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
     """
@@ -108,23 +136,31 @@ def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
             _speak_split(config, split, folder, options, speaker)
 
 
-def _speak_split(config: str, split: str, folder: Path, options: GenerateOptions, speaker: Speaker) -> None:
+def _speak_split(
+    config: str, split: str, folder: Path, options: GenerateOptions, speaker: Speaker
+) -> None:
     rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
     texts, ids = texts_of(config, split, options, rng)
     (folder / "audio" / split).mkdir(parents=True)
     rows = []
     for i, (text, ident) in enumerate(zip(texts, ids, strict=True)):
-        samples = speaker.speak(text, code_of(config), draw_voice(rng, "test" if split == "test" else "train"))
+        samples = speaker.speak(
+            text, code_of(config), draw_voice(rng, "test" if split == "test" else "train")
+        )
         if len(samples) < SAMPLE_RATE // 4:
             continue
         name = f"{i:05d}.flac"
         soundfile.write(folder / "audio" / split / name, samples, SAMPLE_RATE)
         plain = text.lower()
         rows.append([str(ident), name, text, plain, "|".join(plain), str(len(samples)), "OTHER"])
-    (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / f"{split}.tsv").write_text(
+        "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
-def generate_corpus(root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions()) -> None:
+def generate_corpus(
+    root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions()
+) -> None:
     """`root`/data/{config} of each config that is not there yet, whole or not at all.
 
     Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.

@@ -24,35 +24,50 @@ from dualasr.data.utterance import (
 from dualasr.errors import CorpusError
 
 _GUESSES = {  # in order of preference
-    "audio": "audio path file filename file_name audio_path audio_file audio_filename audio_filepath filepath file_path wav "
-             "wav_path wav_file clip recording",
-    "text": "text sentence transcript transcription transcripts transcriptions raw_transcription utterance",
+    "audio": (
+        "audio path file filename file_name audio_path audio_file audio_filename audio_filepath"
+        " filepath file_path wav wav_path wav_file clip recording"
+    ),
+    "text": (
+        "text sentence transcript transcription transcripts transcriptions raw_transcription"
+        " utterance"
+    ),
     "language": "lang language locale language_code lang_id",
     "split": "split subset partition",
     "speaker": "speaker speaker_id spk spk_id spkid client_id",
     "id": "id utt_id utterance_id uttid segment_id",
     "start": "start start_time start_s begin onset",
     "end": "end end_time end_s stop",
-}  # fmt: skip
+}
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _LONGEST = 10  # lines of one quoted row; more is a quote that was never closed
 _SOUND_FOLDERS = ("audio", "clips", "wav", "wavs")
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The tables of a corpus: a file, train/dev/test tables in a folder, or the only table of one. Raises CorpusError."""
+    """The tables of a corpus: a file, train/dev/test tables in a folder, or the only table of one.
+    Raises CorpusError.
+    """
     if path.is_file():
         return [path] if path.suffix.lower() in (".csv", ".tsv") else []
-    tables = sorted(p for p in path.glob("*.*") if p.suffix.lower() in (".csv", ".tsv") and p.name[0] != "." and p.is_file())
+    tables = sorted(
+        p
+        for p in path.glob("*.*")
+        if p.suffix.lower() in (".csv", ".tsv") and p.name[0] != "." and p.is_file()
+    )
     named = [table for table in tables if names_a_split(table.stem)]
     if len(tables) > 1 and not named:
-        raise CorpusError(f"{path}: holds {len(tables)} tables, {', '.join(t.name for t in tables[:5])}; name one of them, "
-                          "or call them train, dev and test.")  # fmt: skip
+        raise CorpusError(
+            f"{path}: holds {len(tables)} tables, {', '.join(t.name for t in tables[:5])}; name one"
+            " of them, or call them train, dev and test."
+        )
     return named or tables
 
 
 def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of CSV or TSV files with a header; sound beside the table or in a folder audio, clips, wav or the split's."""
+    """Rows of CSV or TSV files with a header; sound beside the table or in a folder audio, clips,
+    wav or the split's.
+    """
     for table in tables:
         lines = _lines_of(table)
         header, delimiter = _header(table, lines, query)
@@ -63,7 +78,14 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
         notes.splits.update({split} - {None})
         if "split" not in at and not query.takes_split(split):
             continue
-        roots = [table.parent, *(folder for name in _SOUND_FOLDERS if (folder := unpacked(table.parent, name)).is_dir())]
+        roots = [
+            table.parent,
+            *(
+                folder
+                for name in _SOUND_FOLDERS
+                if (folder := unpacked(table.parent, name)).is_dir()
+            ),
+        ]
         if split:
             roots += [folder for root in tuple(roots) if (folder := unpacked(root, split)).is_dir()]
         records = _records(lines, delimiter)
@@ -79,51 +101,77 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
                 yield f"{table}:{line}", row
 
 
-def row_of_fields(fields: dict, query: Query, notes: ReadNotes, roots: list[Path], split: str | None) -> Utterance | str | None:
-    """The row of a table's cells by `Columns` name, where `split` is the table's own; None if it is not asked for."""
+def row_of_fields(
+    fields: dict, query: Query, notes: ReadNotes, roots: list[Path], split: str | None
+) -> Utterance | str | None:
+    """The row of a table's cells by `Columns` name, where `split` is the table's own; None if it is
+    not asked for.
+    """
     own, language = fields.get("split") or split, fields.get("language")
     notes.splits.update({own} - {None})
     if not query.takes_split(own) or not query.takes_language(language or query.default_language):
         return None
     audio = fields["audio"]
     return row_of(
-        query, audio, roots, fields.get("text"), language, own,
-        id=fields.get("id") or (f"{split}/{audio}" if split and audio else audio), speaker=fields.get("speaker"),
-        start=number(fields.get("start")), end=number(fields.get("end")),
-    )  # fmt: skip
+        query,
+        audio,
+        roots,
+        fields.get("text"),
+        language,
+        own,
+        id=fields.get("id") or (f"{split}/{audio}" if split and audio else audio),
+        speaker=fields.get("speaker"),
+        start=number(fields.get("start")),
+        end=number(fields.get("end")),
+    )
 
 
-def match_columns(columns: Columns, header: list[str], require_text: bool, where: str) -> tuple[dict[str, int], str]:
-    """Where each column stands, by its `Columns` name, and a sentence on what was guessed. Raises CorpusError."""
+def match_columns(
+    columns: Columns, header: list[str], require_text: bool, where: str
+) -> tuple[dict[str, int], str]:
+    """Where each column stands, by its `Columns` name, and a sentence on what was guessed. Raises
+    CorpusError.
+    """
     names = [name.strip() for name in header]
     lower = [name.lower() for name in names]
     at, guessed = {}, []
     for field, given in asdict(columns).items():
         if given is not None and given not in names:
-            raise CorpusError(f"{where}: has no column {given!r} for {field}; {_found(names, [given])}.")
+            raise CorpusError(
+                f"{where}: has no column {given!r} for {field}; {_found(names, [given])}."
+            )
         guesses = _GUESSES[field].split()
-        name = given or next((names[lower.index(guess)] for guess in guesses if guess in lower), None)
+        name = given or next(
+            (names[lower.index(guess)] for guess in guesses if guess in lower), None
+        )
         if name is not None:
             at[field] = names.index(name)
             if given is None:
                 guessed.append(f"{field}={name}")
         elif field == "audio" or (field == "text" and require_text):
-            raise CorpusError(f"{where}: has no column that can be guessed to be {field}; {_found(names, guesses)}. Name it "
-                              f"with --column {field}=NAME.")  # fmt: skip
+            raise CorpusError(
+                f"{where}: has no column that can be guessed to be {field};"
+                f" {_found(names, guesses)}. Name it with --column {field}=NAME."
+            )
     return at, f"guessed the columns {', '.join(guessed)}" if guessed else ""
 
 
 def _found(names: list[str], wanted: list[str]) -> str:
     lower = {name.lower(): name for name in names}
     near = [match for name in wanted for match in get_close_matches(name.lower(), lower, 1)]
-    return f"columns found: {', '.join(names)}" + (f"; the nearest is {lower[near[0]]!r}" if near else "")
+    return f"columns found: {', '.join(names)}" + (
+        f"; the nearest is {lower[near[0]]!r}" if near else ""
+    )
 
 
 def _lines_of(table: Path) -> list[bytes]:
     with table.open("rb") as file:
         lines = file.readlines()
     if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise CorpusError(f"{table}: is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {table.name} > new.csv")
+        raise CorpusError(
+            f"{table}: is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {table.name} >"
+            " new.csv"
+        )
     if lines and lines[0].startswith(b"\xef\xbb\xbf"):
         lines[0] = lines[0][3:]
     return lines
@@ -132,14 +180,18 @@ def _lines_of(table: Path) -> list[bytes]:
 def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Line number and cells of each row, or why it has none.
 
-    A row that does not parse costs one line, so that a quote which is never closed does not swallow the rows after it. In
-    a TSV such a quote is a character of the text.
+    A row that does not parse costs one line, so that a quote which is never closed does not swallow
+    the rows after it. In a TSV such a quote is a character of the text.
     """
     i = 0
     while i < len(lines):
         used = 1
         if lines[i].strip():
-            reader = csv.reader((line.decode() for line in lines[i : i + _LONGEST]), delimiter=delimiter, strict=True)
+            reader = csv.reader(
+                (line.decode() for line in lines[i : i + _LONGEST]),
+                delimiter=delimiter,
+                strict=True,
+            )
             try:
                 record, used = next(reader), reader.line_num
             except UnicodeDecodeError:
@@ -153,7 +205,9 @@ def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str
 
 
 def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], str]:
-    """The header and its delimiter: the one by which most of the wanted columns are there, of those the most columns."""
+    """The header and its delimiter: the one by which most of the wanted columns are there, of those
+    the most columns.
+    """
     known = {name for field in asdict(query.columns) for name in _GUESSES[field].split()}
     wanted = {name for name in asdict(query.columns).values() if name}
     best: tuple[tuple[int, int, bool], list[str], str] | None = None
@@ -167,19 +221,25 @@ def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], s
         if best is None or (hits, len(names), usual) > best[0]:
             best = (hits, len(names), usual), names, delimiter
     if best is None:
-        raise CorpusError(f"{table}: its header is no row of a UTF-8 table; wanted names of columns. If it is Latin-1, convert "
-                          f"it: iconv -f LATIN1 -t UTF-8 {table.name} > new.csv")  # fmt: skip
+        raise CorpusError(
+            f"{table}: its header is no row of a UTF-8 table; wanted names of columns. If it is"
+            f" Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {table.name} > new.csv"
+        )
     _, header, delimiter = best
     if not header:
         raise CorpusError(f"{table}: is empty; wanted a header with columns for audio and text.")
     if len(header) == 1:
-        raise CorpusError(f"{table}: has one column, {header[0][:80]!r}, when cut at {_DELIMITERS[delimiter]}; wanted columns "
-                          f"for audio and text, separated by {', '.join(_DELIMITERS.values())}.")  # fmt: skip
+        raise CorpusError(
+            f"{table}: has one column, {header[0][:80]!r}, when cut at {_DELIMITERS[delimiter]};"
+            f" wanted columns for audio and text, separated by {', '.join(_DELIMITERS.values())}."
+        )
     return header, delimiter
 
 
 def unpacked(folder: Path, name: str) -> Path:
-    """folder/{name}, unpacked from folder/{name}.tar.gz if need be; it appears whole or not at all. Raises CorpusError."""
+    """folder/{name}, unpacked from folder/{name}.tar.gz if need be; it appears whole or not at all.
+    Raises CorpusError.
+    """
     target, archive = folder / name, folder / f"{name}.tar.gz"
     if target.is_dir() or not archive.is_file():
         return target
@@ -190,7 +250,8 @@ def unpacked(folder: Path, name: str) -> Path:
                 tar.extractall(flat, filter="data")
             nested = flat / name
             os.rename(nested if nested.is_dir() else flat, target)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:  # TarError: also a member that climbs out
+    # TarError: also a member that climbs out
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         if not target.is_dir():  # else another process was faster
             raise CorpusError(f"{archive}: cannot be unpacked ({error})") from error
     return target

@@ -1,4 +1,6 @@
-"""One transcribed clip, what is asked of a corpus, and the checks that the rows of every layout pass."""
+"""One transcribed clip, what is asked of a corpus, and the checks that the rows of every layout
+pass.
+"""
 
 import math
 import os
@@ -17,9 +19,11 @@ _NAMED_SPLITS = _DEV | {"train", "test"}
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip and what is said in it; `duration` in seconds, `sentence` the FLoRes id that FLEURS languages share.
+    """One clip and what is said in it; `duration` in seconds, `sentence` the FLoRes id that FLEURS
+    languages share.
 
-    A segment of a recording has `start` and `end`, seconds into `audio`; a clip that is the whole file has neither.
+    A segment of a recording has `start` and `end`, seconds into `audio`; a clip that is the whole
+    file has neither.
     """
 
     id: str
@@ -93,7 +97,8 @@ class ReadNotes:
             self.notes.append(note)
 
 
-Rows = Iterator[tuple[str, Utterance | str]]  # file:line, and what it holds or why it holds nothing usable
+# file:line, and what it holds or why it holds nothing usable
+Rows = Iterator[tuple[str, Utterance | str]]
 
 
 def canonical_split(split: str) -> str:
@@ -133,16 +138,20 @@ def row_of(
     end: float | str | None = None,
     duration: float | str | None = None,
 ) -> Utterance | str:
-    """The utterance of a row's fields, or why there is none. Relative audio is looked for in each of `roots`.
+    """The utterance of a row's fields, or why there is none. Relative audio is looked for in each
+    of `roots`.
 
-    Times are seconds; a `start` with a `duration` and no `end` is a segment, too. A row without id has its audio path, and a
-    segment its stretch of it.
+    Times are seconds; a `start` with a `duration` and no `end` is a segment, too. A row without id
+    has its audio path, and a segment its stretch of it.
     """
     language = language or query.default_language
     if not audio:
         return "has no audio path"
     if not os.path.isabs(audio) and os.path.normpath(audio).split(os.sep)[0] == os.pardir:
-        return f"audio path {audio} climbs out of the {'manifest' if len(roots) == 1 else 'corpus'}'s folder"
+        return (
+            f"audio path {audio} climbs out of the {'manifest' if len(roots) == 1 else 'corpus'}'s"
+            " folder"
+        )
     if not language:
         return "has no lang, and no default language was given"
     for name, value in (("start", start), ("end", end), ("duration", duration)):
@@ -155,12 +164,27 @@ def row_of(
         if end is not None and end <= start:
             return f"its end, {end:g} s, is not after its start, {start:g} s"
         duration = None if end is None else end - start
-    found = next((root / audio for root in roots if os.path.isfile(root / audio)), None) if len(roots) > 1 else None
+    found = (
+        next((root / audio for root in roots if os.path.isfile(root / audio)), None)
+        if len(roots) > 1
+        else None
+    )
     duration = None if duration is None else float(duration)
     split = (split if query.split is None else query.split) or ""
-    stretch = "" if start is None else f"#t={start:.3f}" + ("" if end is None else f",{end:.3f}")  # W3C Media Fragments
-    return Utterance(id or audio + stretch, (text or "").strip(), language, found or roots[0] / audio, duration, split,
-                     speaker or None, sentence, start, end)  # fmt: skip
+    # W3C Media Fragments
+    stretch = "" if start is None else f"#t={start:.3f}" + ("" if end is None else f",{end:.3f}")
+    return Utterance(
+        id or audio + stretch,
+        (text or "").strip(),
+        language,
+        found or roots[0] / audio,
+        duration,
+        split,
+        speaker or None,
+        sentence,
+        start,
+        end,
+    )
 
 
 def within_recording(row: Utterance, lengths: dict[Path, float | str]) -> Utterance | str:
@@ -180,13 +204,18 @@ def within_recording(row: Utterance, lengths: dict[Path, float | str]) -> Uttera
         return total
     end = total if row.end is None else row.end
     if row.start >= total or end > total + SLACK:
-        return f"{row.start:g} to {'its end' if row.end is None else f'{end:g} s'} is beyond the recording's {total:.2f} s"
+        return (
+            f"{row.start:g} to {'its end' if row.end is None else f'{end:g} s'} is beyond the"
+            f" recording's {total:.2f} s"
+        )
     end = min(end, total)
     return row if end == row.end else replace(row, end=end, duration=end - row.start)
 
 
 def number(cell: str | None) -> float | str | None:
-    """A cell's number; a cell that holds none as it is, for `row_of` to refuse; None for an empty one."""
+    """A cell's number; a cell that holds none as it is, for `row_of` to refuse; None for an empty
+    one.
+    """
     if cell is None or not cell.strip():
         return None
     try:

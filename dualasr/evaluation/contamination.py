@@ -1,4 +1,6 @@
-"""Find test clips that a pack was trained on, or nearly, by its fingerprints (Zhou et al. 2023, arXiv 2311.01964)."""
+"""Find test clips that a pack was trained on, or nearly, by its fingerprints (Zhou et al. 2023,
+arXiv 2311.01964).
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,18 +10,32 @@ import numpy as np
 
 from dualasr.data.fingerprints import BITS, FRAMES, SIMILAR, Fingerprints
 
-# Of n words of unrelated sound, 0.5 +- 0.15 / sqrt(n) of the bits differ (Kichwa, Swahili, FLEURS, digits: neighbouring
-# bits and frames depend on each other). A match is 8 deviations below, or 0.33 (Haitsma and Kalker take 0.35).
+# Of n words of unrelated sound, 0.5 +- 0.15 / sqrt(n) of the bits differ (Kichwa, Swahili, FLEURS,
+# digits: neighbouring bits and frames depend on each other). A match is 8 deviations below, or 0.33
+# (Haitsma and Kalker take 0.35).
 DEVIATION, DEVIATIONS, MOST_DIFFERENT = 0.15, 8.0, 0.33
 LEAST_FRAMES = 12  # a digit that one speaker says twice alike is shorter
-LEAST_OVERLAP = 0.6  # of the shorter clip: music that ends one clip and begins another makes them no copies
+# of the shorter clip: music that ends one clip and begins another makes them no copies
+LEAST_OVERLAP = 0.6
 Kind = Literal["same recording", "similar recording", "same sentence", "similar sentence"]
-KINDS: tuple[Kind, ...] = ("same recording", "similar recording", "same sentence", "similar sentence")  # the strongest first
-_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
+# the strongest first
+KINDS: tuple[Kind, ...] = (
+    "same recording",
+    "similar recording",
+    "same sentence",
+    "similar sentence",
+)
+_ONES = (
+    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8))
+    .reshape(-1, 16)
+    .sum(1, dtype=np.uint8)
+)
 _BLOCK = 4096  # words of test clips looked up at once
-_POSTINGS = 1000  # places of one key that are looked at, so that a hum in every clip does not fill the memory
+# places of one key that are looked at, so that a hum in every clip does not fill the memory
+_POSTINGS = 1000
 _VERIFIED = 1 << 14  # candidates compared at once
-_Matches = tuple[np.ndarray, np.ndarray]  # for each test clip the index of its match, -1 for none, and the similarity
+# for each test clip the index of its match, -1 for none, and the similarity
+_Matches = tuple[np.ndarray, np.ndarray]
 _HALVES = (lambda word: word >> np.uint32(8), lambda word: word & np.uint32(0xFFFFFF))
 
 
@@ -27,9 +43,10 @@ _HALVES = (lambda word: word >> np.uint32(8), lambda word: word & np.uint32(0xFF
 class Leak:
     """A test clip that is in a pack's training data, as a sentence or as a recording.
 
-    `clip` and `match` are indices into the test's and the pack's fingerprints. `similarity` is 1 for the same; else the
-    estimated Jaccard similarity of the sentences' 4-grams, or the share of equal bits of the recordings (unrelated: 0.5).
-    `words` is the length of the test sentence, for a greeting of two words is shared without anybody's copying it.
+    `clip` and `match` are indices into the test's and the pack's fingerprints. `similarity` is 1
+    for the same; else the estimated Jaccard similarity of the sentences' 4-grams, or the share of
+    equal bits of the recordings (unrelated: 0.5). `words` is the length of the test sentence, for a
+    greeting of two words is shared without anybody's copying it.
     """
 
     clip: int
@@ -41,10 +58,12 @@ class Leak:
 
 
 def audit(test: Fingerprints, trained: Mapping[str, Fingerprints]) -> tuple[Leak, ...]:
-    """The test clips that leaked into the training data of packs, by clip, then by pack, then the strongest first.
+    """The test clips that leaked into the training data of packs, by clip, then by pack, then the
+    strongest first.
 
-    A clip and a pack have at most two leaks, the strongest of the recording's kinds and of the sentence's: another reader
-    of the same sentence is one, another cut of the same recording with another text is the other.
+    A clip and a pack have at most two leaks, the strongest of the recording's kinds and of the
+    sentence's: another reader of the same sentence is one, another cut of the same recording with
+    another text is the other.
     """
     leaks = []
     for pack, data in trained.items():
@@ -55,8 +74,11 @@ def audit(test: Fingerprints, trained: Mapping[str, Fingerprints]) -> tuple[Leak
             for clip in np.flatnonzero(match >= 0).tolist():
                 other = int(match[clip])
                 kind = kinds[0] if own[clip] == held[other] else kinds[1]
-                leaks.append(Leak(clip, pack, kind, float(similarity[clip]), int(test.words[clip]), other))
-    return tuple(sorted(leaks, key=lambda leak: leak.clip))  # stable: packs and kinds stay in their order
+                leaks.append(
+                    Leak(clip, pack, kind, float(similarity[clip]), int(test.words[clip]), other)
+                )
+    # stable: packs and kinds stay in their order
+    return tuple(sorted(leaks, key=lambda leak: leak.clip))
 
 
 def _same(wanted: np.ndarray, held: np.ndarray) -> _Matches:
@@ -67,7 +89,13 @@ def _same(wanted: np.ndarray, held: np.ndarray) -> _Matches:
     return np.where(found, np.append(order, -1)[place], -1), found.astype(np.float64)
 
 
-def _keep_best(match: np.ndarray, similarity: np.ndarray, clip: np.ndarray, other: np.ndarray, value: np.ndarray) -> None:
+def _keep_best(
+    match: np.ndarray,
+    similarity: np.ndarray,
+    clip: np.ndarray,
+    other: np.ndarray,
+    value: np.ndarray,
+) -> None:
     """Write each clip's most similar match over a less similar one."""
     order = np.argsort(value, kind="stable")
     order = order[value[order] > similarity[clip[order]]]
@@ -76,7 +104,9 @@ def _keep_best(match: np.ndarray, similarity: np.ndarray, clip: np.ndarray, othe
 
 
 def _places(keys: np.ndarray, held: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (index of a key, index into the unsorted held) of equal keys; `held` is sorted by `order`."""
+    """Pairs (index of a key, index into the unsorted held) of equal keys; `held` is sorted by
+    `order`.
+    """
     low = np.searchsorted(held, keys)
     count = np.minimum(np.searchsorted(held, keys, side="right") - low, _POSTINGS)
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
@@ -90,7 +120,9 @@ def _sentences(test: Fingerprints, pack: Fingerprints) -> _Matches:
     match, similarity = _same(hashes, pack.sentence)
     left, rows = np.flatnonzero((match < 0) & (hashes != 0)), rows[held != 0]
     own, other = test.minhash[first[left]], pack.minhash[rows]
-    pairs = []  # those that agree in one of 32 bands of 4 bytes: of pairs as similar as SIMILAR, all but 1 in 6,000
+    # those that agree in one of 32 bands of 4 bytes: of pairs as similar as SIMILAR, all but 1 in
+    # 6,000
+    pairs = []
     for mine, theirs in zip(own.view(np.uint32).T, other.view(np.uint32).T, strict=True):
         order = np.argsort(theirs)
         i, j = _places(mine, theirs[order], order)
@@ -117,8 +149,16 @@ def _recordings(test: Fingerprints, pack: Fingerprints) -> _Matches:
     left = np.flatnonzero((match[own_clip] < 0) & (test.acoustic != 0))
     for block in np.array_split(left, len(left) // _BLOCK + 1):
         found = [_places(half(test.acoustic[block]), keys, order) for half, keys, order in index]
-        mine, theirs = block[np.concatenate([i for i, _ in found])], np.concatenate([j for _, j in found])
-        code = (own_clip[mine] * len(pack) + clip[theirs]) * 2 * FRAMES + frame[theirs] - own_frame[mine] + FRAMES
+        mine, theirs = (
+            block[np.concatenate([i for i, _ in found])],
+            np.concatenate([j for _, j in found]),
+        )
+        code = (
+            (own_clip[mine] * len(pack) + clip[theirs]) * 2 * FRAMES
+            + frame[theirs]
+            - own_frame[mine]
+            + FRAMES
+        )
         pairs, offset = np.divmod(np.unique(code), 2 * FRAMES)
         i, j = np.divmod(pairs, max(len(pack), 1))
         for part in _slices(len(i)):
@@ -139,8 +179,12 @@ def _starts(data: Fingerprints) -> np.ndarray:
     return np.cumsum(frames) - frames
 
 
-def _equal_bits(test: Fingerprints, pack: Fingerprints, i: np.ndarray, j: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Share of equal bits of the clips i and j, whose frame t + offset sounds with t; 0 where that is no match."""
+def _equal_bits(
+    test: Fingerprints, pack: Fingerprints, i: np.ndarray, j: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """Share of equal bits of the clips i and j, whose frame t + offset sounds with t; 0 where that
+    is no match.
+    """
     own, other = test.frames[i].astype(np.int64), pack.frames[j].astype(np.int64)
     low, high = np.maximum(0, -offset), np.minimum(own, other - offset)
     frame = np.arange(FRAMES)

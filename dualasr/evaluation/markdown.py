@@ -7,7 +7,9 @@ def percent(rate: float | None, interval: Sequence[float] | None = None) -> str:
     """A fraction in percent, "–" for none; an interval to one place."""
     if rate is None:
         return "–"
-    return f"{100 * rate:.2f}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
+    return f"{100 * rate:.2f}" + (
+        f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,7 +6,11 @@ from dualasr.atomic import atomic_file
 from dualasr.audio.spectrogram import figure_svg
 from dualasr.evaluation.report_sections import MODES, modes_of
 
-_STYLES = {"pipeline_aware": ("o", "#3b82c4"), "group_aware": ("D", "#2a9d6f"), "agnostic": ("s", "#d9622b")}
+_STYLES = {
+    "pipeline_aware": ("o", "#3b82c4"),
+    "group_aware": ("D", "#2a9d6f"),
+    "agnostic": ("s", "#d9622b"),
+}
 _BLUE = "#3b82c4"  # all of them readable on black and on white
 
 
@@ -55,11 +59,25 @@ def reliability_plot(report: dict) -> str | None:
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], linestyle="--", color="#888888", linewidth=1)
-    confidence, accuracy, clips = zip(*((b["confidence"], b["accuracy"], b["n"]) for b in bins), strict=True)
+    confidence, accuracy, clips = zip(
+        *((b["confidence"], b["accuracy"], b["n"]) for b in bins), strict=True
+    )
     axes.plot(confidence, accuracy, color=_BLUE, linewidth=1)
-    axes.scatter(confidence, accuracy, s=[20 + 180 * n / max(clips) for n in clips], color=_BLUE, alpha=0.75)
+    axes.scatter(
+        confidence, accuracy, s=[20 + 180 * n / max(clips) for n in clips], color=_BLUE, alpha=0.75
+    )
     for x, y, n in zip(confidence, accuracy, clips, strict=True):
-        axes.annotate(str(n), (x, y), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=8)
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.09), xlabel="posterior of the chosen route", ylabel="share of right routes")
+        axes.annotate(
+            str(n), (x, y), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=8
+        )
+    axes.set(
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.09),
+        xlabel="posterior of the chosen route",
+        ylabel="share of right routes",
+    )
     axes.grid(alpha=0.4)
-    return figure_svg(figure, "Reliability: posterior against share of right routes, number of clips beside each dot")
+    return figure_svg(
+        figure,
+        "Reliability: posterior against share of right routes, number of clips beside each dot",
+    )

@@ -1,4 +1,6 @@
-"""An evaluation on paper: Markdown and HTML to read, JSON to compute with, and the clips behind the rates, worst first."""
+"""An evaluation on paper: Markdown and HTML to read, JSON to compute with, and the clips behind the
+rates, worst first.
+"""
 
 import json
 import os
@@ -26,7 +28,8 @@ _WIDTH = 100  # columns of an alignment
 
 
 def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
-    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command that makes it again.
+    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command
+    that makes it again.
 
     `clips`: rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
     """
@@ -36,16 +39,30 @@ def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] 
             lines += _worst(worst_clips(report, clips))
         lines += [f"## {section.title}", "", section.text, ""]
         lines += markdown_table(section.head, section.rows) if section.head else []
-    lines += ["The command that makes it again:", "", "```sh", command, "```", ""] if command else []
+    lines += (
+        ["The command that makes it again:", "", "```sh", command, "```", ""] if command else []
+    )
     return "\n".join(lines)
 
 
 def _worst(clips: Sequence[WorstClip]) -> list[str]:
     if not clips:
         return []
-    lines = ["## Worst clips", "", "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.", ""]
+    lines = [
+        "## Worst clips",
+        "",
+        "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.",
+        "",
+    ]
     for clip in clips:
-        lines += [f"{cell(clip.id)}: {cell(clip.note)}", "", "```text", *_side_by_side(clip.aligned), "```", ""]
+        lines += [
+            f"{cell(clip.id)}: {cell(clip.note)}",
+            "",
+            "```text",
+            *_side_by_side(clip.aligned),
+            "```",
+            "",
+        ]
     return lines
 
 
@@ -60,15 +77,25 @@ def _side_by_side(aligned: Sequence[tuple[str, str, str]]) -> list[str]:
                 lines.append(f"{name} {''.join(cells)}".rstrip())
             columns, used = [], 0
         if kind != "end":
-            columns.append([text + " " * (width - _columns(text)) for text in (ref, hyp, letters[kind])])
+            columns.append(
+                [text + " " * (width - _columns(text)) for text in (ref, hyp, letters[kind])]
+            )
             used += width
     return lines
 
 
 def _columns(text: str) -> int:
     """Columns a terminal needs: none for a mark, two for a wide character."""
-    return sum(0 if unicodedata.category(c)[0] in "MC" and unicodedata.category(c) != "Mc" else
-               2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)  # fmt: skip
+    return sum(
+        (
+            0
+            if unicodedata.category(c)[0] in "MC" and unicodedata.category(c) != "Mc"
+            else 2
+            if unicodedata.east_asian_width(c) in "WF"
+            else 1
+        )
+        for c in text
+    )
 
 
 def draw_worst(
@@ -97,23 +124,36 @@ def draw_worst(
     return found
 
 
-def _words(model: DualWhisper, samples: np.ndarray, sound: ClipSound) -> list[tuple[float, float, str]]:
+def _words(
+    model: DualWhisper, samples: np.ndarray, sound: ClipSound
+) -> list[tuple[float, float, str]]:
     """The words with their times; none where they cannot be aligned: a report does without."""
     try:
-        return [(word.start, word.end, word.word) for word in words_of_clip(model, samples, sound.windows)]
-    except (DualasrError, ImportError, OSError, ValueError):  # torchaudio does not load beside a torch for CPUs alone
+        return [
+            (word.start, word.end, word.word)
+            for word in words_of_clip(model, samples, sound.windows)
+        ]
+    # torchaudio does not load beside a torch for CPUs alone
+    except (DualasrError, ImportError, OSError, ValueError):
         return []
 
 
-def write_report(path: str | Path, evaluation: Evaluation, command: str | None = None, *,
-                 model: DualWhisper | None = None) -> None:  # fmt: skip
-    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic CER first.
+def write_report(
+    path: str | Path,
+    evaluation: Evaluation,
+    command: str | None = None,
+    *,
+    model: DualWhisper | None = None,
+) -> None:
+    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic
+    CER first.
 
-    The page shows the spectrograms of the worst clips whose files are still there; with the `model` that was
-    evaluated, also the words where they were heard.
+    The page shows the spectrograms of the worst clips whose files are still there; with the `model`
+    that was evaluated, also the words where they were heard.
 
-    The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at all; a former report is
-    replaced once all are written. Raises RunError, which names the path, where that fails.
+    The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at
+    all; a former report is replaced once all are written. Raises RunError, which names the path,
+    where that fails.
     """
     path = Path(path)
     path = path.with_suffix("") if path.suffix == ".json" else path
@@ -121,9 +161,13 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
     for clip in evaluation.clips:
         errors = {}
         for mode in (mode for mode in MODES if getattr(clip, mode, None)):
-            errors[f"{mode}_errors"], length = error_counts_by_sentence([clip], mode)["marks"]["cer"][0].tolist()
+            errors[f"{mode}_errors"], length = error_counts_by_sentence([clip], mode)["marks"][
+                "cer"
+            ][0].tolist()
         rows.append(asdict(clip) | {"characters": length} | errors)
-    order = sorted(range(len(rows)), key=lambda i: -rows[i]["agnostic_errors"] / max(rows[i]["characters"], 1))
+    order = sorted(
+        range(len(rows)), key=lambda i: -rows[i]["agnostic_errors"] / max(rows[i]["characters"], 1)
+    )
     rows = [rows[i] for i in order]
     sounds = [evaluation.sounds[i] for i in order] if evaluation.sounds else []
     spectrograms = draw_worst(evaluation.report, rows, sounds, model)
@@ -131,7 +175,11 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
         ".md": to_markdown(evaluation.report, command, rows),
         ".html": to_html(evaluation.report, command, rows, spectrograms),
         ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        ".json": json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False) + "\n",  # the last
+        # the last
+        ".json": (
+            json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False)
+            + "\n"
+        ),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,18 +190,25 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
                 os.replace(Path(part, ending), f"{path}{ending}")
     except OSError as error:
         reason = error.strerror or error
-        raise RunError(f"Cannot write the report {path}: {reason}. Free some space or choose another place.") from error
+        raise RunError(
+            f"Cannot write the report {path}: {reason}. Free some space or choose another place."
+        ) from error
 
 
-def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = (),
-            spectrograms: Mapping[int, str] = MappingProxyType({})) -> str:  # fmt: skip
-    """Render a page of all that `report.to_markdown` says, with plots. All text of the report is escaped.
+def to_html(
+    report: dict,
+    command: str | None = None,
+    clips: Sequence[dict] = (),
+    spectrograms: Mapping[int, str] = MappingProxyType({}),
+) -> str:
+    """Render a page of all that `report.to_markdown` says, with plots. All text of the report is
+    escaped.
 
     Args:
         report: The report of an `Evaluation`, or of a file PATH.json.
-        command: What makes the report again.
-        clips: Rows of PATH.clips.jsonl, worst first.
-        spectrograms: SVG elements by the place of their clip in `clips`, for those of the worst that have one.
+        command: What makes the report again. clips: Rows of PATH.clips.jsonl, worst first.
+        spectrograms: SVG elements by the place of their clip in `clips`, for those of the worst
+        that have one.
 
     Returns:
         HTML that needs nothing beside it.
@@ -163,11 +218,18 @@ def to_html(report: dict, command: str | None = None, clips: Sequence[dict] = ()
 
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     plots = {"rates": rates_plot(report), "calibration": reliability_plot(report)}
-    expected = {code: entry["pipeline"] for code, entry in report["languages"].items() if entry["known"]}
+    expected = {
+        code: entry["pipeline"] for code, entry in report["languages"].items() if entry["known"]
+    }
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
-        title=title(report), sections=sections(report), plots={key: Markup(svg) for key, svg in plots.items() if svg},
-        confusion=report["routing"]["confusion"], expected=expected, worst=worst_clips(report, clips), command=command,
+        title=title(report),
+        sections=sections(report),
+        plots={key: Markup(svg) for key, svg in plots.items() if svg},
+        confusion=report["routing"]["confusion"],
+        expected=expected,
+        worst=worst_clips(report, clips),
+        command=command,
         spectrograms={place: Markup(svg) for place, svg in spectrograms.items()},
         letters={"equal": "", "substitute": "S", "delete": "D", "insert": "I"},
-    )  # fmt: skip
+    )

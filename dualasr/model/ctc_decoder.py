@@ -1,4 +1,6 @@
-"""No decoder at all: the tag from the mean of the encoder's output, the text from the CTC head alone."""
+"""No decoder at all: the tag from the mean of the encoder's output, the text from the CTC head
+alone.
+"""
 
 import torch
 from torch import nn
@@ -7,7 +9,9 @@ from dualasr.model.decoder import State, drop_clipwise, spell
 
 
 class TagDecoder(nn.Module):
-    """Has the first step of a decoder, which names the language, and no other; its vocabulary ends with the tags."""
+    """Has the first step of a decoder, which names the language, and no other; its vocabulary ends
+    with the tags.
+    """
 
     kind, end, spells = "ctc", 0, False
     dropout = 0.2
@@ -26,10 +30,22 @@ class TagDecoder(nn.Module):
 
     def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
         """tokens (batch,), memory, state -> log-probabilities (batch, first_text), state."""
-        return spell(self.output(state[0]), torch.ones_like(tokens, dtype=torch.bool), self.is_tag), state
+        return (
+            spell(self.output(state[0]), torch.ones_like(tokens, dtype=torch.bool), self.is_tag),
+            state,
+        )
 
-    def forward(self, encoded: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor,
-                seeds: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
-        """The tag step alone: (batch, 1, first_text) log-probabilities. With `seeds` (batch,) there is dropout."""
+    def forward(
+        self,
+        encoded: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        seeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The tag step alone: (batch, 1, first_text) log-probabilities. With `seeds` (batch,) there
+        is dropout.
+        """
         memory, (pooled,) = self.start(encoded, lengths)
-        return self.step(tokens[:, 0], memory, (drop_clipwise(pooled, seeds, self.dropout, 0),))[0].unsqueeze(1)
+        return self.step(tokens[:, 0], memory, (drop_clipwise(pooled, seeds, self.dropout, 0),))[
+            0
+        ].unsqueeze(1)

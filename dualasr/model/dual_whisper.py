@@ -7,7 +7,8 @@ A batch of windows goes through four steps, and each hands on what it computed:
     decode_routes(...)  -> Decoded          hypotheses by the routes that are wanted
     conclude(...)       -> WindowResult     the second pass where a decision was not final, and the evidence
 
-`transcribe_encoded` and `transcribe_windows` run them in turn. An evaluation runs them itself, because it wants further routes.
+`transcribe_encoded` and `transcribe_windows` run them in turn. An evaluation runs them itself,
+because it wants further routes.
 """
 
 import functools
@@ -28,10 +29,19 @@ from dualasr.model.language_statistics import Discriminant
 from dualasr.model.pack import Pack
 from dualasr.model.search import Hypothesis
 from dualasr.model.secondary import Candidate, SearchOptions, pool, slice_trunk
-from dualasr.model.selector import PRIMARY, Decision, PackScore, SelectorOptions, language_probs, rescore, select
+from dualasr.model.selector import (
+    PRIMARY,
+    Decision,
+    PackScore,
+    SelectorOptions,
+    language_probs,
+    rescore,
+    select,
+)
 from dualasr.model.whisper import Backbone
 
-Answer = tuple[Hypothesis, str]  # a pipeline's hypothesis for a window, and the language it was decoded in
+# a pipeline's hypothesis for a window, and the language it was decoded in
+Answer = tuple[Hypothesis, str]
 Cached = Mapping[str, Mapping[int, Answer]]  # by route and row of the batch
 NOTHING_CACHED: Cached = MappingProxyType({})
 
@@ -42,12 +52,11 @@ class DecodeOptions:
 
     Attributes:
         beam: Beam width of both pipelines (the paper evaluates with 5); 1 is greedy.
-        ctc_weight: Weight of CTC in a pack's joint score; None takes what each pack was fitted with.
-        prompt: Text that was said before. This and what follows is for the primary alone.
-        context: Text after `prompt`; where room is short it is cut first.
-        timestamps: Whether the primary writes timestamps.
-        fallback: When the primary decodes a window again; None for never.
-        generate: Further options of transformers' `generate`.
+        ctc_weight: Weight of CTC in a pack's joint score; None takes what each pack was fitted
+        with. prompt: Text that was said before. This and what follows is for the primary alone.
+        context: Text after `prompt`; where room is short it is cut first. timestamps: Whether the
+        primary writes timestamps. fallback: When the primary decodes a window again; None for
+        never. generate: Further options of transformers' `generate`.
     """
 
     beam: int = 1
@@ -65,17 +74,14 @@ class WindowResult:
 
     Attributes:
         text: The transcript.
-        language: Code of the language that it was decoded in.
-        route: "primary" or a pack's name.
+        language: Code of the language that it was decoded in. route: "primary" or a pack's name.
         language_probs: Probability of every candidate language, the most likely first.
-        no_speech_prob: The primary's probability that nobody speaks.
-        avg_logprob: Mean log-probability of a token.
-        tokens: Token ids of the pipeline that wrote the text.
-        temperature: At which it was drawn; 0 for a search.
-        scores: Raw values, by "primary" and by pack.
-        reason: Why it went where it did.
-        runner_up: The pack that came nearest; None without packs, or where the caller chose the route.
-        hypotheses: By every route that was decoded, its hypothesis and language.
+        no_speech_prob: The primary's probability that nobody speaks. avg_logprob: Mean
+        log-probability of a token. tokens: Token ids of the pipeline that wrote the text.
+        temperature: At which it was drawn; 0 for a search. scores: Raw values, by "primary" and by
+        pack. reason: Why it went where it did. runner_up: The pack that came nearest; None without
+        packs, or where the caller chose the route. hypotheses: By every route that was decoded, its
+        hypothesis and language.
     """
 
     text: str
@@ -98,11 +104,11 @@ class Routing:
 
     Attributes:
         decisions: One a window.
-        pack_scores: For each window the scores of all packs.
-        primary_log_probs: Of the primary's languages that may be heard, (batch, languages); None where none may.
-        best_tags: Log-probability of the primary's best language, of each window.
-        encodings: By pack, the encoder output that was computed to score windows.
-        language: The language that the caller chose; None for the decoder's own choice.
+        pack_scores: For each window the scores of all packs. primary_log_probs: Of the primary's
+        languages that may be heard, (batch, languages); None where none may. best_tags:
+        Log-probability of the primary's best language, of each window. encodings: By pack, the
+        encoder output that was computed to score windows. language: The language that the caller
+        chose; None for the decoder's own choice.
     """
 
     decisions: tuple[Decision, ...]
@@ -132,7 +138,9 @@ class Routing:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What the routes wrote: hypotheses by route and window, and the packs' encoder output behind them."""
+    """What the routes wrote: hypotheses by route and window, and the packs' encoder output behind
+    them.
+    """
 
     answers: Mapping[str, Mapping[int, Answer]]
     encodings: Mapping[str, PackEncoding]
@@ -140,13 +148,13 @@ class Decoded:
 
 @dataclass(frozen=True)
 class DualWhisper:
-    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object; nothing is changed in place.
+    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object;
+    nothing is changed in place.
 
     Attributes:
         backbone: The frozen Whisper.
-        packs: The loaded packs by name.
-        selector: The selector's settings.
-        languages: The only languages that may be heard, by the codes of the pipelines that know them; None for all.
+        packs: The loaded packs by name. selector: The selector's settings. languages: The only
+        languages that may be heard, by the codes of the pipelines that know them; None for all.
     """
 
     backbone: Backbone
@@ -155,20 +163,29 @@ class DualWhisper:
     languages: frozenset[str] | None = None
 
     def with_pack(self, pack: Pack) -> "DualWhisper":
-        """The model with one more pack. Raises PackError where its name or a language of it is taken by another pack."""
+        """The model with one more pack. Raises PackError where its name or a language of it is
+        taken by another pack.
+        """
         if pack.name in self.packs or pack.name == PRIMARY:
-            raise PackError(f"Two packs are called {pack.name!r}; rename the folder's pack or load one of them.")
+            raise PackError(
+                f"Two packs are called {pack.name!r}; rename the folder's pack or load one of them."
+            )
         for other in self.packs.values():
             clash = sorted(set(other.info.languages) & set(pack.info.languages))
             if clash:
-                raise PackError(f"Packs {other.name!r} and {pack.name!r} both hold {', '.join(clash)}; load one of them.")
+                raise PackError(
+                    f"Packs {other.name!r} and {pack.name!r} both hold {', '.join(clash)}; load one"
+                    " of them."
+                )
         return replace(self, packs={**self.packs, pack.name: pack})
 
     def without_pack(self, name: str) -> "DualWhisper":
         return replace(self, packs={key: pack for key, pack in self.packs.items() if key != name})
 
     def language_code(self, name: str) -> str:
-        """The code of a language by its code or name in any case. Raises PackError that offers the nearest."""
+        """The code of a language by its code or name in any case. Raises PackError that offers the
+        nearest.
+        """
         named = dict(self.backbone.language_names)
         for pack in self.packs.values():
             named |= {title.lower(): code for code, title in pack.info.languages.items()}
@@ -179,12 +196,21 @@ class DualWhisper:
         if (tag := tag_among(wanted, list(self.backbone.languages))) is not None:
             return tag
         near = get_close_matches(wanted, [*codes, *named], n=3) or sorted(codes)
-        raise PackError(f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}.")
+        raise PackError(
+            f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}."
+        )
 
     def among(self, languages: Sequence[str]) -> "DualWhisper":
-        """The model for audio that is in one of these languages. Raises PackError for one that nobody loaded knows."""
-        codes = {code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.codes) for code in languages}
-        packs = {name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)}
+        """The model for audio that is in one of these languages. Raises PackError for one that
+        nobody loaded knows.
+        """
+        codes = {
+            code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.codes)
+            for code in languages
+        }
+        packs = {
+            name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)
+        }
         return replace(self, packs=packs, languages=frozenset(codes))
 
     @torch.no_grad()
@@ -192,7 +218,8 @@ class DualWhisper:
         """Encode windows, and run the primary's first decoder step, once.
 
         Args:
-            clips: Windows as (samples,) float arrays at 16 kHz, each of at most `backbone.window_samples`.
+            clips: Windows as (samples,) float arrays at 16 kHz, each of at most
+                `backbone.window_samples`.
         """
         backbone = self.backbone
         forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
@@ -203,7 +230,10 @@ class DualWhisper:
                 hidden = layer(hidden, None)
             at, trunks[fork] = fork, hidden
         encoded = backbone.upper(hidden, at)
-        step, frames = backbone.language_step(encoded), [backbone.frames(len(clip)) for clip in clips]
+        step, frames = (
+            backbone.language_step(encoded),
+            [backbone.frames(len(clip)) for clip in clips],
+        )
         return EncodedAudio(
             seconds=tuple(len(clip) / SAMPLE_RATE for clip in clips),
             frames=tuple(frames),
@@ -211,15 +241,21 @@ class DualWhisper:
             encoded=encoded,
             language_log_probs=step.log_probs,
             no_speech_prob=tuple(step.no_speech_prob.tolist()),
-            pooled_features=torch.cat([pool(*slice_trunk(encoded, frames)).float(), step.state], -1),
+            pooled_features=torch.cat(
+                [pool(*slice_trunk(encoded, frames)).float(), step.state], -1
+            ),
         )
 
     def score_packs(
         self, audio: EncodedAudio, *, tags: bool = True
     ) -> tuple[list[list[PackScore]], dict[str, PackEncoding]]:
-        """Return each pack's scores for every window, and the encoder output behind them (`language_id.score_packs`)."""
+        """Return each pack's scores for every window, and the encoder output behind them
+        (`language_id.score_packs`).
+        """
         packs = tuple(self.packs.values())
-        return score_packs(packs, audio, self.selector, self._discriminant, self.languages, tags=tags)
+        return score_packs(
+            packs, audio, self.selector, self._discriminant, self.languages, tags=tags
+        )
 
     @functools.cached_property
     def _discriminant(self) -> Discriminant | None:
@@ -227,13 +263,15 @@ class DualWhisper:
         found = [pack.statistics for pack in self.packs.values() if pack.statistics is not None]
         return Discriminant.between(found) if len(found) > 1 else None
 
-    def route(self, audio: EncodedAudio, *, route: str | None = None, language: str | None = None) -> Routing:
+    def route(
+        self, audio: EncodedAudio, *, route: str | None = None, language: str | None = None
+    ) -> Routing:
         """Decide where windows go, before anything is decoded.
 
         Args:
             audio: The encoded windows.
-            route: "primary" or a pack's name; None for the selector's choice.
-            language: A language's code: it is decoded by the pipeline that knows it, unless `route` names one.
+            route: "primary" or a pack's name; None for the selector's choice. language: A
+            language's code: it is decoded by the pipeline that knows it, unless `route` names one.
 
         Raises:
             PackError: The route or the language is unknown.
@@ -241,10 +279,14 @@ class DualWhisper:
         route = self._forced_route(route, language)
         scores, encodings = self.score_packs(audio, tags=route is None)
         log_probs = self._primary_log_probs(audio)
-        best_tags = (audio.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
+        best_tags = (
+            (audio.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
+        )
         if route is None:
             decisions = [
-                select(tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence)
+                select(
+                    tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence
+                )
                 for tag, row, silence in zip(best_tags, scores, audio.no_speech_prob, strict=True)
             ]
         else:
@@ -259,13 +301,17 @@ class DualWhisper:
         )
 
     def _forced_route(self, route: str | None, language: str | None) -> str | None:
-        """The route that the caller chose, by name or by a language; None: the selector's. Raises PackError."""
+        """The route that the caller chose, by name or by a language; None: the selector's. Raises
+        PackError.
+        """
         if route is None:
             return None if language is None else self.route_of(language)
         return route if route == PRIMARY else self.pack(route).name
 
     def _primary_log_probs(self, audio: EncodedAudio) -> torch.Tensor | None:
-        """Of the primary's languages, over those that may be heard: (batch, languages); None where none may."""
+        """Of the primary's languages, over those that may be heard: (batch, languages); None where
+        none may.
+        """
         may = allowed(self.backbone.codes, self.languages)
         if len(may) == audio.language_log_probs.shape[1]:
             return audio.language_log_probs
@@ -286,10 +332,9 @@ class DualWhisper:
 
         Args:
             audio: The encoded windows.
-            routing: What `route` gave for them.
-            plan: By route, the windows that it decodes; `routing.plan()`, or more.
-            options: How they are decoded.
-            cached: Answers of an earlier run with the same settings; these windows are not decoded again.
+            routing: What `route` gave for them. plan: By route, the windows that it decodes;
+            `routing.plan()`, or more. options: How they are decoded. cached: Answers of an earlier
+            run with the same settings; these windows are not decoded again.
         """
         answers: dict[str, dict[int, Answer]] = {}
         encodings = dict(routing.encodings)
@@ -312,7 +357,9 @@ class DualWhisper:
             answers[name] |= zip(todo, zip(hypotheses, chosen, strict=True), strict=True)
         return Decoded(answers, encodings)
 
-    def conclude(self, audio: EncodedAudio, routing: Routing, decoded: Decoded) -> list[WindowResult]:
+    def conclude(
+        self, audio: EncodedAudio, routing: Routing, decoded: Decoded
+    ) -> list[WindowResult]:
         """Make the final decisions, and put each window's transcript and evidence together.
 
         Args:
@@ -321,12 +368,18 @@ class DualWhisper:
             decoded: What `decode_routes` gave for at least `routing.plan()`.
         """
         results = []
-        for i, (decision, pack_scores) in enumerate(zip(routing.decisions, routing.pack_scores, strict=True)):
+        for i, (decision, pack_scores) in enumerate(
+            zip(routing.decisions, routing.pack_scores, strict=True)
+        ):
             if not decision.final:
                 decision, pack_scores = self._second_pass(i, decision, pack_scores, audio, decoded)
-            hypotheses = {name: answers[i] for name, answers in decoded.answers.items() if i in answers}
+            hypotheses = {
+                name: answers[i] for name, answers in decoded.answers.items() if i in answers
+            }
             scores = {PRIMARY: {"best_tag": routing.best_tags[i]}}
-            scores |= {s.name: {"head": s.head, "tag": s.tag, "log_odds": s.log_odds} for s in pack_scores}
+            scores |= {
+                s.name: {"head": s.head, "tag": s.tag, "log_odds": s.log_odds} for s in pack_scores
+            }
             for name, (hypothesis, _) in hypotheses.items():
                 scores[name]["logprob_per_second"] = hypothesis.logprob / max(audio.seconds[i], 0.1)
                 scores[name]["avg_logprob"] = hypothesis.avg_logprob
@@ -349,13 +402,22 @@ class DualWhisper:
         return results
 
     def _second_pass(
-        self, row: int, first: Decision, scores: Sequence[PackScore], audio: EncodedAudio, decoded: Decoded
+        self,
+        row: int,
+        first: Decision,
+        scores: Sequence[PackScore],
+        audio: EncodedAudio,
+        decoded: Decoded,
     ) -> tuple[Decision, tuple[PackScore, ...]]:
-        """The final decision for a window that both pipelines decoded, and the packs' scores after it."""
+        """The final decision for a window that both pipelines decoded, and the packs' scores after
+        it.
+        """
         [runner_up] = [score for score in scores if score.name == first.runner_up]
         primary, _ = decoded.answers[PRIMARY][row]
         secondary, _ = decoded.answers[runner_up.name][row]
-        final, rescored = rescore(first, runner_up, primary, secondary, audio.seconds[row], self.selector)
+        final, rescored = rescore(
+            first, runner_up, primary, secondary, audio.seconds[row], self.selector
+        )
         return final, tuple(rescored if score is runner_up else score for score in scores)
 
     def transcribe_encoded(
@@ -368,7 +430,9 @@ class DualWhisper:
     ) -> list[WindowResult]:
         """Transcribe encoded windows as a batch, each by its route; see `transcribe_windows`."""
         routing = self.route(audio, route=route, language=language)
-        return self.conclude(audio, routing, self.decode_routes(audio, routing, routing.plan(), options))
+        return self.conclude(
+            audio, routing, self.decode_routes(audio, routing, routing.plan(), options)
+        )
 
     def transcribe_windows(
         self,
@@ -381,24 +445,30 @@ class DualWhisper:
         """Transcribe windows as a batch, each by its route.
 
         Args:
-            clips: Windows as (samples,) float arrays at 16 kHz, each of at most `backbone.window_samples`.
-            route: "primary" or a pack's name; None for the selector's choice.
-            language: A language's code: it is decoded by the pipeline that knows it, unless `route` names one.
+            clips: Windows as (samples,) float arrays at 16 kHz, each of at most
+                `backbone.window_samples`.
+            route: "primary" or a pack's name; None for the selector's choice. language: A
+            language's code: it is decoded by the pipeline that knows it, unless `route` names one.
             options: How they are decoded.
 
         Raises:
             PackError: The route or the language is unknown.
         """
         self._forced_route(route, language)
-        return self.transcribe_encoded(self.encode_audio(clips), route=route, language=language, options=options)
+        return self.transcribe_encoded(
+            self.encode_audio(clips), route=route, language=language, options=options
+        )
 
     def detect(self, audio: EncodedAudio) -> list[WindowResult]:
-        """Name the languages of windows, and decode nothing: a close decision stands as it is, without a second pass.
+        """Name the languages of windows, and decode nothing: a close decision stands as it is,
+        without a second pass.
 
         `language` is the most likely one of those that `route` knows.
         """
         routing, results = self.route(audio), []
-        for i, (decision, scores) in enumerate(zip(routing.decisions, routing.pack_scores, strict=True)):
+        for i, (decision, scores) in enumerate(
+            zip(routing.decisions, routing.pack_scores, strict=True)
+        ):
             if decision.route == PRIMARY:
                 language = self.backbone.codes[int(routing.primary_log_probs[i].argmax())]
             else:
@@ -415,7 +485,9 @@ class DualWhisper:
             results.append(result)
         return results
 
-    def _posterior(self, routing: Routing, row: int, scores: Sequence[PackScore]) -> dict[str, float]:
+    def _posterior(
+        self, routing: Routing, row: int, scores: Sequence[PackScore]
+    ) -> dict[str, float]:
         """`language_probs` of a window."""
         known, mine = self.backbone.codes, {}
         if routing.primary_log_probs is not None:
@@ -439,7 +511,8 @@ class DualWhisper:
             options: How they are decoded.
 
         Returns:
-            A hypothesis and a language for each window. A language has the pipeline's own code: `zh` where `cmn` was asked for.
+            A hypothesis and a language for each window. A language has the pipeline's own code:
+                `zh` where `cmn` was asked for.
 
         Raises:
             PackError: There is no such route.
@@ -450,7 +523,9 @@ class DualWhisper:
         if route == PRIMARY:
             return self._decode_primary(audio, languages, options)
         encoding = encode(self.pack(route), audio)
-        return self._decode_pack(self.pack(route), encoding.encoded, encoding.lengths, languages, options)
+        return self._decode_pack(
+            self.pack(route), encoding.encoded, encoding.lengths, languages, options
+        )
 
     def _decode_primary(
         self, audio: EncodedAudio, languages: Sequence[str] | None, options: DecodeOptions
@@ -459,13 +534,30 @@ class DualWhisper:
         chosen = [tag_among(code, known) or code for code in languages or ()]
         if not chosen:
             log_probs = self._primary_log_probs(audio)
-            chosen = [known[i] for i in (audio.language_log_probs if log_probs is None else log_probs).argmax(-1).tolist()]
-        asked = {"beam": options.beam, "prompt": options.prompt, "context": options.context,
-                 "timestamps": options.timestamps, **options.generate}  # fmt: skip
+            chosen = [
+                known[i]
+                for i in (
+                    (audio.language_log_probs if log_probs is None else log_probs)
+                    .argmax(-1)
+                    .tolist()
+                )
+            ]
+        asked = {
+            "beam": options.beam,
+            "prompt": options.prompt,
+            "context": options.context,
+            "timestamps": options.timestamps,
+            **options.generate,
+        }
         if options.fallback is None:
             return self.backbone.decode(audio.encoded, chosen, **asked), chosen
         silence = audio.no_speech_prob
-        return decode_with_fallback(self.backbone, audio.encoded, chosen, silence, options.fallback, **asked), chosen
+        return (
+            decode_with_fallback(
+                self.backbone, audio.encoded, chosen, silence, options.fallback, **asked
+            ),
+            chosen,
+        )
 
     def _decode_pack(
         self,
@@ -481,13 +573,19 @@ class DualWhisper:
         return pack.secondary.decode(encoded, lengths, languages, search), languages
 
     def candidates(self, audio: EncodedAudio, name: str, beam: int = 5) -> list[list[Candidate]]:
-        """Return the hypotheses that a pack considers for every window, each with both of its scores."""
+        """Return the hypotheses that a pack considers for every window, each with both of its
+        scores.
+        """
         pack = self.pack(name)
         encoding = encode(pack, audio)
         languages = self._pack_languages(pack, encoding.encoded, encoding.lengths)
-        return pack.secondary.candidates(encoding.encoded, encoding.lengths, languages, SearchOptions(beam=beam))
+        return pack.secondary.candidates(
+            encoding.encoded, encoding.lengths, languages, SearchOptions(beam=beam)
+        )
 
-    def _pack_languages(self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    def _pack_languages(
+        self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor
+    ) -> list[str]:
         """A pack's best language of every window."""
         codes = list(pack.info.languages)
         may = allowed(codes, self.languages) or range(len(codes))
@@ -499,18 +597,25 @@ class DualWhisper:
     def pack(self, name: str) -> Pack:
         """Return a loaded pack by name. Raises PackError that lists the loaded ones."""
         if name not in self.packs:
-            raise PackError(f"There is no route {name!r}; there is: {', '.join([PRIMARY, *self.packs])}.")
+            raise PackError(
+                f"There is no route {name!r}; there is: {', '.join([PRIMARY, *self.packs])}."
+            )
         return self.packs[name]
 
     def route_of(self, language: str) -> str:
-        """The pipeline that knows a language; a pack goes before the primary. Raises PackError where none does.
+        """The pipeline that knows a language; a pack goes before the primary. Raises PackError
+        where none does.
 
-        The primary knows a language of FLEURS by Whisper's name for it, too: `cmn` where it has `zh`.
+        The primary knows a language of FLEURS by Whisper's name for it, too: `cmn` where it has
+        `zh`.
         """
         for name, pack in self.packs.items():
             if language in pack.info.languages:
                 return name
         if tag_among(language, self.backbone.codes):
             return PRIMARY
-        known = [*self.backbone.codes, *(code for pack in self.packs.values() for code in pack.info.languages)]
+        known = [
+            *self.backbone.codes,
+            *(code for pack in self.packs.values() for code in pack.info.languages),
+        ]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")

@@ -1,7 +1,8 @@
-"""Whisper's temperature fallback: a transcript that looks like a failure is decoded again, less and less greedily.
+"""Whisper's temperature fallback: a transcript that looks like a failure is decoded again, less and
+less greedily.
 
-Radford et al. 2023, section 4.5. A window is decoded by itself for it, from a seed of its own, so that its text does not depend
-on what else is in the batch.
+Radford et al. 2023, section 4.5. A window is decoded by itself for it, from a seed of its own, so
+that its text does not depend on what else is in the batch.
 """
 
 import math
@@ -32,12 +33,14 @@ def ladder(first: float = 0.0, step: float | None = 0.2) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Fallback:
-    """When a transcript of the primary is a failure, and the temperatures that are tried then, in turn.
+    """When a transcript of the primary is a failure, and the temperatures that are tried then, in
+    turn.
 
-    A failure compresses by more than `compression_ratio_threshold` (it repeats itself) or has an average log-probability a
-    token below `logprob_threshold`, None for neither; but where the no-speech probability is above `no_speech_threshold`
-    an unsure transcript is silence, and no failure, even if it repeats itself. The first of `temperatures` is the one that
-    all windows are decoded with; 0 is greedy or a beam. Raises ValueError for no temperature or a negative one.
+    A failure compresses by more than `compression_ratio_threshold` (it repeats itself) or has an
+    average log-probability a token below `logprob_threshold`, None for neither; but where the
+    no-speech probability is above `no_speech_threshold` an unsure transcript is silence, and no
+    failure, even if it repeats itself. The first of `temperatures` is the one that all windows are
+    decoded with; 0 is greedy or a beam. Raises ValueError for no temperature or a negative one.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -46,8 +49,12 @@ class Fallback:
     no_speech_threshold: float | None = 0.6
 
     def __post_init__(self):
-        if not self.temperatures or not all(0 <= temperature < math.inf for temperature in self.temperatures):
-            raise ValueError(f"temperatures are {self.temperatures}; at least one is wanted, none below 0")
+        if not self.temperatures or not all(
+            0 <= temperature < math.inf for temperature in self.temperatures
+        ):
+            raise ValueError(
+                f"temperatures are {self.temperatures}; at least one is wanted, none below 0"
+            )
 
     def is_silence(self, avg_logprob: float, no_speech_prob: float) -> bool:
         """Return whether a window is no speech (Radford et al. 2023, section 4.5).
@@ -60,7 +67,9 @@ class Fallback:
 
     def fails(self, hypothesis: Hypothesis, no_speech_prob: float) -> bool:
         """Return whether a transcript is a failure, which is to be decoded again."""
-        unsure = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
+        unsure = (
+            self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
+        )
         if unsure and self.is_silence(hypothesis.avg_logprob, no_speech_prob):
             return False  # silence, whatever was written
         limit = self.compression_ratio_threshold
@@ -73,12 +82,25 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
-def decode_with_fallback(backbone: Backbone, encoded: torch.Tensor, languages: Sequence[str], no_speech: Sequence[float],
-                         fallback: Fallback, *, beam: int = 1, **options) -> list[Hypothesis]:  # fmt: skip
-    """`Backbone.decode`, and again at higher temperatures for what fails; the last try stands, whatever it is."""
+def decode_with_fallback(
+    backbone: Backbone,
+    encoded: torch.Tensor,
+    languages: Sequence[str],
+    no_speech: Sequence[float],
+    fallback: Fallback,
+    *,
+    beam: int = 1,
+    **options,
+) -> list[Hypothesis]:
+    """`Backbone.decode`, and again at higher temperatures for what fails; the last try stands,
+    whatever it is.
+    """
     first, *rest = fallback.temperatures
     if first:
-        found = [_sample(backbone, encoded[i : i + 1], [code], first, options) for i, code in enumerate(languages)]
+        found = [
+            _sample(backbone, encoded[i : i + 1], [code], first, options)
+            for i, code in enumerate(languages)
+        ]
     else:
         found = backbone.decode(encoded, list(languages), beam=beam, **options)
     for i, code in enumerate(languages):
@@ -89,9 +111,17 @@ def decode_with_fallback(backbone: Backbone, encoded: torch.Tensor, languages: S
     return found
 
 
-def _sample(backbone: Backbone, encoded: torch.Tensor, language: list[str], temperature: float, options: dict) -> Hypothesis:
+def _sample(
+    backbone: Backbone,
+    encoded: torch.Tensor,
+    language: list[str],
+    temperature: float,
+    options: dict,
+) -> Hypothesis:
     devices = [encoded.device] if encoded.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(SEED)
-        [found] = backbone.decode(encoded, language, do_sample=True, temperature=temperature, **options)
+        [found] = backbone.decode(
+            encoded, language, do_sample=True, temperature=temperature, **options
+        )
     return replace(found, temperature=temperature)

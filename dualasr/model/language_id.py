@@ -1,6 +1,7 @@
 """Language identity: the encoded windows, and every pack's scores of them.
 
-The trunk of a window is computed once. A pack's upper layers run only where its language head makes it a candidate.
+The trunk of a window is computed once. A pack's upper layers run only where its language head makes
+it a candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from dualasr.model.pack import Pack
 from dualasr.model.secondary import slice_trunk
 from dualasr.model.selector import PackScore, SelectorOptions
 
-MIN_UNCERTAINTY = -10.0  # the least log(1 - p) of the primary's best language; a surer primary counts as this sure
+# the least log(1 - p) of the primary's best language; a surer primary counts as this sure
+MIN_UNCERTAINTY = -10.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,12 +25,11 @@ class EncodedAudio:
 
     Attributes:
         seconds: Length of each window.
-        frames: Encoder frames that each fills.
-        trunks: By fork, the output of the frozen layers below it: (batch, positions, width).
-        encoded: The primary's encoder output, (batch, positions, width).
-        language_log_probs: Over the primary's languages, (batch, languages).
-        no_speech_prob: The primary's, of each window.
-        pooled_features: (batch, 3 x width): mean and deviation of the encoder output, and the first step's state.
+        frames: Encoder frames that each fills. trunks: By fork, the output of the frozen layers
+        below it: (batch, positions, width). encoded: The primary's encoder output, (batch,
+        positions, width). language_log_probs: Over the primary's languages, (batch, languages).
+        no_speech_prob: The primary's, of each window. pooled_features: (batch, 3 x width): mean and
+        deviation of the encoder output, and the first step's state.
     """
 
     seconds: tuple[float, ...]
@@ -43,7 +44,9 @@ class EncodedAudio:
         return len(self.seconds)
 
     def of(self, rows: Sequence[int]) -> "EncodedAudio":
-        """Return some of the windows, in the order of `rows`; all of them in their order is no copy."""
+        """Return some of the windows, in the order of `rows`; all of them in their order is no
+        copy.
+        """
         if list(rows) == list(range(len(self))):
             return self
         index = torch.tensor(list(rows), device=self.encoded.device)
@@ -73,7 +76,9 @@ class PackEncoding:
     lengths: torch.Tensor
 
     def of(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return encoder output and lengths of these windows of the batch; None where one of them was not encoded."""
+        """Return encoder output and lengths of these windows of the batch; None where one of them
+        was not encoded.
+        """
         if not set(rows) <= set(self.rows):
             return None
         index = torch.tensor([self.rows.index(i) for i in rows], device=self.encoded.device)
@@ -114,7 +119,8 @@ def score_packs(
         tags: False runs no tag step at all.
 
     Returns:
-        For each window the scores of all packs, in their order; and by pack the encoder output that was computed.
+        For each window the scores of all packs, in their order; and by pack the encoder output that
+            was computed.
     """
     rows: list[list[PackScore]] = [[] for _ in audio.seconds]
     encodings: dict[str, PackEncoding] = {}
@@ -145,7 +151,9 @@ def score_packs(
         if not candidates:
             continue
         found = encodings[pack.name] = encode(pack, audio, candidates)
-        log_probs = pack.secondary.tag_step(found.encoded, found.lengths)[:, [0, *(1 + i for i in may[k])]]
+        log_probs = pack.secondary.tag_step(found.encoded, found.lengths)[
+            :, [0, *(1 + i for i in may[k])]
+        ]
         for i, step in zip(candidates, log_probs, strict=True):
             mine = step[1:].logsumexp(-1)
             rows[i][k] = replace(
@@ -158,9 +166,14 @@ def score_packs(
 
 
 def _penalties(
-    packs: Sequence[Pack], audio: EncodedAudio, options: SelectorOptions, discriminant: Discriminant | None
+    packs: Sequence[Pack],
+    audio: EncodedAudio,
+    options: SelectorOptions,
+    discriminant: Discriminant | None,
 ) -> list[list[float]]:
-    """By window, what each pack pays for lying behind the one that fits best: 0 for a pack without statistics."""
+    """By window, what each pack pays for lying behind the one that fits best: 0 for a pack without
+    statistics.
+    """
     behind = np.zeros((len(audio), len(packs)))
     if discriminant is not None:
         compared = [k for k, pack in enumerate(packs) if pack.statistics is not None]

@@ -1,10 +1,12 @@
-"""Listen, Attend and Spell: the paper's secondary decoder (section 2.2; Chan et al. 2016, arXiv 1508.01211).
+"""Listen, Attend and Spell: the paper's secondary decoder (section 2.2; Chan et al. 2016, arXiv
+1508.01211).
 
-A one-layer LSTM reads the last token and the last context; its state asks an n-head additive attention (Bahdanau et al.
-2015) over the secondary encoder's output for the next context; both spell the next token. As in the Listen, Attend and
-Spell paper, the speller attends to fewer, wider frames than the listener makes: `stride` neighbours are one (there a
-pyramid of eight). Output mirrors Whisper's: the language tag first, then the text. The tag step is a softmax over the
-pack's tags and `<|other|>` alone.
+A one-layer LSTM reads the last token and the last context; its state asks an n-head additive
+attention (Bahdanau et al. 2015) over the secondary encoder's output for the next context; both
+spell the next token. As in the Listen, Attend and Spell paper, the speller attends to fewer, wider
+frames than the listener makes: `stride` neighbours are one (there a pyramid of eight). Output
+mirrors Whisper's: the language tag first, then the text. The tag step is a softmax over the pack's
+tags and `<|other|>` alone.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +20,9 @@ from dualasr.model.decoder import State, drop_clipwise, spell
 
 @dataclass(frozen=True)
 class LASOptions:
-    """`units` 0 means min(512, 2 x encoder width), the paper's 512 at large-v2's width; `stride` frames are one memory."""
+    """`units` 0 means min(512, 2 x encoder width), the paper's 512 at large-v2's width; `stride`
+    frames are one memory.
+    """
 
     units: int = 0
     heads: int = 2
@@ -31,12 +35,15 @@ class LASDecoder(nn.Module):
 
     kind, end, spells = "las", 0, True
 
-    def __init__(self, vocabulary: int, first_text: int, width: int, options: LASOptions = LASOptions()):
+    def __init__(
+        self, vocabulary: int, first_text: int, width: int, options: LASOptions = LASOptions()
+    ):
         super().__init__()
         units = options.units or min(512, 2 * width)
         self.options, self.first_text = replace(options, units=units), first_text
         self.embedding = nn.Embedding(vocabulary, units)
-        self.token_gates = nn.Linear(units, 4 * units)  # the LSTM's weights for the token, and for context and state
+        # the LSTM's weights for the token, and for context and state
+        self.token_gates = nn.Linear(units, 4 * units)
         self.state_gates = nn.Linear(width + units, 4 * units, bias=False)
         self.query = nn.Linear(units, width, bias=False)
         self.key = nn.Linear(options.stride * width, width)
@@ -49,23 +56,36 @@ class LASDecoder(nn.Module):
         self.register_buffer("is_tag", is_tag, persistent=False)
 
     def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
-        """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that follows is the tag step."""
+        """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that
+        follows is the tag step.
+        """
         batch, frames, width = encoded.shape
         stride, device = self.options.stride, encoded.device
         inside = torch.arange(frames, device=device) < lengths.unsqueeze(1)
-        wide = F.pad(encoded * inside.unsqueeze(-1), (0, 0, 0, -frames % stride)).view(batch, -1, stride * width)
+        wide = F.pad(encoded * inside.unsqueeze(-1), (0, 0, 0, -frames % stride)).view(
+            batch, -1, stride * width
+        )
         beyond = torch.arange(wide.shape[1], device=device) * stride >= lengths.unsqueeze(1)
         cell = encoded.new_zeros(batch, self.query.in_features)
         first = torch.ones(batch, dtype=torch.bool, device=device)
-        return (self.key(wide), self.value(wide), beyond), (cell, cell, encoded.new_zeros(batch, width), first)
+        return (self.key(wide), self.value(wide), beyond), (
+            cell,
+            cell,
+            encoded.new_zeros(batch, width),
+            first,
+        )
 
     def _attend(self, hidden, keys, values, beyond) -> torch.Tensor:
         batch, frames, width = keys.shape
         heads = self.energy.shape[0]
         mixed = torch.tanh(keys + self.query(hidden).unsqueeze(1))
-        energy = F.linear(mixed, torch.block_diag(*self.energy)).masked_fill(beyond.unsqueeze(-1), -1e4)
+        energy = F.linear(mixed, torch.block_diag(*self.energy)).masked_fill(
+            beyond.unsqueeze(-1), -1e4
+        )
         weights = energy.softmax(1).transpose(1, 2).unsqueeze(2)  # (batch, heads, 1, frames)
-        return (weights @ values.view(batch, frames, heads, -1).transpose(1, 2)).reshape(batch, width)
+        return (weights @ values.view(batch, frames, heads, -1).transpose(1, 2)).reshape(
+            batch, width
+        )
 
     def _advance(self, token_gates, memory: State, state: State) -> tuple[torch.Tensor, State]:
         """One LSTM step; token_gates (batch, 4 x units) are the token's share of the gates."""
@@ -77,7 +97,9 @@ class LASDecoder(nn.Module):
         context = self._attend(hidden, *memory)
         return torch.cat([hidden, context], -1), (hidden, cell, context, torch.zeros_like(first))
 
-    def _spell(self, features: torch.Tensor, tag_step: torch.Tensor, seeds: torch.Tensor | None = None) -> torch.Tensor:
+    def _spell(
+        self, features: torch.Tensor, tag_step: torch.Tensor, seeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(..., units + width) and (...) bool -> log-probabilities (..., vocabulary)."""
         mixed = drop_clipwise(torch.tanh(self.mix(features)), seeds, self.options.dropout, 1)
         return spell(self.output(mixed), tag_step, self.is_tag)
@@ -87,14 +109,22 @@ class LASDecoder(nn.Module):
         features, after = self._advance(self.token_gates(self.embedding(tokens)), memory, state)
         return self._spell(features, state[-1]), after
 
-    def forward(self, encoded: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor,
-                seeds: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
-        """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps, vocabulary).
+    def forward(
+        self,
+        encoded: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        seeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps,
+        vocabulary).
 
         With `seeds` (batch,) there is dropout, without there is none.
         """
         memory, state = self.start(encoded, lengths)
-        gates = self.token_gates(drop_clipwise(self.embedding(tokens), seeds, self.options.dropout, 0))
+        gates = self.token_gates(
+            drop_clipwise(self.embedding(tokens), seeds, self.options.dropout, 0)
+        )
         features = []
         for column in gates.unbind(1):
             step, state = self._advance(column, memory, state)
@@ -102,5 +132,3 @@ class LASDecoder(nn.Module):
         tag_step = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
         tag_step[:, 0] = True
         return self._spell(torch.stack(features, 1), tag_step, seeds)
-
-

@@ -10,7 +10,9 @@ from dualasr.model.selector import Calibration
 
 @dataclass(frozen=True)
 class PackInfo:
-    """What pack.json says beyond shapes. `languages` maps a BCP 47 or ISO 639-3 code to its display name."""
+    """What pack.json says beyond shapes. `languages` maps a BCP 47 or ISO 639-3 code to its display
+    name.
+    """
 
     name: str
     languages: dict[str, str]
@@ -27,7 +29,8 @@ class Pack:
 
     info: PackInfo
     secondary: Secondary
-    statistics: LanguageStatistics | None = None  # of its languages, to be told apart from other packs'
+    # of its languages, to be told apart from other packs'
+    statistics: LanguageStatistics | None = None
     folder: Path | None = None  # that it was loaded from
 
     @property

@@ -1,7 +1,9 @@
-"""Greedy and beam search over "one step" of any autoregressive decoder, batched; CTC search over characters.
+"""Greedy and beam search over "one step" of any autoregressive decoder, batched; CTC search over
+characters.
 
-A decoder gives `start(encoded, lengths) -> (memory, state)`, two tuples of tensors whose first axis is the batch: memory stays,
-state changes; and `step(tokens, memory, state) -> (log_probs, state)`. Nothing is hidden on modules.
+A decoder gives `start(encoded, lengths) -> (memory, state)`, two tuples of tensors whose first axis
+is the batch: memory stays, state changes; and `step(tokens, memory, state) -> (log_probs, state)`.
+Nothing is hidden on modules.
 """
 
 from dataclasses import dataclass
@@ -31,21 +33,33 @@ class Hypothesis:
 
 
 @torch.no_grad()
-def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tensor, prefix: torch.Tensor, *,
-                beam: int = 1, limits: torch.Tensor) -> list[list[Scored]]:  # fmt: skip
-    """Beam search; beam 1 is greedy. A finished hypothesis competes by its log-probability per token, the end included.
+def beam_search(
+    decoder: StepDecoder,
+    encoded: torch.Tensor,
+    lengths: torch.Tensor,
+    prefix: torch.Tensor,
+    *,
+    beam: int = 1,
+    limits: torch.Tensor,
+) -> list[list[Scored]]:
+    """Beam search; beam 1 is greedy. A finished hypothesis competes by its log-probability per
+    token, the end included.
 
-    encoded (batch, frames, width), lengths (batch,), prefix (batch, given) tokens already known, limits (batch,) most
-    tokens a clip may take. Returns for each clip up to `beam` (tokens, logprob, finished), best first.
+    encoded (batch, frames, width), lengths (batch,), prefix (batch, given) tokens already known,
+    limits (batch,) most tokens a clip may take. Returns for each clip up to `beam` (tokens,
+    logprob, finished), best first.
     """
     memory, state = decoder.start(encoded, lengths)
     for column in range(prefix.shape[1]):
         log_probs, state = decoder.step(prefix[:, column], memory, state)
-    memory, state = (tuple(part.repeat_interleave(beam, 0) for part in parts) for parts in (memory, state))
+    memory, state = (
+        tuple(part.repeat_interleave(beam, 0) for part in parts) for parts in (memory, state)
+    )
     log_probs, size = log_probs.repeat_interleave(beam, 0), log_probs.shape[-1]
     scores = torch.full((len(encoded), beam), -torch.inf, device=encoded.device)
     scores[:, 0] = 0.0
-    texts: list[list[tuple[int, ...]]] = [[()] * beam for _ in range(len(encoded))]  # of the clips still open
+    # of the clips still open
+    texts: list[list[tuple[int, ...]]] = [[()] * beam for _ in range(len(encoded))]
     clips, limits = list(range(len(encoded))), limits.tolist()
     done: list[list[Scored]] = [[] for _ in clips]
     for length in range(max(limits) + 1):
@@ -55,7 +69,9 @@ def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tens
         open_rows, next_texts, next_scores, sources, tokens = [], [], [], [], []
         for row, clip in enumerate(clips):
             if limits[clip] <= length:  # close what is open
-                done[clip] += [(texts[row][k], s, False) for k, s in enumerate(before[row]) if s > -np.inf]
+                done[clip] += [
+                    (texts[row][k], s, False) for k, s in enumerate(before[row]) if s > -np.inf
+                ]
                 continue
             kept: list[tuple[tuple[int, ...], float, int, int]] = []
             for rank, (score, index) in enumerate(zip(best[row], flat[row], strict=True)):
@@ -70,7 +86,9 @@ def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tens
                 continue
             kept += [((), -np.inf, row * beam, decoder.end)] * (beam - len(kept))
             open_rows.append(clip)
-            for column, values in zip((next_texts, next_scores, sources, tokens), zip(*kept, strict=True), strict=True):
+            for column, values in zip(
+                (next_texts, next_scores, sources, tokens), zip(*kept, strict=True), strict=True
+            ):
                 column.append(values)
         if not open_rows:
             break
@@ -80,25 +98,38 @@ def beam_search(decoder: StepDecoder, encoded: torch.Tensor, lengths: torch.Tens
         state = tuple(part[index] for part in state)
         if len(open_rows) * beam < len(memory[0]):
             memory = tuple(part[index] for part in memory)
-        log_probs, state = decoder.step(torch.tensor(tokens, device=encoded.device).flatten(), memory, state)
-    return [sorted(rows, key=lambda found: found[1] / (len(found[0]) + 1), reverse=True)[:beam] for rows in done]
+        log_probs, state = decoder.step(
+            torch.tensor(tokens, device=encoded.device).flatten(), memory, state
+        )
+    return [
+        sorted(rows, key=lambda found: found[1] / (len(found[0]) + 1), reverse=True)[:beam]
+        for rows in done
+    ]
 
 
 def ctc_greedy(log_probs: np.ndarray) -> list[int]:
     """Best path of CTC: (frames, units) with blank 0 -> units, repeats and blanks removed."""
     best = log_probs.argmax(-1)
-    return [int(unit) for i, unit in enumerate(best) if unit != 0 and (i == 0 or unit != best[i - 1])]
+    return [
+        int(unit) for i, unit in enumerate(best) if unit != 0 and (i == 0 or unit != best[i - 1])
+    ]
 
 
-def ctc_prefix_beam(log_probs: np.ndarray, *, beam: int = 8, units: int = 8) -> list[tuple[tuple[int, ...], float]]:
-    """Prefix beam search of CTC (Graves 2012, section 7.5.3): (frames, units) with blank 0 -> (prefix, logprob), best first.
+def ctc_prefix_beam(
+    log_probs: np.ndarray, *, beam: int = 8, units: int = 8
+) -> list[tuple[tuple[int, ...], float]]:
+    """Prefix beam search of CTC (Graves 2012, section 7.5.3): (frames, units) with blank 0 ->
+    (prefix, logprob), best first.
 
     At each frame only the `units` best units and the last unit of a prefix are tried.
     """
     never = -np.inf
-    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}  # log-prob ending in blank, in a unit
+    # log-prob ending in blank, in a unit
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}
     for frame in log_probs:
-        candidates = [int(u) for u in np.argpartition(-frame, min(units, len(frame) - 1))[:units] if u != 0]
+        candidates = [
+            int(u) for u in np.argpartition(-frame, min(units, len(frame) - 1))[:units] if u != 0
+        ]
         if frame[0] > -1e-3:  # a sure blank: nothing grows
             candidates = []
         grown: dict[tuple[int, ...], list[float]] = {}
@@ -111,7 +142,11 @@ def ctc_prefix_beam(log_probs: np.ndarray, *, beam: int = 8, units: int = 8) -> 
             total = np.logaddexp(blank, unit)
             add(prefix, total + frame[0], unit + frame[prefix[-1]] if prefix else never)
             for u in candidates:
-                add(prefix + (u,), never, frame[u] + (blank if prefix and prefix[-1] == u else total))
+                add(
+                    prefix + (u,),
+                    never,
+                    frame[u] + (blank if prefix and prefix[-1] == u else total),
+                )
         ranked = sorted(grown.items(), key=lambda item: -np.logaddexp(*item[1]))[:beam]
         beams = {prefix: (blank, unit) for prefix, (blank, unit) in ranked}
     return [(prefix, float(np.logaddexp(*both))) for prefix, both in beams.items()]

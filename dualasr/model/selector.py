@@ -1,29 +1,39 @@
-"""The decoder selector: which pipeline transcribes a window. Numbers in, a decision out; no model, no files.
+"""The decoder selector: which pipeline transcribes a window. Numbers in, a decision out; no model,
+no files.
 
-The calibrated rule, the default, in steps. All scores are log-odds of "this language is mine" against "it is not".
+The calibrated rule, the default, in steps. All scores are log-odds of "this language is mine"
+against "it is not".
 
-1. The primary's first decoder step gives the probability p of its best language. Its uncertainty is u = log(1 - p).
+1. The primary's first decoder step gives the probability p of its best language. Its uncertainty is
+u = log(1 - p).
 2. Every pack k scores the window with its language head on the trunk: head_k.
-3. Packs never heard each other's languages, so several may claim one window. The statistics of their languages are compared
-   (language_statistics.py); a pack that fits worse than the best pays a penalty:
+3. Packs never heard each other's languages, so several may claim one window. The statistics of
+   their languages are compared (language_statistics.py); a pack that fits worse than the best pays
+   a penalty:
 
        penalty_k = discriminant_weight x (log-density of the best pack - log-density of pack k)
 
-4. The packs with the highest head scores (at most `max_candidates`, none below `head_threshold`) run their upper layers and the
-   first step of their decoder, a softmax over their tags and `<|other|>`: tag_k.
-5. A logistic regression of the pack's own, fitted on its dev clips, puts the scores together (`Calibration`):
+4. The packs with the highest head scores (at most `max_candidates`, none below `head_threshold`)
+   run their upper layers and the first step of their decoder, a softmax over their tags and
+   `<|other|>`: tag_k.
+5. A logistic regression of the pack's own, fitted on its dev clips, puts the scores together
+(`Calibration`):
 
        z_k = w_1 head_k + w_2 tag_k + w_3 u + w_0 - penalty_k              (head_k alone, where there is no tag_k)
 
-6. The best pack takes the window if z + beta > 0 (`select`). It stays with the primary if the primary hears no speech
-   (probability above `no_speech`), or if z is below the pack's floor (`floors`, fitted for a set of packs).
-7. If |z + beta| < tau the decision is not final: the primary and the pack both decode, and z is computed anew from z, the
-   pack's lead in log-probability a second of audio, and the primary's mean negative log-probability a token (`rescore`).
-8. With the primary's odds at 1 and those of pack k at exp(z_k), all candidates' probabilities sum to 1 (`language_probs`).
+6. The best pack takes the window if z + beta > 0 (`select`). It stays with the primary if the
+   primary hears no speech (probability above `no_speech`), or if z is below the pack's floor
+   (`floors`, fitted for a set of packs).
+7. If |z + beta| < tau the decision is not final: the primary and the pack both decode, and z is
+   computed anew from z, the pack's lead in log-probability a second of audio, and the primary's
+   mean negative log-probability a token (`rescore`).
+8. With the primary's odds at 1 and those of pack k at exp(z_k), all candidates' probabilities sum
+to 1 (`language_probs`).
 
-The paper's rule (arXiv 2406.07842, section 2.3): the higher log-probability of the best tag wins if the two differ by tau or
-more, else the higher average log-probability a token, the secondary's with a bias beta. It cannot work for a pack with one
-tag, whose log-probability is 0 whatever the sound is.
+The paper's rule (arXiv 2406.07842, section 2.3): the higher log-probability of the best tag wins if
+the two differ by tau or more, else the higher average log-probability a token, the secondary's with
+a bias beta. It cannot work for a pack with one tag, whose log-probability is 0 whatever the sound
+is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,33 +58,38 @@ class Transcript(Protocol):
 
 @dataclass(frozen=True)
 class Logistic:
-    """log-odds = weights . scores + offset; with one score the weight is one over a temperature (Platt 1999)."""
+    """log-odds = weights . scores + offset; with one score the weight is one over a temperature
+    (Platt 1999).
+    """
 
     weights: tuple[float, ...] = (1.0,)
     offset: float = 0.0
 
     def __call__(self, *scores: float) -> float:
-        return sum(weight * score for weight, score in zip(self.weights, scores, strict=True)) + self.offset
+        return (
+            sum(weight * score for weight, score in zip(self.weights, scores, strict=True))
+            + self.offset
+        )
 
 
 @dataclass(frozen=True)
 class SelectorOptions:
     """Settings of the selector.
 
-    tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5, beta 0.15). The calibrated
-    rule's beta is log(1 / 2): a window taken from a language that was served before counts as two that a pack did not get
-    (costs move a threshold by their log-ratio, Elkan 2001).
+    tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5,
+    beta 0.15). The calibrated rule's beta is log(1 / 2): a window taken from a language that was
+    served before counts as two that a pack did not get (costs move a threshold by their log-ratio,
+    Elkan 2001).
 
     Attributes:
         rule: "calibrated" or "paper".
-        tau: The first decision is final if its lead is at least this.
-        beta: Added to a pack's lead.
-        discriminant_weight: Share of the log-density by which a pack lies behind the best that is its penalty.
-        head_threshold: Packs whose head score, penalty taken off, is not above this do not run their upper layers.
-        max_candidates: Most packs that run their upper layers for a window; None for all.
-        no_speech: The primary keeps a window whose no-speech probability is above this.
-        floors: By pack, the least log-odds of the first pass with which it may take a window.
-        posterior: Applied to a pack's log-odds for `language_probs`; it changes no route.
+        tau: The first decision is final if its lead is at least this. beta: Added to a pack's lead.
+        discriminant_weight: Share of the log-density by which a pack lies behind the best that is
+        its penalty. head_threshold: Packs whose head score, penalty taken off, is not above this do
+        not run their upper layers. max_candidates: Most packs that run their upper layers for a
+        window; None for all. no_speech: The primary keeps a window whose no-speech probability is
+        above this. floors: By pack, the least log-odds of the first pass with which it may take a
+        window. posterior: Applied to a pack's log-odds for `language_probs`; it changes no route.
         packs: Names of the packs that the settings were fitted for; () for any.
     """
 
@@ -99,15 +114,16 @@ class SelectorOptions:
 class Calibration:
     """A pack's own calibration, kept in pack.json.
 
-    The default second pass is a prior that a pack's few clips move; it was fitted on 340 clips of four new languages and 400
-    of the built-in base's own, of sentences that are in no corpus here (recipes/fleurs/LOG.md).
+    The default second pass is a prior that a pack's few clips move; it was fitted on 340 clips of
+    four new languages and 400 of the built-in base's own, of sentences that are in no corpus here
+    (recipes/fleurs/LOG.md).
 
     Attributes:
         head: Of the head's log-odds.
-        tag: Of the head's log-odds, the tag step's, and the primary's uncertainty.
-        second_pass: Of the log-odds so far, the pack's lead in log-probability a second of audio, and the primary's negative
-            log-probability a token.
-        negatives: Whether it was fitted against clips in other languages; False means the defaults.
+        tag: Of the head's log-odds, the tag step's, and the primary's uncertainty. second_pass: Of
+        the log-odds so far, the pack's lead in log-probability a second of audio, and the primary's
+        negative log-probability a token. negatives: Whether it was fitted against clips in other
+        languages; False means the defaults.
     """
 
     head: Logistic = Logistic()
@@ -151,7 +167,9 @@ class PackScore:
 
     @property
     def log_odds(self) -> float:
-        """The latest calibrated log-odds: of the second pass, else of head and tag, else of the head."""
+        """The latest calibrated log-odds: of the second pass, else of head and tag, else of the
+        head.
+        """
         if self.rescored is not None:
             return self.rescored
         if self.tag is None:
@@ -161,7 +179,9 @@ class PackScore:
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a window goes, whether that is final, and why. `runner_up` is the pack to decode with where it is not."""
+    """Where a window goes, whether that is final, and why. `runner_up` is the pack to decode with
+    where it is not.
+    """
 
     route: str
     final: bool
@@ -175,7 +195,8 @@ def language_probs(
     """Return the probability of every candidate language, the most likely first.
 
     Args:
-        primary: The primary's languages and their probabilities, which sum to 1; {} where it may hear none.
+        primary: The primary's languages and their probabilities, which sum to 1; {} where it may
+            hear none.
         scores: Every pack's scores of the window.
         posterior: Applied to each pack's log-odds.
     """
@@ -197,18 +218,21 @@ def select(
     primary: bool = True,
     no_speech_prob: float = 0.0,
 ) -> Decision:
-    """Decide from the first steps alone, before anything is decoded (steps 6 and 7 of the module's text).
+    """Decide from the first steps alone, before anything is decoded (steps 6 and 7 of the module's
+    text).
 
     Args:
         primary_best_tag: Log-probability of the primary's best language; the paper's rule needs it.
-        scores: Every pack's scores of the window.
-        options: The selector's settings.
-        primary: Whether the primary knows a language that may be heard; if not, the best pack takes the window.
-        no_speech_prob: The primary's; the paper's rule uses neither this nor the floors.
+        scores: Every pack's scores of the window. options: The selector's settings. primary:
+        Whether the primary knows a language that may be heard; if not, the best pack takes the
+        window. no_speech_prob: The primary's; the paper's rule uses neither this nor the floors.
     """
     if not scores:
         return Decision(PRIMARY, True, "no pack is loaded")
-    best = max([score for score in scores if score.tag is not None] or scores, key=lambda score: score.log_odds)
+    best = max(
+        [score for score in scores if score.tag is not None] or scores,
+        key=lambda score: score.log_odds,
+    )
     if not primary:
         return Decision(best.name, True, "no language of the primary may be heard", best.name)
     if options.rule == "paper":
@@ -221,7 +245,12 @@ def select(
             return Decision(PRIMARY, True, reason, best.name)
         floor = options.floors.get(best.name, -np.inf)
         if best.log_odds < floor:
-            return Decision(PRIMARY, True, f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}", best.name)
+            return Decision(
+                PRIMARY,
+                True,
+                f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}",
+                best.name,
+            )
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY
@@ -256,17 +285,25 @@ def rescore(
         what = f"average log-probability leads by {lead:+.2f}"
     else:
         gap, uncertainty = second_pass_scores(primary, secondary, seconds)
-        score = replace(score, rescored=score.calibration.second_pass(score.log_odds, gap, uncertainty))
+        score = replace(
+            score, rescored=score.calibration.second_pass(score.log_odds, gap, uncertainty)
+        )
         lead = score.log_odds + options.beta
         what = f"log-odds {lead:+.2f} after both were decoded ({gap:+.1f} log-probability a second)"
-    return Decision(score.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", score.name), score
+    return (
+        Decision(score.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", score.name),
+        score,
+    )
 
 
-def second_pass_scores(primary: Transcript, secondary: Transcript, seconds: float) -> tuple[float, float]:
+def second_pass_scores(
+    primary: Transcript, secondary: Transcript, seconds: float
+) -> tuple[float, float]:
     """Return two scores of a pair of transcripts of a window that lasts so many seconds.
 
-    The pack's lead in log-probability a second of audio, and the primary's negative log-probability a token. The lead is
-    limited to +-3: a transcript that went wrong altogether says no more than a poor one.
+    The pack's lead in log-probability a second of audio, and the primary's negative log-probability
+    a token. The lead is limited to +-3: a transcript that went wrong altogether says no more than a
+    poor one.
     """
     lead = (secondary.logprob - primary.logprob) / max(seconds, 0.1)
     return min(max(lead, -MAX_LEAD), MAX_LEAD), -primary.avg_logprob

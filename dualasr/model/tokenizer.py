@@ -1,7 +1,8 @@
-"""A pack's vocabulary: end, `<|other|>`, its language tags, then byte-level BPE trained on the pack's own text.
+"""A pack's vocabulary: end, `<|other|>`, its language tags, then byte-level BPE trained on the
+pack's own text.
 
-Rare units are learnt by heart, not heard: with 10 occurrences enough instead of 100, a decoder without CTC beside it made
-60 % errors on held-out Kichwa after 300 steps instead of 46 %.
+Rare units are learnt by heart, not heard: with 10 occurrences enough instead of 100, a decoder
+without CTC beside it made 60 % errors on held-out Kichwa after 300 steps instead of 46 %.
 
 The CTC head has units of its own, the characters of the same text (unit 0 is CTC's blank).
 """
@@ -12,23 +13,32 @@ from dataclasses import dataclass
 
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-MOST_UNITS, LEAST_COUNT = 2000, 100  # the paper's vocabulary size; how often a merged unit must occur
+# the paper's vocabulary size; how often a merged unit must occur
+MOST_UNITS, LEAST_COUNT = 2000, 100
 
 
 @dataclass(frozen=True)
 class PackTokenizer:
-    """Ids: 0 end (also start), 1 `<|other|>`, 2.. a tag for each language, then `text` units of byte-level BPE."""
+    """Ids: 0 end (also start), 1 `<|other|>`, 2.. a tag for each language, then `text` units of
+    byte-level BPE.
+    """
 
     languages: tuple[str, ...]
     bpe: Tokenizer
     characters: tuple[str, ...]
 
     @classmethod
-    def train(cls, texts: Iterable[str], languages: tuple[str, ...], *, most: int = MOST_UNITS) -> "PackTokenizer":
-        """Train on the pack's text: the largest size up to `most` whose merged units each occur 100 times or more."""
+    def train(
+        cls, texts: Iterable[str], languages: tuple[str, ...], *, most: int = MOST_UNITS
+    ) -> "PackTokenizer":
+        """Train on the pack's text: the largest size up to `most` whose merged units each occur 100
+        times or more.
+        """
         texts = list(texts)
         trainer = ByteLevelBPETokenizer()
-        trainer.train_from_iterator(texts, vocab_size=most, min_frequency=LEAST_COUNT, show_progress=False)
+        trainer.train_from_iterator(
+            texts, vocab_size=most, min_frequency=LEAST_COUNT, show_progress=False
+        )
         characters = tuple(sorted(Counter(c for text in texts for c in text)))
         return cls(languages, Tokenizer.from_str(trainer.to_str()), characters)
 
@@ -78,7 +88,9 @@ class PackTokenizer:
 
 
 def byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes, inverted: printable bytes stand for themselves."""
+    """GPT-2's printable stand-ins for the 256 bytes, inverted: printable bytes stand for
+    themselves.
+    """
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     shifted = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(shifted)}

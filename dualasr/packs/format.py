@@ -1,4 +1,5 @@
-"""A language pack on disk: a folder of safetensors, JSON and text, written whole or not at all, verified before it loads.
+"""A language pack on disk: a folder of safetensors, JSON and text, written whole or not at all,
+verified before it loads.
 
     pack.json                    format version, base checksum, settings, languages, calibration, scores, SHA-256 of all files
     adapter_config.json,
@@ -52,15 +53,21 @@ def _sha256(path: Path) -> str:
 def _seal(record: dict) -> str:
     """SHA-256 of pack.json's content without the seal itself."""
     content = {key: value for key, value in record.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def _peft_name(name: str, fork: int) -> str:
-    """`layers.0.self_attn.q_proj.lora_A.default.weight` -> the name peft gives it on a whole Whisper."""
+    """`layers.0.self_attn.q_proj.lora_A.default.weight` -> the name peft gives it on a whole
+    Whisper.
+    """
     if name.startswith("decoder."):
         return f"base_model.model.model.{name.replace('.default', '')}"
     _, layer, rest = name.split(".", 2)
-    return f"base_model.model.model.encoder.layers.{int(layer) + fork}.{rest.replace('.default', '')}"
+    return (
+        f"base_model.model.model.encoder.layers.{int(layer) + fork}.{rest.replace('.default', '')}"
+    )
 
 
 def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
@@ -75,32 +82,51 @@ def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
 
 
 def _replacing(folder: Path):
-    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where it cannot be written."""
+    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where it
+    cannot be written.
+    """
     advice = "Free some space or choose another --out; what was saved before is untouched."
-    return atomic_folder(folder, replace=True, name=f"the pack {folder}", advice=advice, errors=(SafetensorError,))
+    return atomic_folder(
+        folder, replace=True, name=f"the pack {folder}", advice=advice, errors=(SafetensorError,)
+    )
 
 
 def _write_record(folder: Path, record: dict) -> None:
     """pack.json over the files of a folder that has none yet."""
     record = record | {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
-    (folder / "pack.json").write_text(json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False))
+    (folder / "pack.json").write_text(
+        json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False)
+    )
 
 
-def save_pack(folder: Path, pack: Pack, backbone: Backbone, fingerprints: Fingerprints | None = None) -> None:
-    """Write a pack beside its place, then rename it there; an existing pack is replaced only once the new one is whole.
+def save_pack(
+    folder: Path, pack: Pack, backbone: Backbone, fingerprints: Fingerprints | None = None
+) -> None:
+    """Write a pack beside its place, then rename it there; an existing pack is replaced only once
+    the new one is whole.
 
     `fingerprints` are those of what it was trained on.
     Raises RunError where the disk is full or unwritable; what stood before still stands.
     """
     info, secondary, options = pack.info, pack.secondary, pack.secondary.options
     adapter, rest = _split_tensors(secondary)
-    places = [rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"]
+    places = [
+        rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"
+    ]
     places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
     config = {
-        "peft_type": "LORA", "base_model_name_or_path": backbone.name, "task_type": None, "inference_mode": True,
-        "r": options.rank, "lora_alpha": options.alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})",
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "base_model_name_or_path": backbone.name,
+        "task_type": None,
+        "inference_mode": True,
+        "r": options.rank,
+        "lora_alpha": options.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": (
+            rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})"
+        ),
+    }
     with _replacing(Path(folder)) as part:
         if adapter:
             (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
@@ -111,17 +137,26 @@ def save_pack(folder: Path, pack: Pack, backbone: Backbone, fingerprints: Finger
         if pack.statistics is not None:
             save_numpy(vars(pack.statistics), part / "statistics.safetensors")
         (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
-        (part / "characters.json").write_text(json.dumps(secondary.tokenizer.characters, ensure_ascii=False))
+        (part / "characters.json").write_text(
+            json.dumps(secondary.tokenizer.characters, ensure_ascii=False)
+        )
         (part / "README.md").write_text(model_card(info, backbone, secondary))
         base = {"name": backbone.name, "checksum": backbone.checksum}
-        record = {"format_version": FORMAT_VERSION, "base": base, "secondary": secondary.settings(), **_info_record(info)}
+        record = {
+            "format_version": FORMAT_VERSION,
+            "base": base,
+            "secondary": secondary.settings(),
+            **_info_record(info),
+        }
         _write_record(part, record)
 
 
 def attach_regression(folder: Path, table: Path, plot: Path) -> None:
-    """Put into a saved pack what adding it cost: a Markdown table and a PNG, sealed with the rest, in place of earlier ones.
+    """Put into a saved pack what adding it cost: a Markdown table and a PNG, sealed with the rest,
+    in place of earlier ones.
 
-    Raises PackError for a damaged pack, RunError where it cannot be written; the pack is then as before.
+    Raises PackError for a damaged pack, RunError where it cannot be written; the pack is then as
+    before.
     """
     folder, brought = Path(folder), {REGRESSION: table, "regression.png": plot}
     record = read_pack(folder)
@@ -137,19 +172,25 @@ def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:
     """The pack's README.md."""
     own = sum(p.numel() for _, p in secondary.own_tensors())
     names = ", ".join(f"{name} (`{code}`)" for code, name in info.languages.items())
-    facts = "".join(f"| {key} | {value} |\n" for key, value in info.training.items() if not isinstance(value, dict))
+    facts = "".join(
+        f"| {key} | {value} |\n"
+        for key, value in info.training.items()
+        if not isinstance(value, dict)
+    )
     scores = "".join(f"| {key} | {value} |\n" for key, value in info.scores.items())
     return (
-        f"# {info.name}: a dualasr language pack\n\n{names} for the base `{backbone.name}` "
-        f"(checksum `{backbone.checksum[:12]}`), {own:,} parameters, LoRA rank {secondary.options.rank} "
-        f"from encoder layer {secondary.options.fork}.\n\n"
-        f"    dualasr transcribe FILE --base {backbone.name} --pack THIS_FOLDER\n\n"
-        f"## Training\n\n| | |\n|---|---|\n{facts}\n## Scores\n\n| | |\n|---|---|\n{scores}"
+        f"# {info.name}: a dualasr language pack\n\n{names} for the base `{backbone.name}`"
+        f" (checksum `{backbone.checksum[:12]}`), {own:,} parameters, LoRA rank"
+        f" {secondary.options.rank} from encoder layer {secondary.options.fork}.\n\n    dualasr"
+        f" transcribe FILE --base {backbone.name} --pack THIS_FOLDER\n\n## Training\n\n| |"
+        f" |\n|---|---|\n{facts}\n## Scores\n\n| | |\n|---|---|\n{scores}"
     )
 
 
 def read_pack(folder: Path) -> dict:
-    """pack.json of a verified folder. Raises PackError for anything damaged, unsafe or of another format."""
+    """pack.json of a verified folder. Raises PackError for anything damaged, unsafe or of another
+    format.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise PackError(f"There is no pack at {folder}; give the folder that holds its pack.json.")
@@ -158,28 +199,47 @@ def read_pack(folder: Path) -> dict:
     try:
         record = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise PackError(f"{folder}/pack.json cannot be read ({error}); the pack is damaged, fetch it again.") from error
+        raise PackError(
+            f"{folder}/pack.json cannot be read ({error}); the pack is damaged, fetch it again."
+        ) from error
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
-        raise PackError(f"{folder} has pack format {version!r}; this dualasr reads format {FORMAT_VERSION}.")
+        raise PackError(
+            f"{folder} has pack format {version!r}; this dualasr reads format {FORMAT_VERSION}."
+        )
     files = record.get("files")
-    if not isinstance(files, dict) or "decoder.safetensors" not in files or "tokenizer.json" not in files:
+    if (
+        not isinstance(files, dict)
+        or "decoder.safetensors" not in files
+        or "tokenizer.json" not in files
+    ):
         raise PackError(f"{folder}/pack.json lists no files; the pack is damaged, fetch it again.")
     for name in files:
         path = folder / name
         if Path(name).name != name or path.resolve().parent != folder.resolve():
-            raise PackError(f"{folder}/pack.json names {name!r}, outside its folder; refusing to load it.")
+            raise PackError(
+                f"{folder}/pack.json names {name!r}, outside its folder; refusing to load it."
+            )
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in DATA_SUFFIXES:
-            raise PackError(f"{folder} holds {path.name}, which is neither safetensors, JSON nor text; refusing to load.")
+            raise PackError(
+                f"{folder} holds {path.name}, which is neither safetensors, JSON nor text; refusing"
+                " to load."
+            )
     if record.get("seal") != _seal(record):
-        raise PackError(f"{folder}/pack.json was changed after it was written; the pack is damaged, fetch it again.")
+        raise PackError(
+            f"{folder}/pack.json was changed after it was written; the pack is damaged, fetch it"
+            " again."
+        )
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise PackError(f"{folder} lacks {name}; the pack is incomplete, fetch it again.")
         if _sha256(path) != expected:
-            raise PackError(f"{folder}/{name} was changed after the pack was written (SHA-256 differs); fetch it again.")
+            raise PackError(
+                f"{folder}/{name} was changed after the pack was written (SHA-256 differs); fetch"
+                " it again."
+            )
     return record
 
 
@@ -197,20 +257,30 @@ def _info_record(info: PackInfo) -> dict:
 def pack_info(record: dict) -> PackInfo:
     """PackInfo of a record of `read_pack`."""
     c = record["calibration"]
-    parts = {"head": _logistic(c["head"]), "tag": _logistic(c["tag"]), "second_pass": _logistic(c["duel"])}
+    parts = {
+        "head": _logistic(c["head"]),
+        "tag": _logistic(c["tag"]),
+        "second_pass": _logistic(c["duel"]),
+    }
     keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
-    return PackInfo(**{key: record[key] for key in keys}, calibration=Calibration(**parts, negatives=c["negatives"]))
+    return PackInfo(
+        **{key: record[key] for key in keys},
+        calibration=Calibration(**parts, negatives=c["negatives"]),
+    )
 
 
 def load_pack(folder: Path, backbone: Backbone) -> Pack:
-    """Verify a pack and load it onto a base. Raises PackError for a base it was not trained on; then nothing is loaded."""
+    """Verify a pack and load it onto a base. Raises PackError for a base it was not trained on;
+    then nothing is loaded.
+    """
     folder = Path(folder)
     record = read_pack(folder)
     base = record["base"]
     if base["checksum"] != backbone.checksum:
         raise PackError(
-            f"{folder} was trained on {base['name']} ({base['checksum'][:12]}), not on {backbone.name} "
-            f"({backbone.checksum[:12]}); load it with --base {base['name']} or train a pack for this base."
+            f"{folder} was trained on {base['name']} ({base['checksum'][:12]}), not on"
+            f" {backbone.name} ({backbone.checksum[:12]}); load it with --base {base['name']} or"
+            " train a pack for this base."
         )
     settings = dict(record["secondary"])
     options = SecondaryOptions(**(settings | {"las": LASOptions(**settings["las"])}))
@@ -218,18 +288,27 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         info = pack_info(record)
         bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
         characters = tuple(json.loads((folder / "characters.json").read_text()))
-        secondary = Secondary(backbone, PackTokenizer(tuple(info.languages), bpe, characters), options)
+        secondary = Secondary(
+            backbone, PackTokenizer(tuple(info.languages), bpe, characters), options
+        )
         tensors = load_file(folder / "decoder.safetensors")
         adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
         about = folder / "statistics.safetensors"
         statistics = read_statistics(about) if about.name in record["files"] else None
-        if statistics is not None and statistics.means.shape != (len(info.languages), 3 * backbone.width):
+        if statistics is not None and statistics.means.shape != (
+            len(info.languages),
+            3 * backbone.width,
+        ):
             raise ValueError(f"statistics of shape {statistics.means.shape}")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise PackError(f"{folder} cannot be loaded: {error}") from error
     own = dict(secondary.own_tensors())
     for name, parameter in own.items():
-        stored = adapter.pop(_peft_name(name, options.fork), None) if ".lora_" in name else tensors.pop(name, None)
+        stored = (
+            adapter.pop(_peft_name(name, options.fork), None)
+            if ".lora_" in name
+            else tensors.pop(name, None)
+        )
         if stored is None or stored.shape != parameter.shape:
             raise PackError(f"{folder} has no fitting tensor for {name}; the pack is damaged.")
         parameter.data.copy_(stored)
@@ -238,23 +317,33 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
 
 
 def read_statistics(path: Path) -> LanguageStatistics:
-    """The statistics of a pack's languages. Raises KeyError or SafetensorError for a file of something else."""
+    """The statistics of a pack's languages. Raises KeyError or SafetensorError for a file of
+    something else.
+    """
     tensors = load_numpy(path)
     return LanguageStatistics(tensors["means"], tensors["diagonal"], tensors["factors"])
 
 
 def read_fingerprints(folder: Path | None) -> Fingerprints | None:
-    """Fingerprints of what a pack was trained on; None where it has none, or was never saved. Raises PackError."""
+    """Fingerprints of what a pack was trained on; None where it has none, or was never saved.
+    Raises PackError.
+    """
     path = None if folder is None else folder / FINGERPRINTS
     return Fingerprints.load(path) if path is not None and path.is_file() else None
 
 
 # names that selector files had at first
-_OLD_FIELDS = {"between": "discriminant_weight", "head_floor": "head_threshold", "asked": "max_candidates"}
+_OLD_FIELDS = {
+    "between": "discriminant_weight",
+    "head_floor": "head_threshold",
+    "asked": "max_candidates",
+}
 
 
 def read_selector(path: Path) -> SelectorOptions:
-    """The selector of a pack set, a JSON object with fields of SelectorOptions; "fitted" is not read. Raises PackError."""
+    """The selector of a pack set, a JSON object with fields of SelectorOptions; "fitted" is not
+    read. Raises PackError.
+    """
     try:
         record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
         record.pop("fitted", None)
@@ -262,13 +351,22 @@ def read_selector(path: Path) -> SelectorOptions:
         if "posterior" in record:
             record["posterior"] = _logistic(record["posterior"])
         floors = {name: float(floor) for name, floor in dict(record.get("floors", {})).items()}
-        return SelectorOptions(**record | {"packs": tuple(record.get("packs", ())), "floors": floors})
+        return SelectorOptions(
+            **record | {"packs": tuple(record.get("packs", ())), "floors": floors}
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         fields = ", ".join(SelectorOptions.__dataclass_fields__)
-        raise PackError(f"{path} is no selector file ({error}); wanted JSON with some of: {fields}.") from error
+        raise PackError(
+            f"{path} is no selector file ({error}); wanted JSON with some of: {fields}."
+        ) from error
 
 
 def write_selector(path: Path, selector: SelectorOptions, fitted: dict) -> None:
-    """What `read_selector` reads, and under "fitted" how it was come by; whole or not at all. Raises RunError."""
+    """What `read_selector` reads, and under "fitted" how it was come by; whole or not at all.
+    Raises RunError.
+    """
     with atomic_file(path) as part:
-        part.write_text(json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False), encoding="utf-8")
+        part.write_text(
+            json.dumps(asdict(selector) | {"fitted": fitted}, indent=1, ensure_ascii=False),
+            encoding="utf-8",
+        )

@@ -1,7 +1,7 @@
 """Add a language: from a corpus to a pack folder, in numbered steps, resumable at each.
 
-`OUT.run` holds the run: resolved arguments, metrics.jsonl, checkpoints while it trains, dev scores. `OUT` is the pack; it
-appears whole at the end. The trunk cache may be shared between runs.
+`OUT.run` holds the run: resolved arguments, metrics.jsonl, checkpoints while it trains, dev scores.
+`OUT` is the pack; it appears whole at the end. The trunk cache may be shared between runs.
 """
 
 import json
@@ -25,15 +25,28 @@ from dualasr.model.secondary import Secondary
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone, find_device
 from dualasr.packs.format import load_pack, read_fingerprints, save_pack
-from dualasr.training.calibration import calibrate, choose_ctc_weight, fit_pack_statistics, with_info
+from dualasr.training.calibration import (
+    calibrate,
+    choose_ctc_weight,
+    fit_pack_statistics,
+    with_info,
+)
 from dualasr.training.language_head import fit_language_head
 from dualasr.training.options import AddLanguageOptions, check_settings
-from dualasr.training.prepare import Prepared, ReadCorpora, prepare, read_corpora, read_text, trunk_cache
+from dualasr.training.prepare import (
+    Prepared,
+    ReadCorpora,
+    prepare,
+    read_corpora,
+    read_text,
+    trunk_cache,
+)
 from dualasr.training.trainer import checkpoints, train_secondary
 
 log = logging.getLogger("dualasr")
 
-PATIENCE = timedelta(days=1)  # of processes that wait for the first one's trunk activations and calibration
+# of processes that wait for the first one's trunk activations and calibration
+PATIENCE = timedelta(days=1)
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
 
@@ -46,40 +59,58 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
     """Make OUT.run and keep the arguments there, or check that they are the same. Raises RunError."""
     for code in options.languages:
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
-            raise RunError(f"{code!r} is no language code; give BCP 47 or ISO 639-3, as ky, quz or qu-EC.")
+            raise RunError(
+                f"{code!r} is no language code; give BCP 47 or ISO 639-3, as ky, quz or qu-EC."
+            )
     if options.out.exists():
-        raise RunError(f"{options.out} exists; choose another --out or remove it. Nothing was overwritten.")
+        raise RunError(
+            f"{options.out} exists; choose another --out or remove it. Nothing was overwritten."
+        )
     arguments = options.run / "arguments.json"
     wanted = _settings(options)
     if arguments.exists():
         if not resume:
-            raise RunError(f"{options.run} holds an unfinished run; go on with --resume, or remove it.")
+            raise RunError(
+                f"{options.run} holds an unfinished run; go on with --resume, or remove it."
+            )
         before = json.loads(arguments.read_text())
         changed = sorted(key for key in wanted if before.get(key) != wanted[key])
         if changed:
-            raise RunError(f"{options.run} was started with other settings ({', '.join(changed)}); resume with the same.")
+            raise RunError(
+                f"{options.run} was started with other settings ({', '.join(changed)}); resume with"
+                " the same."
+            )
         return
     with atomic_file(arguments, advice="Free some space or choose another --out.") as part:
         part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
 
 
 def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None:
-    """The pack to go on from, if any. Raises RunError where it is of another shape or its languages do not come first."""
+    """The pack to go on from, if any. Raises RunError where it is of another shape or its languages
+    do not come first.
+    """
     if options.init is None:
         return None
     pack = load_pack(options.init, backbone)
     first = list(options.languages)[: len(pack.info.languages)]
     if first != list(pack.info.languages):
-        raise RunError(f"{options.init} holds {', '.join(pack.info.languages)}; a pack that goes on from it must hold these "
-                       f"first, not {', '.join(first)}.")  # fmt: skip
+        raise RunError(
+            f"{options.init} holds {', '.join(pack.info.languages)}; a pack that goes on from it"
+            f" must hold these first, not {', '.join(first)}."
+        )
     if pack.secondary.options != options.secondary.resolve(backbone.layers):
-        raise RunError(f"{options.init} has other settings than asked for ({pack.secondary.options}); go on with the same.")
+        raise RunError(
+            f"{options.init} has other settings than asked for ({pack.secondary.options}); go on"
+            " with the same."
+        )
     return pack
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """What steps 1 to 3 give: an untrained secondary, what it is trained on, and the pack that it goes on from."""
+    """What steps 1 to 3 give: an untrained secondary, what it is trained on, and the pack that it
+    goes on from.
+    """
 
     secondary: Secondary
     corpora: ReadCorpora
@@ -107,7 +138,10 @@ def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
     if before is not None:
         secondary.inherit(before.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
-    log.info(f"  {tokenizer.size} units, {len(tokenizer.characters)} characters; {own:,} parameters of the pack's own")
+    log.info(
+        f"  {tokenizer.size} units, {len(tokenizer.characters)} characters; {own:,} parameters of"
+        " the pack's own"
+    )
 
     log.info("3 trunk activations")
     data = prepare(options, backbone, tokenizer, corpora)
@@ -123,7 +157,8 @@ def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
 def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
     """Train a pack and write it to `options.out`. The steps are logged.
 
-    Under torchrun or `accelerate launch` every process takes its share of each batch; the first one alone writes.
+    Under torchrun or `accelerate launch` every process takes its share of each batch; the first one
+    alone writes.
 
     Args:
         options: What is trained, on what, and where the pack goes.
@@ -149,7 +184,15 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
     secondary, data = ready.secondary, ready.data
 
     log.info(f"4 train, {options.training.steps} steps")
-    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training, resume=resume)
+    train_secondary(
+        secondary,
+        data.train,
+        data.negatives,
+        data.dev[:64],
+        options.run,
+        options.training,
+        resume=resume,
+    )
 
     if not processes.is_main_process:
         processes.wait_for_everyone()
@@ -179,9 +222,14 @@ def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Read
     weight, rates = choose_ctc_weight(model, info.name, some, refs) if some else (0.5, {})
     for value, rate in rates.items():
         log.info(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
-    calibration = calibrate(with_info(model, info.name, ctc_weight=weight), info.name, some, data.negatives_dev)
+    calibration = calibrate(
+        with_info(model, info.name, ctc_weight=weight), info.name, some, data.negatives_dev
+    )
     if not calibration.negatives:
-        log.info("  no --negatives: the pack cannot tell its languages from others; routing beside the primary is unreliable")
+        log.info(
+            "  no --negatives: the pack cannot tell its languages from others; routing beside the"
+            " primary is unreliable"
+        )
     scores = {"dev CER": round(rates[weight], 4)} if rates else {}
     return replace(info, ctc_weight=weight, calibration=calibration, scores=scores)
 
@@ -190,24 +238,36 @@ def training_record(options: AddLanguageOptions, data: Prepared, minutes: float)
     """What pack.json and the model card say of the training."""
     training = options.training
     record = {
-        "clips": len(data.train), "hours": round(data.hours, 3), "negatives": len(data.negatives),
-        "steps": training.steps, "batch": training.batch * training.accumulation,
-        "learning rate": training.learning_rate, "seed": training.seed, "minutes": round(minutes, 1),
-        "corpus": options.source or ", ".join(p.name for p in options.corpora), "licence": options.licence or "not given",
-    }  # fmt: skip
+        "clips": len(data.train),
+        "hours": round(data.hours, 3),
+        "negatives": len(data.negatives),
+        "steps": training.steps,
+        "batch": training.batch * training.accumulation,
+        "learning rate": training.learning_rate,
+        "seed": training.seed,
+        "minutes": round(minutes, 1),
+        "corpus": options.source or ", ".join(p.name for p in options.corpora),
+        "licence": options.licence or "not given",
+    }
     return record | ({"goes on from": options.init.name} if options.init else {})
 
 
-def statistics_of(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> LanguageStatistics:
+def statistics_of(
+    options: AddLanguageOptions, backbone: Backbone, ready: Ready
+) -> LanguageStatistics:
     """How the pack's languages sound to the primary, from its training clips."""
     variants = options.training.variants_of(len(ready.corpora.train))
     labelled = {clip.id for clip in ready.data.train}
     utterances = [u for u in ready.corpora.train if u.id in labelled]
-    return fit_pack_statistics(backbone, utterances, list(options.languages), trunk_cache(options, backbone), variants)
+    return fit_pack_statistics(
+        backbone, utterances, list(options.languages), trunk_cache(options, backbone), variants
+    )
 
 
 def fingerprints_of(ready: Ready) -> Fingerprints:
-    """Fingerprints of all that the pack was trained on, and of what the pack was trained on that it goes on from."""
+    """Fingerprints of all that the pack was trained on, and of what the pack was trained on that it
+    goes on from.
+    """
     heard = [(u.sound, u.text, u.language) for u in ready.corpora.train]
     heard += [(sound, "", "und") for sound in ready.data.negatives_audio]
     earlier = read_fingerprints(ready.before.folder) if ready.before else None

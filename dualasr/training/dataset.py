@@ -18,7 +18,9 @@ from dualasr.training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class Clip:
-    """A training or dev clip: its entries in the cache (one a variant) and its label; negatives have no label."""
+    """A training or dev clip: its entries in the cache (one a variant) and its label; negatives
+    have no label.
+    """
 
     id: str
     entries: tuple[Path, ...]
@@ -41,20 +43,29 @@ def check_label(tokenizer: PackTokenizer, text: str, frames: int, frame_s: float
     """Why a clip of so many encoder frames of `frame_s` seconds cannot be trained on, or None."""
     characters = tokenizer.encode_characters(text)
     if len(tokenizer.encode(text)) > MOST_TOKENS:
-        return f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS}"
+        return (
+            f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS}"
+        )
     repeats = sum(a == b for a, b in zip(characters, characters[1:], strict=False))
     if len(characters) + repeats > frames:
-        return f"its label has {len(characters)} characters, too many for {frames * frame_s:.1f} s of sound"
+        return (
+            f"its label has {len(characters)} characters, too many for {frames * frame_s:.1f} s of"
+            " sound"
+        )
     if not characters:
         return "its label is empty"
     return None
 
 
-def plan_batches(lengths: Sequence[int], negatives: Sequence[int], options: TrainingOptions) -> list[list[tuple]]:
-    """Micro-batches of (clip, position) for all steps, a function of the seed: clips of like length, random order.
+def plan_batches(
+    lengths: Sequence[int], negatives: Sequence[int], options: TrainingOptions
+) -> list[list[tuple]]:
+    """Micro-batches of (clip, position) for all steps, a function of the seed: clips of like
+    length, random order.
 
-    lengths of the training clips; of the negatives, whose indices follow them. `position` numbers a clip's uses, so that its
-    variant and masks are functions of (seed, position). Accumulation splits a step's batch, it does not change it.
+    lengths of the training clips; of the negatives, whose indices follow them. `position` numbers a
+    clip's uses, so that its variant and masks are functions of (seed, position). Accumulation
+    splits a step's batch, it does not change it.
     """
     size, lengths = options.batch * options.accumulation, np.asarray(lengths)
     order = np.argsort(np.asarray(negatives, dtype=int), kind="stable")
@@ -63,7 +74,9 @@ def plan_batches(lengths: Sequence[int], negatives: Sequence[int], options: Trai
     while len(steps) < options.steps:
         rng = np.random.default_rng([options.seed, epoch])
         chosen = rng.permutation(len(lengths))
-        chosen = chosen[np.argsort(lengths[chosen] * rng.uniform(0.85, 1.15, len(chosen)), kind="stable")]
+        chosen = chosen[
+            np.argsort(lengths[chosen] * rng.uniform(0.85, 1.15, len(chosen)), kind="stable")
+        ]
         groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
         for g in rng.permutation(len(groups)):
             group = [int(i) for i in groups[g]]
@@ -80,8 +93,9 @@ def plan_batches(lengths: Sequence[int], negatives: Sequence[int], options: Trai
 
 
 class CachedClips(Dataset):
-    """Items (clip, position) -> the clip's activations under the variant and time masks of that position; with no position
-    (None) the clip has no label, and no loss."""
+    """Items (clip, position) -> the clip's activations under the variant and time masks of that
+    position; with no position (None) the clip has no label, and no loss.
+    """
 
     def __init__(self, clips: Sequence[Clip], tokenizer: PackTokenizer, options: TrainingOptions):
         self.clips, self.tokenizer, self.options = clips, tokenizer, options
@@ -105,20 +119,29 @@ class CachedClips(Dataset):
         characters = clip.characters
         if item[1] is None:
             labels, characters = [-100] * len(labels), ()
-        return {"trunk": torch.from_numpy(values), "tokens": torch.tensor(tokens), "labels": torch.tensor(labels),
-                "characters": torch.tensor(characters, dtype=torch.long),
-                "seed": int(rng.integers(2**60))}  # fmt: skip
+        return {
+            "trunk": torch.from_numpy(values),
+            "tokens": torch.tensor(tokens),
+            "labels": torch.tensor(labels),
+            "characters": torch.tensor(characters, dtype=torch.long),
+            "seed": int(rng.integers(2**60)),
+        }
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
     """Pad a batch; see Secondary.forward for the shapes."""
 
     def pad(key: str, value: float) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence([item[key] for item in items], batch_first=True, padding_value=value)
+        return torch.nn.utils.rnn.pad_sequence(
+            [item[key] for item in items], batch_first=True, padding_value=value
+        )
 
     return {
-        "trunk": pad("trunk", 0.0), "lengths": torch.tensor([len(item["trunk"]) for item in items]),
-        "tokens": pad("tokens", 0), "labels": pad("labels", -100), "characters": pad("characters", 0),
+        "trunk": pad("trunk", 0.0),
+        "lengths": torch.tensor([len(item["trunk"]) for item in items]),
+        "tokens": pad("tokens", 0),
+        "labels": pad("labels", -100),
+        "characters": pad("characters", 0),
         "character_lengths": torch.tensor([len(item["characters"]) for item in items]),
         "seeds": torch.tensor([item["seed"] for item in items]),
-    }  # fmt: skip
+    }

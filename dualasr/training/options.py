@@ -12,7 +12,9 @@ from dualasr.model.secondary import SecondaryOptions
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a pack is trained. Rates are a step of `batch` x `accumulation` clips; shares are of the steps."""
+    """How a pack is trained. Rates are a step of `batch` x `accumulation` clips; shares are of the
+    steps.
+    """
 
     steps: int = 1500
     batch: int = 24
@@ -32,18 +34,22 @@ class TrainingOptions:
     augmentation: Augmentation = Augmentation()
 
     def variants_of(self, clips: int) -> int:
-        """Augmentations to cache of each of so many training clips: no more than the times a clip is met."""
+        """Augmentations to cache of each of so many training clips: no more than the times a clip
+        is met.
+        """
         met = self.steps * self.batch * self.accumulation / max(clips, 1)
         return min(self.variants, max(1, ceil(met)))
 
 
 @dataclass(frozen=True)
 class AddLanguageOptions:
-    """`corpora` hold the new languages' speech, `negatives` any audio in other languages (transcripts are not read).
+    """`corpora` hold the new languages' speech, `negatives` any audio in other languages
+    (transcripts are not read).
 
-    A pack may go on from another, `init`, whose languages come first in `languages` and whose vocabulary stays; then
-    `rehearsal` are the corpora of those languages, of whose training clips a share, `rehearse`, is trained on again.
-    `vocabulary` are corpora of languages still to come, whose text has its units made beforehand.
+    A pack may go on from another, `init`, whose languages come first in `languages` and whose
+    vocabulary stays; then `rehearsal` are the corpora of those languages, of whose training clips a
+    share, `rehearse`, is trained on again. `vocabulary` are corpora of languages still to come,
+    whose text has its units made beforehand.
     """
 
     base: str
@@ -73,7 +79,9 @@ class AddLanguageOptions:
 
 
 def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
-    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained with."""
+    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained
+    with.
+    """
     try:
         secondary.resolve(layers)
     except ValueError as error:
@@ -82,4 +90,7 @@ def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layer
         if getattr(training, name) < 1:
             raise RunError(f"{name} is {getattr(training, name)}; wanted 1 or more.")
     if secondary.rank < 0 or not training.learning_rate > 0:
-        raise RunError(f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more, and above 0.")
+        raise RunError(
+            f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more,"
+            " and above 0."
+        )

@@ -18,16 +18,20 @@ from dualasr.training.trunk_cache import BYTES_A_VALUE
 
 
 def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -> float:
-    """The fastest of three real steps on invented activations of `clips` clips, a share for each core."""
+    """The fastest of three real steps on invented activations of `clips` clips, a share for each
+    core.
+    """
 
     def step(size: int) -> None:
         secondary(
-            trunk=torch.randn(size, frames, secondary.layer_norm.weight.shape[0]), lengths=torch.full((size,), frames),
-            tokens=torch.zeros(size, tokens, dtype=torch.long), labels=torch.ones(size, tokens, dtype=torch.long),
+            trunk=torch.randn(size, frames, secondary.layer_norm.weight.shape[0]),
+            lengths=torch.full((size,), frames),
+            tokens=torch.zeros(size, tokens, dtype=torch.long),
+            labels=torch.ones(size, tokens, dtype=torch.long),
             characters=torch.ones(size, min(tokens, frames // 3), dtype=torch.long),
             character_lengths=torch.full((size,), min(tokens, frames // 3)),
             seeds=torch.zeros(size, dtype=torch.long),
-        )["loss"].backward()  # fmt: skip
+        )["loss"].backward()
 
     times = []
     with worker_pool() as (pool, cores):
@@ -39,7 +43,9 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
 
 
 def plan(options: AddLanguageOptions) -> dict:
-    """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written. Raises as `add_language` does."""
+    """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written. Raises as
+    `add_language` does.
+    """
     backbone = Backbone.load(options.base)
     check_settings(options.secondary, options.training, backbone.layers)
     corpora = read_corpora(options, backbone.window_s)
@@ -49,22 +55,41 @@ def plan(options: AddLanguageOptions) -> dict:
     own = sum(p.numel() for _, p in secondary.own_tensors())
     seconds = sum(u.duration for u in train)
     tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
-    others, others_dev = find_negatives(options.negatives, list(options.languages), options.training.seed)
+    others, others_dev = find_negatives(
+        options.negatives, list(options.languages), options.training.seed
+    )
     clips = round(options.training.batch * (1 + options.training.negatives * bool(others)))
     frames = int(seconds / len(train) / secondary.frame_s)
     step = seconds_a_step(secondary, clips, frames, int(np.mean(tokens)) + 2)
-    entries = (len(train) + len(others)) * options.training.variants_of(len(train)) + len(dev) + len(others_dev)
+    entries = (
+        (len(train) + len(others)) * options.training.variants_of(len(train))
+        + len(dev)
+        + len(others_dev)
+    )
     folder = options.out.absolute().parent
     while not folder.exists():
         folder = folder.parent
     return {
         **({"corpus": "; ".join(corpora.notes)} if corpora.notes else {}),
-        "base": backbone.name, "languages": options.languages, "train": len(train), "dev": len(dev),
-        "skipped": len(skipped), "hours": round(seconds / 3600, 3), "negatives": len(others),
-        "vocabulary": tokenizer.size, "characters": len(tokenizer.characters), "tokens": sum(tokens),
-        "parameters": own, "pack_mb": round(own * 4 / 1e6, 1),
-        "memory_mb": round((own * 16 + sum(p.numel() for p in backbone.model.parameters()) * 4) / 1e6),
+        "base": backbone.name,
+        "languages": options.languages,
+        "train": len(train),
+        "dev": len(dev),
+        "skipped": len(skipped),
+        "hours": round(seconds / 3600, 3),
+        "negatives": len(others),
+        "vocabulary": tokenizer.size,
+        "characters": len(tokenizer.characters),
+        "tokens": sum(tokens),
+        "parameters": own,
+        "pack_mb": round(own * 4 / 1e6, 1),
+        "memory_mb": round(
+            (own * 16 + sum(p.numel() for p in backbone.model.parameters()) * 4) / 1e6
+        ),
         "cache_mb": round(entries * frames * backbone.width * BYTES_A_VALUE / 1e6),
-        "disk_free_mb": round(shutil.disk_usage(folder).free / 1e6), "steps": options.training.steps,
-        "minutes": round(step * options.training.steps * options.training.accumulation * 1.4 / 60, 1),
-    }  # fmt: skip
+        "disk_free_mb": round(shutil.disk_usage(folder).free / 1e6),
+        "steps": options.training.steps,
+        "minutes": round(
+            step * options.training.steps * options.training.accumulation * 1.4 / 60, 1
+        ),
+    }

@@ -1,4 +1,5 @@
-"""What training needs, from what a user has: utterances that fit, labels, negatives, trunk activations.
+"""What training needs, from what a user has: utterances that fit, labels, negatives, trunk
+activations.
 
 Nothing is dropped in silence: what cannot be used is in `Prepared.skipped` with its reason.
 """
@@ -40,12 +41,16 @@ class Prepared:
     hours: float
 
 
-def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -> tuple[list[Sound], list[Sound]]:
-    """Sound files in other languages, for training and for dev: the splits of a corpus, or every sound file below a folder.
+def find_negatives(
+    paths: Sequence[Path], languages: Sequence[str], seed: int
+) -> tuple[list[Sound], list[Sound]]:
+    """Sound files in other languages, for training and for dev: the splits of a corpus, or every
+    sound file below a folder.
 
-    In seeded order; where there is no dev split an eighth is kept for it, of all paths together eight at least. The paths
-    take turns, and stop when fewer than half of them have a clip left: one large path must not be all that a pack knows of
-    other languages. Raises CorpusError for a path that holds neither, or a corpus without train: the rest of it is not heard.
+    In seeded order; where there is no dev split an eighth is kept for it, of all paths together
+    eight at least. The paths take turns, and stop when fewer than half of them have a clip left:
+    one large path must not be all that a pack knows of other languages. Raises CorpusError for a
+    path that holds neither, or a corpus without train: the rest of it is not heard.
     """
     train: list[list[Sound]] = []
     dev: list[list[Sound]] = []
@@ -54,8 +59,10 @@ def find_negatives(paths: Sequence[Path], languages: Sequence[str], seed: int) -
             sounds = _sounds_of(path, "train", languages)
         except CorpusError:
             if splits := splits_of(path):
-                raise CorpusError(f"{path} has no train split, only {', '.join(splits)}, which a pack must not hear; leave it "
-                                  "out, or name a folder of sound files.") from None  # fmt: skip
+                raise CorpusError(
+                    f"{path} has no train split, only {', '.join(splits)}, which a pack must not"
+                    " hear; leave it out, or name a folder of sound files."
+                ) from None
             if not (sounds := sounds_below(path)):
                 raise
         rng = np.random.default_rng([seed, 17, len(train)])
@@ -81,13 +88,18 @@ def _sounds_of(path: Path, split: str, languages: Sequence[str]) -> list[Sound]:
 
 
 def _by_turns(found: Sequence[Sequence[Sound]]) -> list[Sound]:
-    """The first of every path, the second of every path, until fewer than half of them have one left."""
+    """The first of every path, the second of every path, until fewer than half of them have one
+    left.
+    """
     rounds = sorted(map(len, found))[len(found) // 2] if found else 0
     return [sounds[i] for i in range(rounds) for sounds in found if i < len(sounds)]
 
 
 def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
-    """Train and dev by sentence, for a corpus without a dev split: one sentence in sixteen, chosen by its hash."""
+    """Train and dev by sentence, for a corpus without a dev split: one sentence in sixteen, chosen
+    by its hash.
+    """
+
     def is_dev(u: Utterance) -> bool:
         return hashlib.sha256(normalise(u.text, "marks").encode()).digest()[0] < 16
 
@@ -111,14 +123,25 @@ class ReadCorpora:
     notes: tuple[str, ...] = ()
 
 
-def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], list[SkippedClip], list[str]]:
-    """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where none has it."""
+def _load(
+    options: AddLanguageOptions, split: str
+) -> tuple[list[Utterance], list[SkippedClip], list[str]]:
+    """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where
+    none has it.
+    """
     utterances, skipped, notes, without = [], [], [], []
     for path in options.corpora:
         only = next(iter(options.languages)) if len(options.languages) == 1 else None
         try:
-            corpus = load_corpus(path, split, languages=list(options.languages), default_language=only,
-                                 strict=options.strict, columns=options.columns, tier=options.tier)  # fmt: skip
+            corpus = load_corpus(
+                path,
+                split,
+                languages=list(options.languages),
+                default_language=only,
+                strict=options.strict,
+                columns=options.columns,
+                tier=options.tier,
+            )
         except CorpusError as error:
             without.append(error)
             if split == "train" or len(without) == len(options.corpora):
@@ -131,7 +154,9 @@ def _load(options: AddLanguageOptions, split: str) -> tuple[list[Utterance], lis
 
 
 def _divide(options: AddLanguageOptions) -> ReadCorpora:
-    """Train and dev as the corpora divide them; of clips that belong to every split some become dev."""
+    """Train and dev as the corpora divide them; of clips that belong to every split some become
+    dev.
+    """
     train, skipped, notes = _load(options, "train")
     try:
         dev, _, _ = _load(options, "dev")
@@ -150,7 +175,8 @@ def read_corpora(options: AddLanguageOptions, window_s: float) -> ReadCorpora:
     The languages of dev take turns, so that its first clips are of all of them.
 
     Raises:
-        CorpusError: No training clip can be used, or none is in one of the languages; with `strict`, a clip cannot be used.
+        CorpusError: No training clip can be used, or none is in one of the languages; with
+            `strict`, a clip cannot be used.
         AudioError: With `strict`, a clip cannot be read.
     """
     found = _divide(options)
@@ -158,19 +184,26 @@ def read_corpora(options: AddLanguageOptions, window_s: float) -> ReadCorpora:
     if options.rehearsal:
         earlier = _divide(replace(options, corpora=options.rehearsal))
         order = np.random.default_rng([options.training.seed, 23]).permutation(len(earlier.train))
-        train += [earlier.train[i] for i in sorted(order[: ceil(options.rehearse * len(earlier.train))])]
+        train += [
+            earlier.train[i] for i in sorted(order[: ceil(options.rehearse * len(earlier.train))])
+        ]
         dev, skipped = dev + list(earlier.dev), skipped + list(earlier.skipped)
     missing = sorted(set(options.languages) - {u.language for u in train})
     if missing:
-        raise CorpusError(f"No training clip is in {', '.join(missing)}; the corpora hold "
-                          f"{', '.join(sorted({u.language for u in train}))}.")  # fmt: skip
+        raise CorpusError(
+            f"No training clip is in {', '.join(missing)}; the corpora hold "
+            f"{', '.join(sorted({u.language for u in train}))}."
+        )
     kept: dict[str, list[Utterance]] = {"train": [], "dev": []}
     for split, utterances in (("train", train), ("dev", dev)):
         for utterance in utterances:
             try:
                 seconds = utterance.duration or audio_duration(utterance.sound)
                 if seconds > window_s:
-                    raise CorpusError(f"{utterance.sound}: {seconds:.1f} s of sound, the window is {window_s:.0f} s")
+                    raise CorpusError(
+                        f"{utterance.sound}: {seconds:.1f} s of sound, the window is"
+                        f" {window_s:.0f} s"
+                    )
                 kept[split].append(replace(utterance, duration=seconds))
             except (AudioError, CorpusError) as error:
                 if options.strict:
@@ -178,7 +211,9 @@ def read_corpora(options: AddLanguageOptions, window_s: float) -> ReadCorpora:
                 skipped.append(SkippedClip(utterance.id, str(error)))
     if not kept["train"]:
         raise CorpusError(f"No training clip can be used; the first reason: {skipped[0].reason}")
-    return ReadCorpora(tuple(kept["train"]), tuple(_in_turns(kept["dev"])), tuple(skipped), found.notes)
+    return ReadCorpora(
+        tuple(kept["train"]), tuple(_in_turns(kept["dev"])), tuple(skipped), found.notes
+    )
 
 
 def _in_turns(utterances: Sequence[Utterance]) -> list[Utterance]:
@@ -211,31 +246,50 @@ def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
     return TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
 
 
-def prepare(options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, corpora: ReadCorpora) -> Prepared:
+def prepare(
+    options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, corpora: ReadCorpora
+) -> Prepared:
     """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
     cache = trunk_cache(options, backbone)
     codes, skipped = list(options.languages), list(corpora.skipped)
     variants = options.training.variants_of(len(corpora.train))
 
-    def entries_of(audio: Sequence[Sound], count: int) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
+    def entries_of(
+        audio: Sequence[Sound], count: int
+    ) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
         """The entries of each sound, the frames of its shortest variant, and why it cannot be read."""
         entries = cache.fill([(sound, variant) for sound in audio for variant in range(count)])
         for i in range(len(audio)):
             mine = tuple(entries[i * count : (i + 1) * count])
             lost = next((str(entry) for entry in mine if isinstance(entry, AudioError)), None)
-            yield mine, 0 if lost else min(np.load(path, mmap_mode="r").shape[0] for path in mine), lost
+            yield (
+                mine,
+                0 if lost else min(np.load(path, mmap_mode="r").shape[0] for path in mine),
+                lost,
+            )
 
     def clips_of(utterances: Sequence[Utterance], count: int) -> list[Clip]:
         clips = []
-        for u, (mine, frames, lost) in zip(utterances, entries_of([u.sound for u in utterances], count), strict=True):
+        for u, (mine, frames, lost) in zip(
+            utterances, entries_of([u.sound for u in utterances], count), strict=True
+        ):
             text = written(u.text, options.target)
             if reason := lost or check_label(tokenizer, text, frames, backbone.frame_s):
                 if options.strict:
                     raise CorpusError(f"{u.sound} ({u.id}): {reason}")
                 skipped.append(SkippedClip(u.id, reason))
                 continue
-            clips.append(Clip(u.id, mine, frames, 1 + codes.index(u.language), text, tuple(tokenizer.encode(text)),
-                              tuple(tokenizer.encode_characters(text))))  # fmt: skip
+            clips.append(
+                Clip(
+                    u.id,
+                    mine,
+                    frames,
+                    1 + codes.index(u.language),
+                    text,
+                    tuple(tokenizer.encode(text)),
+                    tuple(tokenizer.encode_characters(text)),
+                )
+            )
         return clips
 
     def negatives_of(audio: Sequence[Sound], count: int) -> dict[Sound, Clip]:

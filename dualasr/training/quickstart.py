@@ -1,9 +1,11 @@
-"""The main job on generated speech: two new languages join the built-in base, one after the other, and nothing moves.
+"""The main job on generated speech: two new languages join the built-in base, one after the other,
+and nothing moves.
 
     1 generate a FLEURS-shaped corpus     2 measure the base, new languages zero-shot     3 add the first, measure
     4 add the second, measure             5 the regression table and its plot             6 transcribe a handful
 
-A stopped quickstart goes on where it was: the corpus, finished packs and finished measurements are kept.
+A stopped quickstart goes on where it was: the corpus, finished packs and finished measurements are
+kept.
 """
 
 import json
@@ -26,13 +28,16 @@ from dualasr.transcription.transcribe import transcribe
 
 log = logging.getLogger("dualasr")
 
-NEW = {"ky": ("ky_kg", "Kyrgyz"), "ga": ("ga_ie", "Irish")}  # code: FLEURS config, name; in the order they are added
+# code: FLEURS config, name; in the order they are added
+NEW = {"ky": ("ky_kg", "Kyrgyz"), "ga": ("ga_ie", "Irish")}
 OLD = {"en": "en_us", "es": "es_419", "de": "de_de", "tr": "tr_tr", "bg": "bg_bg"}
 
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """`readings` voices for each training sentence; `text` a folder of more sentences, <code>.txt or *_<code>.txt."""
+    """`readings` voices for each training sentence; `text` a folder of more sentences, <code>.txt
+    or *_<code>.txt.
+    """
 
     out: Path
     base: str = "micro"
@@ -45,20 +50,33 @@ class QuickstartOptions:
 
 
 def regression_table(steps: list[dict]) -> str:
-    """Markdown: a row a step, a column a language, pipeline-aware CER (agnostic in brackets), in percent."""
+    """Markdown: a row a step, a column a language, pipeline-aware CER (agnostic in brackets), in
+    percent.
+    """
     codes = [code for code in [*OLD, *NEW] if code in steps[-1]["languages"]]
-    lines = ["| after | " + " | ".join(codes) + " | routed right |", "|---" * (len(codes) + 2) + "|"]
+    lines = [
+        "| after | " + " | ".join(codes) + " | routed right |",
+        "|---" * (len(codes) + 2) + "|",
+    ]
     for step in steps:
         cells = []
         for code in codes:
             row = step["languages"][code]
-            cells.append(f"{100 * row['pipeline_aware']['cer']:.1f} ({100 * row['agnostic']['cer']:.1f})")
-        lines.append(f"| {step['step']} | " + " | ".join(cells) + f" | {100 * step['routing']['accuracy']:.1f} % |")
+            cells.append(
+                f"{100 * row['pipeline_aware']['cer']:.1f} ({100 * row['agnostic']['cer']:.1f})"
+            )
+        lines.append(
+            f"| {step['step']} | "
+            + " | ".join(cells)
+            + f" | {100 * step['routing']['accuracy']:.1f} % |"
+        )
     return "\n".join(lines)
 
 
 def draw_regression(steps: list[dict], path: Path) -> None:
-    """A line a language over the steps: CER when the pipeline is known (solid) and when nothing is (dotted)."""
+    """A line a language over the steps: CER when the pipeline is known (solid) and when nothing is
+    (dotted).
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,12 +87,24 @@ def draw_regression(steps: list[dict], path: Path) -> None:
         colour = f"C{k}"
         for mode, style in (("pipeline_aware", "-"), ("agnostic", ":")):
             rates = [100 * step["languages"][code][mode]["cer"] for step in steps]
-            axes.plot(range(len(steps)), rates, style, color=colour, marker="o", markersize=4,
-                      linewidth=2.5 if code in NEW else 1.2, label=code if style == "-" else None)  # fmt: skip
+            axes.plot(
+                range(len(steps)),
+                rates,
+                style,
+                color=colour,
+                marker="o",
+                markersize=4,
+                linewidth=2.5 if code in NEW else 1.2,
+                label=code if style == "-" else None,
+            )
     axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
     axes.set(ylabel="CER, %", title="Test CER after each added language")
     axes.set_ylim(bottom=0)
-    axes.legend(title="solid: pipeline known\ndotted: nothing known", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(
+        title="solid: pipeline known\ndotted: nothing known",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     axes.grid(alpha=0.3)
     save_figure(figure, path)
 
@@ -88,17 +118,26 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
     settings = json.loads(json.dumps(options.__dict__, default=str)) | {"out": out.name}
     kept = out / "quickstart.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise RunError(f"{out} holds a quickstart with other settings; choose another --out or remove it.")
+        raise RunError(
+            f"{out} holds a quickstart with other settings; choose another --out or remove it."
+        )
     if out.exists() and not kept.exists() and any(out.iterdir()):
         raise RunError(f"{out} exists and is not a quickstart; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings, indent=1))
-    command = (f"dualasr quickstart --base {options.base} --steps {options.steps} --readings {options.readings} "
-               f"--seed {options.seed}")  # fmt: skip
+    command = (
+        f"dualasr quickstart --base {options.base} --steps {options.steps} --readings"
+        f" {options.readings} --seed {options.seed}"
+    )
 
-    log.info(f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's {', '.join(OLD)}")
+    log.info(
+        f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's"
+        f" {', '.join(OLD)}"
+    )
     corpus, configs = out / "corpus", [config for config, _ in NEW.values()] + list(OLD.values())
-    asked = GenerateOptions(readings=options.readings, text=options.text, seed=options.seed, limit=options.limit)
+    asked = GenerateOptions(
+        readings=options.readings, text=options.text, seed=options.seed, limit=options.limit
+    )
     generate_corpus(corpus, configs, asked)
     if corpus_only:
         log.info(f"[{time.time() - began:4.0f} s] done: {corpus}")
@@ -111,16 +150,27 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
             pack = out / "packs" / code
             log.info(f"[{time.time() - began:4.0f} s] adding {NEW[code][1]} ({code})")
             if not pack.exists():
-                earlier = tuple(corpus / "data" / NEW[other][0] for other in NEW if other != code and other in
-                                [path.name for path in packs])  # fmt: skip
+                earlier = tuple(
+                    corpus / "data" / NEW[other][0]
+                    for other in NEW
+                    if other != code and other in [path.name for path in packs]
+                )
                 add_language(
                     AddLanguageOptions(
-                        base=options.base, corpora=(corpus / "data" / NEW[code][0],), languages={code: NEW[code][1]},
-                        out=pack, negatives=negatives + earlier, cache=out / "trunk-cache", source="generated by espeak-ng",
-                        licence="CC0", training=TrainingOptions(steps=options.steps, variants=1, seed=options.seed),
+                        base=options.base,
+                        corpora=(corpus / "data" / NEW[code][0],),
+                        languages={code: NEW[code][1]},
+                        out=pack,
+                        negatives=negatives + earlier,
+                        cache=out / "trunk-cache",
+                        source="generated by espeak-ng",
+                        licence="CC0",
+                        training=TrainingOptions(
+                            steps=options.steps, variants=1, seed=options.seed
+                        ),
                     ),
                     resume=True,
-                )  # fmt: skip
+                )
             packs.append(pack)
         label = "base" if code is None else f"+ {code}"
         report_path = out / "reports" / f"{number}-{code or 'base'}.json"
@@ -137,9 +187,11 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
         log.info(regression_table(steps))
 
     table = regression_table(steps)
-    summary = (f"# Regression\n\nCER in percent with the pipeline known, in brackets with nothing known; mark-safe normaliser, "
-               f"beam {options.beam}, held-out sentences and voices.\n\n{table}\n\n![](regression.png)\n\n"
-               f"Made by `{command}`.\n")  # fmt: skip
+    summary = (
+        "# Regression\n\nCER in percent with the pipeline known, in brackets with nothing known;"
+        f" mark-safe normaliser, beam {options.beam}, held-out sentences and"
+        f" voices.\n\n{table}\n\n![](regression.png)\n\nMade by `{command}`.\n"
+    )
     (out / "regression.md").write_text(summary, encoding="utf-8")
     draw_regression(steps, out / "regression.png")
     for pack in packs:
@@ -149,8 +201,14 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
     model = load_model(options.base, packs)
     test = load_corpus(corpus, "test").utterances
     for code in [*NEW, *OLD]:
-        for utterance in [u for u in test if u.language == code][:1 if code in OLD else 2]:
+        for utterance in [u for u in test if u.language == code][: 1 if code in OLD else 2]:
             result = transcribe(model, utterance.sound)
-            log.info(f"  {code} -> {result.language or '-':3} by {result.route:8} {result.text}\n{'':17}(said: {utterance.text})")
-    log.info(f"[{time.time() - began:4.0f} s] done: {out / 'regression.md'}, {out / 'regression.png'}, packs in {out / 'packs'}")
+            log.info(
+                f"  {code} -> {result.language or '-':3} by {result.route:8}"
+                f" {result.text}\n{'':17}(said: {utterance.text})"
+            )
+    log.info(
+        f"[{time.time() - began:4.0f} s] done: {out / 'regression.md'}, {out / 'regression.png'},"
+        f" packs in {out / 'packs'}"
+    )
     return steps

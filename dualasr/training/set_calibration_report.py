@@ -1,4 +1,6 @@
-"""Calibrate a set of packs: dev audio in; a selector file, a table of before and after and a plot out. No pack is changed."""
+"""Calibrate a set of packs: dev audio in; a selector file, a table of before and after and a plot
+out. No pack is changed.
+"""
 
 from pathlib import Path
 
@@ -12,32 +14,73 @@ from dualasr.training.set_calibration import SetCalibration
 def to_text(found: SetCalibration) -> str:
     """Before and after, as Markdown."""
     sides, measured = (found.before, found.selector), found.measured
-    floors = [(f"floor of {name}", *(f"{one.floors[name]:+.2f}" if name in one.floors else "none" for one in sides))
-              for name in found.selector.packs if any(name in one.floors for one in sides)]  # fmt: skip
+    floors = [
+        (
+            f"floor of {name}",
+            *(f"{one.floors[name]:+.2f}" if name in one.floors else "none" for one in sides),
+        )
+        for name in found.selector.packs
+        if any(name in one.floors for one in sides)
+    ]
     rows = [
-        ("beta", *(f"{one.beta:+.2f}" for one in sides)), *floors,
+        ("beta", *(f"{one.beta:+.2f}" for one in sides)),
+        *floors,
         ("no speech above", *(f"{one.no_speech:g}" for one in sides)),
-        ("posterior", *(f"{one.posterior.weights[0]:.2f} x log-odds {one.posterior.offset:+.2f}" for one in sides)),
+        (
+            "posterior",
+            *(
+                f"{one.posterior.weights[0]:.2f} x log-odds {one.posterior.offset:+.2f}"
+                for one in sides
+            ),
+        ),
         ("routed right, %", *(percent(m["accuracy"]) for m in measured)),
-        ("calibration error of the posterior, 10 bins of equal mass, %", *(percent(m["calibration"]["ece"]) for m in measured)),
+        (
+            "calibration error of the posterior, 10 bins of equal mass, %",
+            *(percent(m["calibration"]["ece"]) for m in measured),
+        ),
         ("decoded twice, %", *(percent(m["decoded_twice"]) for m in measured)),
         ("unknown clips taken by packs, %", *(percent(m["false_accept_rate"]) for m in measured)),
-    ]  # fmt: skip
+    ]
     clips = ", ".join(f"{code} {count}" for code, count in found.clips.items())
-    lines = [f"dev clips: {clips}; in languages nobody knows: {found.unknown}. All figures are of the audio fitted on.", "",
-             *markdown_table(("", "before", "after"), rows), "Clips by language and route, before and after:", ""]  # fmt: skip
+    lines = [
+        (
+            f"dev clips: {clips}; in languages nobody knows: {found.unknown}. All figures are of"
+            " the audio fitted on."
+        ),
+        "",
+        *markdown_table(("", "before", "after"), rows),
+        "Clips by language and route, before and after:",
+        "",
+    ]
     first, last = (m["confusion"] for m in measured)
-    cells = [(code, *(str(last[code][r]) if counts[r] == last[code][r] else f"{counts[r]} -> {last[code][r]}" for r in counts))
-             for code, counts in first.items()]  # fmt: skip
+    cells = [
+        (
+            code,
+            *(
+                (
+                    str(last[code][r])
+                    if counts[r] == last[code][r]
+                    else f"{counts[r]} -> {last[code][r]}"
+                )
+                for r in counts
+            ),
+        )
+        for code, counts in first.items()
+    ]
     lines += markdown_table(("language", *next(iter(first.values()))), cells)
     if found.offers:
         offers = [(f"{share:g}", percent(accuracy)) for share, accuracy in found.offers]
-        lines += ["What other shares would cost:", "", *markdown_table(("--max_false_accept_rate", "routed right, %"), offers)]
+        lines += [
+            "What other shares would cost:",
+            "",
+            *markdown_table(("--max_false_accept_rate", "routed right, %"), offers),
+        ]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)]).rstrip()
 
 
 def draw(found: SetCalibration, path: Path) -> None:
-    """Reliability before and after: in every bin the mean posterior and the share of right routes, with its clips.
+    """Reliability before and after: in every bin the mean posterior and the share of right routes,
+    with its clips.
 
     Raises RunError where the PNG cannot be written.
     """
@@ -48,26 +91,67 @@ def draw(found: SetCalibration, path: Path) -> None:
     for axes, title, measured in zip(panels, ("before", "after"), found.measured, strict=True):
         bins = measured["calibration"]["bins"]
         places = range(len(bins))
-        axes.bar(places, [b["accuracy"] for b in bins], color="#3b82c4", alpha=0.45, label="share of right routes")
-        axes.plot(places, [b["confidence"] for b in bins], "o", color="#d9622b", label="mean posterior of the route")
+        axes.bar(
+            places,
+            [b["accuracy"] for b in bins],
+            color="#3b82c4",
+            alpha=0.45,
+            label="share of right routes",
+        )
+        axes.plot(
+            places,
+            [b["confidence"] for b in bins],
+            "o",
+            color="#d9622b",
+            label="mean posterior of the route",
+        )
         for place, b in enumerate(bins):
             axes.annotate(f"n={b['n']}", (place, 0.02), ha="center", fontsize=8)
-        axes.set_xticks(places, [f"{b['low']:.3f} to {b['high']:.3f}" for b in bins], rotation=55, ha="right", fontsize=8)
-        axes.set_title(f"{title}: {percent(measured['accuracy'])} % routed right, "
-                       f"calibration error {percent(measured['calibration']['ece'])} %", fontsize=10)  # fmt: skip
+        axes.set_xticks(
+            places,
+            [f"{b['low']:.3f} to {b['high']:.3f}" for b in bins],
+            rotation=55,
+            ha="right",
+            fontsize=8,
+        )
+        axes.set_title(
+            f"{title}: {percent(measured['accuracy'])} % routed right, "
+            f"calibration error {percent(measured['calibration']['ece'])} %",
+            fontsize=10,
+        )
         axes.set_ylim(0, 1.04)
-    figure.supxlabel("posterior of the route, from the least sure tenth of the dev clips to the surest", fontsize=9)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.supxlabel(
+        "posterior of the route, from the least sure tenth of the dev clips to the surest",
+        fontsize=9,
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     with atomic_file(path) as part:
         figure.savefig(part, dpi=130, format="png")
 
 
 def write_calibration(path: Path, found: SetCalibration, model: DualWhisper, command: str) -> None:
     """The selector file, with where it comes from. Raises RunError."""
-    sides = [{key: side[key] for key in ("accuracy", "confusion", "decoded_twice", "false_accept_rate")} | {"ece": side["calibration"]["ece"]}
-             for side in found.measured]  # fmt: skip
-    write_selector(path, found.selector, {
-        "command": command, "base": {"name": model.backbone.name, "checksum": model.backbone.checksum},
-        "packs": {name: list(pack.info.languages) for name, pack in model.packs.items()}, "dev": found.clips,
-        "unknown": found.unknown, "before": sides[0], "after": sides[1],
-    })  # fmt: skip
+    sides = [
+        {key: side[key] for key in ("accuracy", "confusion", "decoded_twice", "false_accept_rate")}
+        | {"ece": side["calibration"]["ece"]}
+        for side in found.measured
+    ]
+    write_selector(
+        path,
+        found.selector,
+        {
+            "command": command,
+            "base": {"name": model.backbone.name, "checksum": model.backbone.checksum},
+            "packs": {name: list(pack.info.languages) for name, pack in model.packs.items()},
+            "dev": found.clips,
+            "unknown": found.unknown,
+            "before": sides[0],
+            "after": sides[1],
+        },
+    )

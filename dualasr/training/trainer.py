@@ -1,10 +1,12 @@
 """Training a pack: transformers' Trainer on the secondary alone, over cached trunk activations.
 
-    1 corpora -> 2 tokenizer -> 3 trunk cache -> 4 train -> 5 choose the CTC weight and calibrate on dev -> 6 pack
+    1 corpora -> 2 tokenizer -> 3 trunk cache -> 4 train -> 5 choose the CTC weight and calibrate on
+    dev -> 6 pack
 
-Everything random is a function of (seed, step, clip), so that a run killed at any moment resumes to the weights of an
-unbroken one, and several processes (torchrun, accelerate launch) that share each batch come to the losses of one. `OUT.run`
-holds the run (arguments, metrics.jsonl, checkpoints); `OUT` is the finished pack.
+Everything random is a function of (seed, step, clip), so that a run killed at any moment resumes to
+the weights of an unbroken one, and several processes (torchrun, accelerate launch) that share each
+batch come to the losses of one. `OUT.run` holds the run (arguments, metrics.jsonl, checkpoints);
+`OUT` is the finished pack.
 """
 
 import json
@@ -39,25 +41,39 @@ from dualasr.training.options import TrainingOptions
 
 
 def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> float:
-    """CER on dev of the CTC head's best path, the cheap and early sign of progress (mark-safe normaliser)."""
+    """CER on dev of the CTC head's best path, the cheap and early sign of progress (mark-safe
+    normaliser).
+    """
     refs, hyps = [], []
     with torch.no_grad():
         for first in range(0, len(clips), batch):
             group = clips[first : first + batch]
-            values = [torch.from_numpy(np.load(clip.entries[0]).astype(np.float32)) for clip in group]
+            values = [
+                torch.from_numpy(np.load(clip.entries[0]).astype(np.float32)) for clip in group
+            ]
             lengths = torch.tensor([len(v) for v in values])
-            trunk, device = torch.nn.utils.rnn.pad_sequence(values, batch_first=True), secondary.layer_norm.weight.device
+            trunk, device = (
+                torch.nn.utils.rnn.pad_sequence(values, batch_first=True),
+                secondary.layer_norm.weight.device,
+            )
             encoded = secondary.encode(trunk.to(device), lengths.to(device))
             frames = secondary.ctc_log_probs(encoded).cpu().numpy()
-            hyps += [secondary.tokenizer.decode_characters(ctc_greedy(f[:n])) for f, n in zip(frames, lengths, strict=True)]
+            hyps += [
+                secondary.tokenizer.decode_characters(ctc_greedy(f[:n]))
+                for f, n in zip(frames, lengths, strict=True)
+            ]
             refs += [clip.text for clip in group]
-    return character_errors([normalise(t, "marks") for t in refs], [normalise(t, "marks") for t in hyps]).rate
+    return character_errors(
+        [normalise(t, "marks") for t in refs], [normalise(t, "marks") for t in hyps]
+    ).rate
 
 
 class _Progress(TrainerCallback):
     """Dev CER on the way, metrics.jsonl, and the best weights where they are to be kept."""
 
-    def __init__(self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions):
+    def __init__(
+        self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions
+    ):
         self.run, self.secondary, self.dev, self.options = run, secondary, dev, options
 
     def _append(self, row: dict) -> None:
@@ -78,7 +94,9 @@ class _Progress(TrainerCallback):
         self.secondary.train()
         self._append({"step": state.global_step, "time": time.time(), "dev_ctc_cer": rate})
         best = self.run / "best.json"
-        if self.options.keep == "best" and (not best.exists() or rate < json.loads(best.read_text())["cer"]):
+        if self.options.keep == "best" and (
+            not best.exists() or rate < json.loads(best.read_text())["cer"]
+        ):
             save_own(self.secondary, self.run / "best.safetensors")
             with atomic_file(best) as part:
                 part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
@@ -87,7 +105,9 @@ class _Progress(TrainerCallback):
 def save_own(secondary: Secondary, path: Path) -> None:
     """The secondary's own tensors as safetensors, whole or not at all."""
     with atomic_file(path) as part:
-        save_file({name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part)
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part
+        )
 
 
 def load_own(secondary: Secondary, path: Path) -> None:
@@ -98,13 +118,17 @@ def load_own(secondary: Secondary, path: Path) -> None:
 
 
 class SecondaryTrainer(Trainer):
-    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and appear by rename.
+    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and
+    appear by rename.
 
-    On a CPU each core of `pool` works on its own share of a batch (cores.py). Of several processes each takes its share of
-    every batch, and the gradients are put together by torch's DistributedDataParallel.
+    On a CPU each core of `pool` works on its own share of a batch (cores.py). Of several processes
+    each takes its share of every batch, and the gradients are put together by torch's
+    DistributedDataParallel.
     """
 
-    def __init__(self, *args, batches: list[list[tuple]], pool: ThreadPoolExecutor, cores: int, **kwargs):
+    def __init__(
+        self, *args, batches: list[list[tuple]], pool: ThreadPoolExecutor, cores: int, **kwargs
+    ):
         super().__init__(*args, data_collator=collate, **kwargs)
         self.batches, self.pool, self.cores = batches, pool, cores
         self.remove_callback(PrinterCallback)
@@ -118,10 +142,14 @@ class SecondaryTrainer(Trainer):
         def gradients(share: dict[str, torch.Tensor]):
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, share, num_items_in_batch=num_items_in_batch)
-            return loss.detach(), torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+            return loss.detach(), torch.autograd.grad(
+                loss, own, allow_unused=True, materialize_grads=True
+            )
 
         cores = min(self.cores, len(inputs["labels"]))
-        shares = [{key: value[core::cores] for key, value in inputs.items()} for core in range(cores)]
+        shares = [
+            {key: value[core::cores] for key, value in inputs.items()} for core in range(cores)
+        ]
         losses, grads = zip(*self.pool.map(gradients, shares), strict=True)
         for parameter, *parts in zip(own, *grads, strict=True):
             total = sum(parts)
@@ -131,9 +159,13 @@ class SecondaryTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         world, rank = self.args.world_size, self.args.process_index
         if world == 1:
-            return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate))
-        mine = [batch[rank::world] or [(batch[0][0], None)] for batch in self.batches]  # or a clip that teaches nothing
-        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)  # `prepare` would deal whole batches
+            return self.accelerator.prepare(
+                DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
+            )
+        # or a clip that teaches nothing
+        mine = [batch[rank::world] or [(batch[0][0], None)] for batch in self.batches]
+        # `prepare` would deal whole batches
+        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)
 
     def _get_output_dir(self, trial) -> str:
         return os.path.join(self.args.output_dir, "saving")
@@ -167,22 +199,46 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequence[Clip], dev: Sequence[Clip],
-                    run: Path, options: TrainingOptions, *, resume: bool = False) -> None:  # fmt: skip
-    """Train a secondary in place; checkpoints and metrics in `run`. With resume, from the newest complete checkpoint.
+def train_secondary(
+    secondary: Secondary,
+    train: Sequence[Clip],
+    negatives: Sequence[Clip],
+    dev: Sequence[Clip],
+    run: Path,
+    options: TrainingOptions,
+    *,
+    resume: bool = False,
+) -> None:
+    """Train a secondary in place; checkpoints and metrics in `run`. With resume, from the newest
+    complete checkpoint.
 
     Raises RunError where a checkpoint cannot be written; the one before it stays valid.
     """
     batches = plan_batches([c.frames for c in train], [c.frames for c in negatives], options)
     warmup, decay = (round(options.steps * share) for share in (options.warmup, options.decay))
     arguments = TrainingArguments(
-        output_dir=str(run), max_steps=options.steps, per_device_train_batch_size=options.batch,
-        gradient_accumulation_steps=options.accumulation, learning_rate=options.learning_rate, weight_decay=0.01,
-        lr_scheduler_type="warmup_stable_decay", warmup_steps=warmup, lr_scheduler_kwargs={"num_decay_steps": decay},
-        max_grad_norm=5.0, seed=options.seed, data_seed=options.seed, logging_steps=25, save_steps=options.save_every,
-        report_to=[], remove_unused_columns=False, bf16=options.bf16, use_cpu=secondary.layer_norm.weight.device.type == "cpu",
-        disable_tqdm=not os.isatty(2), dataloader_pin_memory=False, adam_beta2=0.98,
-    )  # fmt: skip
+        output_dir=str(run),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        weight_decay=0.01,
+        lr_scheduler_type="warmup_stable_decay",
+        warmup_steps=warmup,
+        lr_scheduler_kwargs={"num_decay_steps": decay},
+        max_grad_norm=5.0,
+        seed=options.seed,
+        data_seed=options.seed,
+        logging_steps=25,
+        save_steps=options.save_every,
+        report_to=[],
+        remove_unused_columns=False,
+        bf16=options.bf16,
+        use_cpu=secondary.layer_norm.weight.device.type == "cpu",
+        disable_tqdm=not os.isatty(2),
+        dataloader_pin_memory=False,
+        adam_beta2=0.98,
+    )
     own = {name for name, _ in secondary.own_tensors() if not name.startswith("language_head")}
     for name, parameter in secondary.named_parameters():
         parameter.requires_grad_(name in own)
@@ -191,13 +247,22 @@ def train_secondary(secondary: Secondary, train: Sequence[Clip], negatives: Sequ
     found = checkpoints(run) if resume else []
     try:
         with worker_pool() as (pool, cores):
-            trainer = SecondaryTrainer(model=secondary, args=arguments, train_dataset=clips, batches=batches, pool=pool,
-                                       cores=cores, callbacks=[_Progress(run, secondary, dev, options)])  # fmt: skip
+            trainer = SecondaryTrainer(
+                model=secondary,
+                args=arguments,
+                train_dataset=clips,
+                batches=batches,
+                pool=pool,
+                cores=cores,
+                callbacks=[_Progress(run, secondary, dev, options)],
+            )
             trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"Cannot write to {run}: {reason}. Free some space and go on with --resume; "
-                       "the checkpoints in it are whole.") from error  # fmt: skip
+        raise RunError(
+            f"Cannot write to {run}: {reason}. Free some space and go on with --resume; "
+            "the checkpoints in it are whole."
+        ) from error
     if options.keep == "best" and (run / "best.safetensors").exists():
         load_own(secondary, run / "best.safetensors")
     secondary.eval().requires_grad_(False)

@@ -1,8 +1,10 @@
-"""Frozen-trunk activations on disk: what lies below the fork is computed once a clip and variant, then never again.
+"""Frozen-trunk activations on disk: what lies below the fork is computed once a clip and variant,
+then never again.
 
-A variant is an augmentation of the waveform, drawn from (seed, clip, variant); variant 0 is the clip itself. Entries are
-float16 arrays (frames + margin, width), one file each, keyed by the clip's content, variant, base and fork, written
-whole or not at all, so that runs may share a folder and a stopped run goes on where it was.
+A variant is an augmentation of the waveform, drawn from (seed, clip, variant); variant 0 is the
+clip itself. Entries are float16 arrays (frames + margin, width), one file each, keyed by the clip's
+content, variant, base and fork, written whole or not at all, so that runs may share a folder and a
+stopped run goes on where it was.
 """
 
 import hashlib
@@ -37,7 +39,9 @@ class TrunkCache:
     seed: int = 0
 
     def path(self, digest: bytes, variant: int) -> Path:
-        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes, and of the stretch if any."""
+        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes,
+        and of the stretch if any.
+        """
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
         if variant:
             about += f"|{self.seed}|{self.augmentation}"
@@ -50,24 +54,37 @@ class TrunkCache:
         if variant:
             clip = int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:8], "little")
             slowest = len(samples) / self.augmentation.speed_range[0]
-            fits = slowest <= self.backbone.window_samples  # else slowing it down would cut its end off
+            # else slowing it down would cut its end off
+            fits = slowest <= self.backbone.window_samples
             options = self.augmentation if fits else replace(self.augmentation, speed=0.0)
             samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), options)
         return samples[: self.backbone.window_samples]
 
-    def fill(self, clips: Sequence[tuple[Path | Sound, int]], *, batch: int = 16,
-             progress: bool | None = None) -> list[Path | AudioError]:  # fmt: skip
-        """Compute what is missing of (audio, variant) pairs; their entries, in order, or why a file cannot be read.
+    def fill(
+        self,
+        clips: Sequence[tuple[Path | Sound, int]],
+        *,
+        batch: int = 16,
+        progress: bool | None = None,
+    ) -> list[Path | AudioError]:
+        """Compute what is missing of (audio, variant) pairs; their entries, in order, or why a file
+        cannot be read.
 
         `progress` None shows a bar on a terminal. Raises RunError where the disk is full.
         """
         sounds = [audio if isinstance(audio, Sound) else Sound(audio) for audio, _ in clips]
-        digests = {path: self._digest(path) for path in dict.fromkeys(sound.path for sound in sounds)}
+        digests = {
+            path: self._digest(path) for path in dict.fromkeys(sound.path for sound in sounds)
+        }
         paths: list[Path | AudioError] = [
             self.path(self._stretch(digests[sound.path], sound), variant)
             for sound, (_, variant) in zip(sounds, clips, strict=True)
         ]
-        missing = [(clip, i) for i, (clip, path) in enumerate(zip(clips, paths, strict=True)) if not path.exists()]
+        missing = [
+            (clip, i)
+            for i, (clip, path) in enumerate(zip(clips, paths, strict=True))
+            if not path.exists()
+        ]
         groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
 
         def compute(group: list[tuple[tuple[Path | Sound, int], int]]) -> int:
@@ -80,7 +97,9 @@ class TrunkCache:
                     paths[i] = error
             if sounds:
                 trunk = self.backbone.trunk(self.backbone.features(sounds), self.fork)
-                sliced, lengths = slice_trunk(trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN)
+                sliced, lengths = slice_trunk(
+                    trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN
+                )
                 for path, values, length in zip(into, sliced, lengths.tolist(), strict=True):
                     self._write(path, values[:length].to(torch.float16).cpu().numpy())
             return len(group)
@@ -103,11 +122,20 @@ class TrunkCache:
 
     @staticmethod
     def _stretch(digest: bytes, sound: Sound) -> bytes:
-        """A whole file keeps its own digest, which is what the entries of earlier runs are keyed by."""
-        return digest if sound.is_whole else hashlib.sha256(digest + f"|{sound.start!r}-{sound.end!r}".encode()).digest()
+        """A whole file keeps its own digest, which is what the entries of earlier runs are keyed
+        by.
+        """
+        return (
+            digest
+            if sound.is_whole
+            else hashlib.sha256(digest + f"|{sound.start!r}-{sound.end!r}".encode()).digest()
+        )
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:
-        name, advice = f"the trunk cache {path.parent.parent}", "Free some space, choose another --cache, or lower --variants."
+        name, advice = (
+            f"the trunk cache {path.parent.parent}",
+            "Free some space, choose another --cache, or lower --variants.",
+        )
         with atomic_file(path, name=name, advice=advice) as part, part.open("wb") as file:
             np.save(file, values)

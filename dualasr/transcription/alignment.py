@@ -1,7 +1,8 @@
 """When each word of a transcript was said: CTC forced alignment on a pack's character head.
 
-CTC marks a character by a frame or two inside it. The mark of the space before a word stands where the word begins; a word
-without one before it begins a little before its first character's mark, and ends with the mark of its last letter.
+CTC marks a character by a frame or two inside it. The mark of the space before a word stands where
+the word begins; a word without one before it begins a little before its first character's mark, and
+ends with the mark of its last letter.
 """
 
 import logging
@@ -28,12 +29,15 @@ from dualasr.transcription.transcript import Word
 
 FILTER_WIDTH = 7  # frames
 
-LAG = 0.045  # s from where a character begins to its mark: the median over four packs, of 30 clips each
+# s from where a character begins to its mark: the median over four packs, of 30 clips each
+LAG = 0.045
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where CTC says a character: its place in the text, frames `first` to `end` (not with it), its highest probability."""
+    """Where CTC says a character: its place in the text, frames `first` to `end` (not with it), its
+    highest probability.
+    """
 
     index: int
     first: int
@@ -47,27 +51,42 @@ def check_alignment() -> None:
         raise AlignmentError(f"{fault}, or transcribe without word times.")
 
 
-def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, frame_s: float, seconds: float,
-                unit: Literal["word", "character"] = "word") -> tuple[Word, ...]:  # fmt: skip
-    """The words of a text in a window of so many seconds, in order and without overlap; joined they are the text.
+def align_words(
+    log_probs: torch.Tensor,
+    text: str,
+    tokenizer: PackTokenizer,
+    frame_s: float,
+    seconds: float,
+    unit: Literal["word", "character"] = "word",
+) -> tuple[Word, ...]:
+    """The words of a text in a window of so many seconds, in order and without overlap; joined they
+    are the text.
 
-    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s` seconds. A word's
-    probability is the mean of its marks'. A word is `shared` where it has no character that the head knows, or no alignment
-    of the text fits the sound: it shares the time between its neighbours evenly.
-    Raises AlignmentError where torchaudio cannot be loaded.
+    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s`
+    seconds. A word's probability is the mean of its marks'. A word is `shared` where it has no
+    character that the head knows, or no alignment of the text fits the sound: it shares the time
+    between its neighbours evenly. Raises AlignmentError where torchaudio cannot be loaded.
     """
     places = split_words(text, unit)
     marks = mark_characters(log_probs, text, tokenizer) or ()
     words: list[Word | None] = []
     for first, last in places:
-        mine = [k for k, mark in enumerate(marks) if first <= mark.index < last and _is_letter(text[mark.index])]
+        mine = [
+            k
+            for k, mark in enumerate(marks)
+            if first <= mark.index < last and _is_letter(text[mark.index])
+        ]
         if not mine:
             words.append(None)
             continue
         before = marks[mine[0] - 1] if mine[0] else None
         begins = marks[mine[0]].first * frame_s - LAG
         if before is not None:
-            begins = before.first * frame_s if text[before.index].isspace() else max(begins, before.end * frame_s)
+            begins = (
+                before.first * frame_s
+                if text[before.index].isspace()
+                else max(begins, before.end * frame_s)
+            )
         earlier = next((word.end for word in reversed(words) if word), 0.0)
         begins = min(max(begins, earlier), seconds)
         ends = min(max(marks[mine[-1]].end * frame_s, begins), seconds)
@@ -78,13 +97,19 @@ def align_words(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer, fr
 
 
 def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int, int]]:
-    """First character of each word and the one after its last: the space before a word is part of it, as Whisper has it.
+    """First character of each word and the one after its last: the space before a word is part of
+    it, as Whisper has it.
 
-    Where a language is written without spaces every letter with its marks is a word, with the punctuation after it.
+    Where a language is written without spaces every letter with its marks is a word, with the
+    punctuation after it.
     """
-    starts = [i for i, c in enumerate(text) if not c.isspace() and (i == 0 or text[i - 1].isspace())]
+    starts = [
+        i for i, c in enumerate(text) if not c.isspace() and (i == 0 or text[i - 1].isspace())
+    ]
     if unit == "character":
-        starts = sorted({*starts[:1], *(i for i, c in enumerate(text) if unicodedata.category(c)[0] in "LN")})
+        starts = sorted(
+            {*starts[:1], *(i for i, c in enumerate(text) if unicodedata.category(c)[0] in "LN")}
+        )
     if not starts:
         return []
     while any(text[i - 1].isspace() for i in starts[1:]):
@@ -92,8 +117,12 @@ def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int
     return list(zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True))
 
 
-def mark_characters(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer) -> tuple[Mark, ...] | None:
-    """The most likely marks of the characters that the head knows; None where there is none, or too few frames for them."""
+def mark_characters(
+    log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer
+) -> tuple[Mark, ...] | None:
+    """The most likely marks of the characters that the head knows; None where there is none, or too
+    few frames for them.
+    """
     units = tokenizer.encode_characters(text)
     known = [i for i, c in enumerate(text) if tokenizer.encode_characters(c)]
     repeats = sum(a == b for a, b in zip(units, units[1:], strict=False))
@@ -104,9 +133,12 @@ def mark_characters(log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer
 
     path, scores = forced_align(log_probs.float().cpu().unsqueeze(0), torch.tensor([units]))
     likely = scores[0].exp()
-    spans = merge_tokens(path[0], likely)  # a run of frames with the same character each, none of blanks
-    return tuple(Mark(i, span.start, span.end, float(likely[span.start : span.end].max()))
-                 for i, span in zip(known, spans, strict=True))  # fmt: skip
+    # a run of frames with the same character each, none of blanks
+    spans = merge_tokens(path[0], likely)
+    return tuple(
+        Mark(i, span.start, span.end, float(likely[span.start : span.end].max()))
+        for i, span in zip(known, spans, strict=True)
+    )
 
 
 def _is_letter(character: str) -> bool:
@@ -126,13 +158,18 @@ def _share(words: list[Word | None], texts: list[str], seconds: float) -> list[W
     return filled
 
 
-def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequence[tuple[str, int]], frame_s: float,
-               seconds: float) -> tuple[Word, ...]:  # fmt: skip
+def warp_words(
+    weights: torch.Tensor,
+    probabilities: torch.Tensor,
+    words: Sequence[tuple[str, int]],
+    frame_s: float,
+    seconds: float,
+) -> tuple[Word, ...]:
     """The words of a window of so many seconds, in order and without overlap.
 
-    weights (heads, tokens + 1, frames) over the clip's own frames, the last row the end token's; probabilities (tokens,);
-    words as text and number of tokens, of which there are as many as tokens in all. A word's probability is the mean of
-    its tokens'.
+    weights (heads, tokens + 1, frames) over the clip's own frames, the last row the end token's;
+    probabilities (tokens,); words as text and number of tokens, of which there are as many as
+    tokens in all. A word's probability is the mean of its tokens'.
     """
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
     spread, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
@@ -150,7 +187,8 @@ def warp_words(weights: torch.Tensor, probabilities: torch.Tensor, words: Sequen
 
 
 def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the cheapest way through a matrix from its first cell to its last (dynamic time warping).
+    """Find the cheapest way through a matrix from its first cell to its last (dynamic time
+    warping).
 
     A step goes to the next row, the next column, or both. Of steps that cost the same, the
     one to both is taken before the one to the next column, and this before the next row.
@@ -167,8 +205,10 @@ def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
         from librosa.sequence import dtw  # takes seconds to import
     except RuntimeError as error:
-        raise RunError(f"Cannot load librosa, which finds the times of words: {error}. Set NUMBA_CACHE_DIR to a folder "
-                       "that can be written to.") from error  # fmt: skip
+        raise RunError(
+            f"Cannot load librosa, which finds the times of words: {error}. Set NUMBA_CACHE_DIR to"
+            " a folder that can be written to."
+        ) from error
 
     _, backwards = dtw(C=cost)
     rows, columns = backwards[::-1].T
@@ -187,16 +227,16 @@ def words_of(
 ) -> list[tuple[Word, ...]]:
     """Return the words of each window, in seconds of the window.
 
-    The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its character head.
+    The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its
+    character head.
 
     Args:
         model: The model that wrote the results.
-        audio: The windows as it encoded them.
-        results: One a window.
-        task: "transcribe" or "translate", as the primary was asked.
-        rows: The windows whose words are wanted; None for all. The others get ().
-        encodings: By pack, the encoder output that was computed to decode; what is missing is computed here.
-        required: False leaves a pack's windows without words, and logs a warning once, where torchaudio cannot be loaded.
+        audio: The windows as it encoded them. results: One a window. task: "transcribe" or
+        "translate", as the primary was asked. rows: The windows whose words are wanted; None for
+        all. The others get (). encodings: By pack, the encoder output that was computed to decode;
+        what is missing is computed here. required: False leaves a pack's windows without words, and
+        logs a warning once, where torchaudio cannot be loaded.
 
     Raises:
         AlignmentError: torchaudio cannot be loaded, and a pack's words are required.
@@ -205,7 +245,9 @@ def words_of(
     for i, result in enumerate(results):
         wanted = rows is None or i in rows
         possible = required or result.route == PRIMARY or _can_align()
-        found.append(_words(model, audio, i, result, task, encodings) if wanted and possible else ())
+        found.append(
+            _words(model, audio, i, result, task, encodings) if wanted and possible else ()
+        )
     return found
 
 
@@ -237,17 +279,29 @@ def _words(
         encoded, lengths = encoding.of([row])
         secondary = pack.secondary
         frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
-        return align_words(frames, text, secondary.tokenizer, secondary.frame_s, seconds, scoring_unit(result.language))
+        return align_words(
+            frames,
+            text,
+            secondary.tokenizer,
+            secondary.frame_s,
+            seconds,
+            scoring_unit(result.language),
+        )
     backbone = model.backbone
     tokens = backbone.text_tokens(result.tokens)
-    weights, probabilities = backbone.attend(audio.encoded[row : row + 1], result.language, tokens, task)
+    weights, probabilities = backbone.attend(
+        audio.encoded[row : row + 1], result.language, tokens, task
+    )
     frame_s = backbone.window_s / backbone.positions
     words = backbone.token_words(tokens, result.language)
     return warp_words(weights[..., : audio.frames[row]], probabilities, words, frame_s, seconds)
 
 
-def words_of_clip(model: DualWhisper, samples: np.ndarray, results: Sequence[WindowResult]) -> tuple[Word, ...]:
-    """Find the words of a clip that was transcribed before, window by window; nothing is decoded again.
+def words_of_clip(
+    model: DualWhisper, samples: np.ndarray, results: Sequence[WindowResult]
+) -> tuple[Word, ...]:
+    """Find the words of a clip that was transcribed before, window by window; nothing is decoded
+    again.
 
     Args:
         model: What transcribed it.
@@ -257,7 +311,9 @@ def words_of_clip(model: DualWhisper, samples: np.ndarray, results: Sequence[Win
     Returns:
         The words in order, in seconds of the clip.
     """
-    ranges = [(a, b) for a, b in split_windows(samples, model.backbone.window_s) if b - a >= SHORTEST]
+    ranges = [
+        (a, b) for a, b in split_windows(samples, model.backbone.window_s) if b - a >= SHORTEST
+    ]
     words = []
     for (first, last), result in zip(ranges, results, strict=True):
         at = first / SAMPLE_RATE

@@ -1,8 +1,9 @@
-"""A file on its way from windows to a transcript: what is heard of it, what the neighbours of a window change, the whole.
+"""A file on its way from windows to a transcript: what is heard of it, what the neighbours of a
+window change, the whole.
 
-The primary inside the model stays plain Whisper. Whatever keeps text out of a transcript, such as a window that is digital
-silence or one that Whisper itself takes for no speech, is decided here. A file is read as a stream: memory does not depend on
-how long it is.
+The primary inside the model stays plain Whisper. Whatever keeps text out of a transcript, such as a
+window that is digital silence or one that Whisper itself takes for no speech, is decided here. A
+file is read as a stream: memory does not depend on how long it is.
 """
 
 import os
@@ -49,7 +50,8 @@ class Piece:
 
 @dataclass
 class Recording:
-    """A sound between its first window and its last answer. This is the part that changes; what it yields does not.
+    """A sound between its first window and its last answer. This is the part that changes; what it
+    yields does not.
 
     Attributes:
         audio: The sound: a file, a part of one, or samples.
@@ -70,7 +72,8 @@ class Recording:
     samples: int = 0
     silent: int = 0
     error: DualasrError | None = None
-    _last_samples: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))  # of the last two pieces
+    # of the last two pieces
+    _last_samples: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))
     _n_reported: int = 0  # pieces whose segments were given out
 
     def windows(self, window_s: float) -> Iterator[Window]:
@@ -83,7 +86,10 @@ class Recording:
         for start, blocks in _blocks(self.audio, self.options.stretches):
             try:
                 for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
-                    if len(window.samples) >= SHORTEST and float(np.abs(window.samples).max()) >= self.options.silence_peak:
+                    if (
+                        len(window.samples) >= SHORTEST
+                        and float(np.abs(window.samples).max()) >= self.options.silence_peak
+                    ):
                         yield replace(window, start=start + window.start)
                     else:
                         self.silent += 1
@@ -106,8 +112,8 @@ class Recording:
     ) -> None:
         """Keep a window's answer, and smooth the route of the one before it.
 
-        A window between two that both go another way, with a lead below `options.smoothing`, is decoded `again` by their route:
-        languages seldom change for one window alone.
+        A window between two that both go another way, with a lead below `options.smoothing`, is
+        decoded `again` by their route: languages seldom change for one window alone.
 
         Args:
             piece: The answer.
@@ -117,7 +123,9 @@ class Recording:
         """
         self.pieces.append(piece)
         self._last_samples.append(samples)
-        if len(self.pieces) < 3 or any(piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]):
+        if len(self.pieces) < 3 or any(
+            piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]
+        ):
             return
         before, lone, after = self.pieces[-3:]
         routes = {before.result.route, after.result.route}
@@ -133,23 +141,31 @@ class Recording:
     def next_options(self) -> DecodeOptions:
         """Return the options of the next window where it is told of the file so far.
 
-        It is told what the primary wrote, back to the last window that another pipeline wrote, that looks like a failure, or
-        that was drawn at more than UNSURE; without what is no speech. The caller's prompt stands before it if it reaches back
-        to the beginning, or is carried on.
+        It is told what the primary wrote, back to the last window that another pipeline wrote, that
+        looks like a failure, or that was drawn at more than UNSURE; without what is no speech. The
+        caller's prompt stands before it if it reaches back to the beginning, or is carried on.
         """
         decode, texts, whole = self.options.decode, [], True
         for piece in reversed(self.pieces):
             result, answer = piece.result, piece.result.hypotheses.get(PRIMARY)
             if _is_no_speech(result, self.options):
                 continue
-            failed = decode.fallback and answer and decode.fallback.fails(answer[0], result.no_speech_prob)
+            failed = (
+                decode.fallback
+                and answer
+                and decode.fallback.fails(answer[0], result.no_speech_prob)
+            )
             if result.route != PRIMARY or answer is None or failed or result.temperature > UNSURE:
                 whole = False
                 break
             texts.append(result.text.strip())
         if self.options.carry_prompt:
             return replace(decode, context=" ".join(texts[::-1]))
-        return replace(decode, prompt="", context=" ".join([*([decode.prompt] if whole else []), *texts[::-1]]).strip())
+        return replace(
+            decode,
+            prompt="",
+            context=" ".join([*([decode.prompt] if whole else []), *texts[::-1]]).strip(),
+        )
 
     @property
     def seconds(self) -> float:
@@ -161,7 +177,9 @@ class Recording:
         return self.error or self._transcription(self.pieces)
 
     def new_segments(self, *, last: bool = False) -> Iterator[Segment]:
-        """Yield the segments that are certain and were not yielded before; after the `last` answer all are certain."""
+        """Yield the segments that are certain and were not yielded before; after the `last` answer
+        all are certain.
+        """
         fresh = self.pieces[self._n_reported : None if last else -1]
         self._n_reported += len(fresh)
         return self._segments_of(fresh)
@@ -177,64 +195,122 @@ class Recording:
 
     def _transcription(self, pieces: Sequence[Piece]) -> Transcription:
         speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
-        segments, texts = tuple(self._segments_of(pieces)), sum(bool(piece.result.text.strip()) for piece in speech)
-        spoken = [(segment.route, segment.language, segment.end - segment.start) for segment in segments]
+        segments, texts = (
+            tuple(self._segments_of(pieces)),
+            sum(bool(piece.result.text.strip()) for piece in speech),
+        )
+        spoken = [
+            (segment.route, segment.language, segment.end - segment.start) for segment in segments
+        ]
         if self.options.detect_only:
-            spoken = [(piece.result.route, piece.result.language, piece.seconds) for piece in speech]
+            spoken = [
+                (piece.result.route, piece.result.language, piece.seconds) for piece in speech
+            ]
         routes, languages = Counter(), Counter()
         for route, language, seconds in spoken:
             routes[route] += seconds
             languages[language] += seconds
-        windows = {"text": texts, "empty": len(speech) - texts, "no_speech": len(pieces) - len(speech),
-                   "silent": self.silent}  # fmt: skip
-        scores = {"windows": windows, "route_seconds": dict(routes), "language_seconds": dict(languages)}
+        windows = {
+            "text": texts,
+            "empty": len(speech) - texts,
+            "no_speech": len(pieces) - len(speech),
+            "silent": self.silent,
+        }
+        scores = {
+            "windows": windows,
+            "route_seconds": dict(routes),
+            "language_seconds": dict(languages),
+        }
         return Transcription(
-            _join(segments), max(languages, key=languages.get, default=None), max(routes, key=routes.get, default=PRIMARY),
-            _mean_language_probs(pieces), segments, self.seconds, scores,
-        )  # fmt: skip
+            _join(segments),
+            max(languages, key=languages.get, default=None),
+            max(routes, key=routes.get, default=PRIMARY),
+            _mean_language_probs(pieces),
+            segments,
+            self.seconds,
+            scores,
+        )
 
 
-def _blocks(audio: Audio, stretches: Sequence[tuple[float, float | None]]) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
+def _blocks(
+    audio: Audio, stretches: Sequence[tuple[float, float | None]]
+) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
     """The stretches of a sound that are heard: the second each starts at, and its blocks."""
     if isinstance(audio, str | os.PathLike | Sound):
         sound = audio if isinstance(audio, Sound) else Sound(Path(audio))
         for start, end in stretches or ((0.0, None),):
-            ends = [e for e in (sound.end, None if end is None else sound.start + end) if e is not None]
-            yield start, stream_audio(Sound(sound.path, sound.start + start, min(ends, default=None)))
+            ends = [
+                e for e in (sound.end, None if end is None else sound.start + end) if e is not None
+            ]
+            yield (
+                start,
+                stream_audio(Sound(sound.path, sound.start + start, min(ends, default=None))),
+            )
     else:
         samples = _checked(audio)
         for start, end in stretches or ((0.0, None),):
-            yield start, iter([samples[round(start * SAMPLE_RATE) : None if end is None else round(end * SAMPLE_RATE)]])
+            yield (
+                start,
+                iter(
+                    [
+                        samples[
+                            round(start * SAMPLE_RATE) : (
+                                None if end is None else round(end * SAMPLE_RATE)
+                            )
+                        ]
+                    ]
+                ),
+            )
 
 
 def _checked(audio: np.ndarray) -> np.ndarray:
     """Samples as float32, shape (samples,), finite. Raises AudioError."""
     samples = np.asarray(audio)
     if samples.dtype.kind != "f":
-        raise AudioError(f"The audio array holds {samples.dtype}, not floats; scale it to +-1 (int16: divide by 32768).")
+        raise AudioError(
+            f"The audio array holds {samples.dtype}, not floats; scale it to +-1 (int16: divide by"
+            " 32768)."
+        )
     if samples.ndim != 1:
-        raise AudioError(f"The audio array has shape {samples.shape}, not (samples,); average its channels.")
+        raise AudioError(
+            f"The audio array has shape {samples.shape}, not (samples,); average its channels."
+        )
     if not np.isfinite(samples).all():
         raise AudioError("The audio array has NaN or infinite samples; replace or remove them.")
     return samples.astype(np.float32, copy=False)
 
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whether a window gives no text. Where nothing was decoded the no-speech probability decides alone."""
+    """Whether a window gives no text. Where nothing was decoded the no-speech probability decides
+    alone.
+    """
     avg_logprob = -np.inf if options.detect_only else result.avg_logprob
     return options.thresholds.is_silence(avg_logprob, result.no_speech_prob)
 
 
-def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, ...]], options: TranscribeOptions
-              ) -> Iterator[Segment]:  # fmt: skip
-    """A window's segments: what stands between the primary's timestamps, its sentences, or all of it; with their words."""
+def _segments(
+    piece: Piece,
+    time: Callable[[Sequence[int], float], tuple[Span, ...]],
+    options: TranscribeOptions,
+) -> Iterator[Segment]:
+    """A window's segments: what stands between the primary's timestamps, its sentences, or all of
+    it; with their words.
+    """
     result = piece.result
     spans = time(result.tokens, piece.seconds) if result.route == PRIMARY else ()
     if not spans and options.sentences:
         spans = sentences(piece.words)
-    words = deque(replace(word, start=piece.start + word.start, end=piece.start + word.end) for word in piece.words)
+    words = deque(
+        replace(word, start=piece.start + word.start, end=piece.start + word.end)
+        for word in piece.words
+    )
     if len(spans) < 2 and not any(span.tokens for span in spans):
-        spans = (replace(spans[0] if spans else Span(0.0, piece.seconds, result.text.strip()), tokens=result.tokens),)
+        spans = (
+            replace(
+                spans[0] if spans else Span(0.0, piece.seconds, result.text.strip()),
+                tokens=result.tokens,
+            ),
+        )
     seek, compression = round(100 * piece.start), compression_ratio(result.text)
     for span in spans:
         mine, letters = [], len("".join(span.text.split()))
@@ -242,10 +318,22 @@ def _segments(piece: Piece, time: Callable[[Sequence[int], float], tuple[Span, .
             mine.append(words.popleft())
             letters -= len("".join(mine[-1].word.split()))
         yield Segment(
-            piece.start + span.start, piece.start + span.end, span.text, result.language, result.route, result.avg_logprob,
-            result.no_speech_prob, result.language_probs, result.scores, result.reason, tuple(mine) if options.words else (),
-            seek, span.tokens, result.temperature, compression,
-        )  # fmt: skip
+            piece.start + span.start,
+            piece.start + span.end,
+            span.text,
+            result.language,
+            result.route,
+            result.avg_logprob,
+            result.no_speech_prob,
+            result.language_probs,
+            result.scores,
+            result.reason,
+            tuple(mine) if options.words else (),
+            seek,
+            span.tokens,
+            result.temperature,
+            compression,
+        )
 
 
 def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:
@@ -266,7 +354,9 @@ def _join(segments: tuple[Segment, ...]) -> str:
 
 
 def sentences(words: Sequence[Word]) -> tuple[Span, ...]:
-    """The sentences that words make, from the first word's start to the last one's end; a long pause ends one, too."""
+    """The sentences that words make, from the first word's start to the last one's end; a long
+    pause ends one, too.
+    """
     spans, mine = [], []
     for word, after in zip_longest(words, words[1:]):
         mine.append(word)

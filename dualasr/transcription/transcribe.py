@@ -1,6 +1,7 @@
 """Files in, transcripts out: which windows are decoded together, by which route.
 
-Windows of several files are decoded as one batch, so that the time does not depend on how short the files are.
+Windows of several files are decoded as one batch, so that the time does not depend on how short the
+files are.
 """
 
 from collections import deque
@@ -65,7 +66,8 @@ def transcribe_files(
     on_audio: OnAudio = lambda seconds: None,
     on_segment: OnSegment | None = None,
 ) -> Iterator[Result]:
-    """Transcribe files, and yield each in turn once it is whole; a broken file yields its error, and the others are still done.
+    """Transcribe files, and yield each in turn once it is whole; a broken file yields its error,
+    and the others are still done.
 
     Args:
         model: A base with packs.
@@ -85,7 +87,9 @@ def transcribe_files(
 
 @dataclass
 class Batcher:
-    """Collects windows of files until a batch is full, and gives files out in their order once they are whole."""
+    """Collects windows of files until a batch is full, and gives files out in their order once they
+    are whole.
+    """
 
     model: DualWhisper
     request: TranscribeRequest
@@ -119,7 +123,11 @@ class Batcher:
 
     def finished(self, still_read: Recording | None = None) -> Iterator[Result]:
         """Give out the files at the front that wait for no answer."""
-        while self.files and self.files[0] is not still_read and all(self.files[0] is not file for file, _ in self.batch):
+        while (
+            self.files
+            and self.files[0] is not still_read
+            and all(self.files[0] is not file for file, _ in self.batch)
+        ):
             file = self.files.popleft()
             self.report(file, last=True)
             yield file.audio, file.result()
@@ -135,8 +143,10 @@ def check_request(model: DualWhisper, request: TranscribeRequest) -> None:
     """Raise an error for a request that every sound would fail with.
 
     Raises:
-        PackError: The model lacks the route or the language, or the route knows no allowed language.
-        AlignmentError: Words are wanted that a pack cannot give without torchaudio; the primary's need none.
+        PackError: The model lacks the route or the language, or the route knows no allowed
+            language.
+        AlignmentError: Words are wanted that a pack cannot give without torchaudio; the primary's
+            need none.
     """
     request.check(model)
     if not request.options.words or request.options.detect_only:
@@ -172,7 +182,9 @@ def _transcribe_all(
 
 
 def _readable(file: Recording, window_s: float) -> Iterator[Window]:
-    """A file's windows, up to where reading it fails: whatever fails is this file's error, and no other's."""
+    """A file's windows, up to where reading it fails: whatever fails is this file's error, and no
+    other's.
+    """
     windows = file.windows(window_s)
     while True:
         try:
@@ -184,34 +196,45 @@ def _readable(file: Recording, window_s: float) -> Iterator[Window]:
             return
         except Exception as error:
             name = file.audio if isinstance(file.audio, str | Path) else "the sound"
-            file.error = AudioError(f"{name}: cannot be read as audio ({type(error).__name__}: {error})")
+            file.error = AudioError(
+                f"{name}: cannot be read as audio ({type(error).__name__}: {error})"
+            )
             return
         if window is None:
             return
         yield window
 
 
-def answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest) -> None:
-    """Decode windows together and hand each recording its answers; those of one recording stand in their order.
+def answer(
+    model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
+) -> None:
+    """Decode windows together and hand each recording its answers; those of one recording stand in
+    their order.
 
-    With `condition_on_previous_text` the batch is a single window. A prompt is for the first windows of recordings alone,
-    unless it is carried on.
+    With `condition_on_previous_text` the batch is a single window. A prompt is for the first
+    windows of recordings alone, unless it is carried on.
     """
     options = request.options
     if options.condition_on_previous_text:
         [(recording, _)] = batch
         request = replace(request, options=replace(options, decode=recording.next_options()))
     elif options.decode.prompt and not options.carry_prompt:
-        first = {id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces}.values()
+        first = {
+            id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces
+        }.values()
         if first:
             _answer(model, [batch[i] for i in sorted(first)], request)
         batch = [pair for i, pair in enumerate(batch) if i not in first]
-        request = replace(request, options=replace(options, decode=replace(options.decode, prompt="")))
+        request = replace(
+            request, options=replace(options, decode=replace(options.decode, prompt=""))
+        )
     if batch:
         _answer(model, batch, request)
 
 
-def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest) -> None:
+def _answer(
+    model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
+) -> None:
     """`answer` for windows that all get the same prompt."""
 
     def again(samples: np.ndarray, route: str) -> Answered:
@@ -219,10 +242,14 @@ def _answer(model: DualWhisper, batch: Sequence[tuple[Recording, Window]], reque
 
     answers = _decode(model, [window.samples for _, window in batch], request)
     for (recording, window), (result, words) in zip(batch, answers, strict=True):
-        recording.add(Piece(window.start, window.end, result, words), window.samples, again, model.selector)
+        recording.add(
+            Piece(window.start, window.end, result, words), window.samples, again, model.selector
+        )
 
 
-def _decode(model: DualWhisper, clips: Sequence[np.ndarray], request: TranscribeRequest) -> list[Answered]:
+def _decode(
+    model: DualWhisper, clips: Sequence[np.ndarray], request: TranscribeRequest
+) -> list[Answered]:
     """Each window's result, and its words where they are used."""
     audio, options = model.encode_audio(clips), request.options
     if options.detect_only:
@@ -230,7 +257,11 @@ def _decode(model: DualWhisper, clips: Sequence[np.ndarray], request: Transcribe
     routing = model.route(audio, route=request.route, language=request.language)
     decoded = model.decode_routes(audio, routing, routing.plan(), options.decode)
     results = model.conclude(audio, routing, decoded)
-    rows = [i for i, result in enumerate(results) if _needs_words(model, audio.seconds[i], result, options)]
+    rows = [
+        i
+        for i, result in enumerate(results)
+        if _needs_words(model, audio.seconds[i], result, options)
+    ]
     task = options.decode.generate.get("task", "transcribe")
     words = words_of(
         model, audio, results, task, rows=rows, encodings=decoded.encodings, required=options.words
@@ -238,8 +269,12 @@ def _decode(model: DualWhisper, clips: Sequence[np.ndarray], request: Transcribe
     return list(zip(results, words, strict=True))
 
 
-def _needs_words(model: DualWhisper, seconds: float, result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whether the times of a window's words are used: shown, or to cut sentences where no timestamps do it."""
+def _needs_words(
+    model: DualWhisper, seconds: float, result: WindowResult, options: TranscribeOptions
+) -> bool:
+    """Whether the times of a window's words are used: shown, or to cut sentences where no
+    timestamps do it.
+    """
     if options.words or not options.sentences:
         return options.words
     return result.route != PRIMARY or not model.backbone.spans(result.tokens, seconds)

@@ -1,14 +1,17 @@
-"""One language more: CONFIG joins a base and the packs it has; what that costs every other language is measured.
+"""One language more: CONFIG joins a base and the packs it has; what that costs every other language
+is measured.
 
-    python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky
-    python recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky
+    python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky python
+    recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky
 
 1 data  2 tokenizer  3 trunk activations  4 train  5 calibrate on dev  6 pack  7 evaluate  8 report
 
---corpus is a FLEURS folder, as prepare.py makes it; a corpus of any other layout is named with its language, qu-EC=my/corpus.
-The languages of the folder that the base knows are the old ones (--old names fewer): their training audio teaches the pack
-what is not its own, and their test split is evaluated before and after, as are the languages of earlier packs. OUT/packs/CODE
-is the pack, OUT/reports the evaluations. OUT is never overwritten; the same command goes on where it was stopped.
+--corpus is a FLEURS folder, as prepare.py makes it; a corpus of any other layout is named with its
+language, qu-EC=my/corpus. The languages of the folder that the base knows are the old ones (--old
+names fewer): their training audio teaches the pack what is not its own, and their test split is
+evaluated before and after, as are the languages of earlier packs. OUT/packs/CODE is the pack,
+OUT/reports the evaluations. OUT is never overwritten; the same command goes on where it was
+stopped.
 """
 
 import argparse
@@ -47,7 +50,9 @@ from dualasr.training.options import AddLanguageOptions, TrainingOptions, check_
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps of a run share. `old` are FLEURS configs of the base's languages; `negatives` more audio in others."""
+    """What all steps of a run share. `old` are FLEURS configs of the base's languages; `negatives`
+    more audio in others.
+    """
 
     corpus: Path
     out: Path
@@ -61,14 +66,19 @@ class Setting:
     training: TrainingOptions = TrainingOptions()
 
     def folder(self, config: str) -> Path:
-        """Where a config's tables are, or the corpus that is named. Raises CorpusError that offers the nearest there is."""
+        """Where a config's tables are, or the corpus that is named. Raises CorpusError that offers
+        the nearest there is.
+        """
         if path := config.partition("=")[2]:
             return Path(path)
         found = {folder.name: folder for folder in find_fleurs(self.corpus)}
         if config not in found:
             near = get_close_matches(config, found) or sorted(found)
-            raise CorpusError(f"{self.corpus} has no {config}; there is {', '.join(near[:5]) or 'no FLEURS config'}. "
-                              f"Make it with prepare.py --out {self.corpus} {config}.")  # fmt: skip
+            raise CorpusError(
+                f"{self.corpus} has no {config}; there is"
+                f" {', '.join(near[:5]) or 'no FLEURS config'}. Make it with prepare.py --out"
+                f" {self.corpus} {config}."
+            )
         return found[config]
 
     def read(self, config: str, split: str) -> Corpus:
@@ -77,16 +87,22 @@ class Setting:
         return load_corpus(self.folder(config), split, languages=[code], default_language=code)
 
 
-def old_configs(corpus: Path, base: str, known: Collection[str], named: Sequence[str] | None) -> tuple[str, ...]:
-    """The configs of a FLEURS folder that the base knows, or those of them that are named. Raises CorpusError."""
+def old_configs(
+    corpus: Path, base: str, known: Collection[str], named: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The configs of a FLEURS folder that the base knows, or those of them that are named. Raises
+    CorpusError.
+    """
     there = [folder.name for folder in find_fleurs(corpus)]
     old = [config for config in there if language_of(config).whisper in known]
     if named is None:
         return tuple(old)
     wanted = [language_of(name).config for name in named]
     if strange := [config for config in wanted if config not in old]:
-        raise CorpusError(f"--old {' '.join(strange)}: the base {base} does not know it, or {corpus} does not hold it; "
-                          f"there is {' '.join(old) or 'none'}.")  # fmt: skip
+        raise CorpusError(
+            f"--old {' '.join(strange)}: the base {base} does not know it, or {corpus} does not"
+            f" hold it; there is {' '.join(old) or 'none'}."
+        )
     return tuple(wanted)
 
 
@@ -96,11 +112,17 @@ def open_out(out: Path, arguments: dict) -> None:
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
         if changed := differences(before, wanted):
-            raise RunError(f"{out} was begun with other settings ({', '.join(changed)}); go on with the same, or choose "
-                           "another --out.")  # fmt: skip
+            raise RunError(
+                f"{out} was begun with other settings ({', '.join(changed)}); go on with the same,"
+                " or choose another --out."
+            )
         return
-    if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):  # hidden: a start that was killed
-        raise RunError(f"{out} exists and is not a run of this recipe; choose another --out. Nothing was overwritten.")
+    # hidden: a start that was killed
+    if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise RunError(
+            f"{out} exists and is not a run of this recipe; choose another --out. Nothing was"
+            " overwritten."
+        )
     with atomic_file(kept, advice="Free some space or choose another --out.") as part:
         part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -117,32 +139,63 @@ def differences(before: dict, now: dict) -> list[str]:
     return found
 
 
-def train(setting: Setting, pack: Path, new: Sequence[FleursLanguage], *, earlier: Sequence[FleursLanguage] = (),
-          init: Path | None = None, others: Sequence[str] = (), later: Sequence[str] = (), rehearse: float = 0.3,
-          processes: int = 1) -> None:  # fmt: skip
-    """Steps 1 to 6: a pack of `new`, unless it is there. With `init` it goes on from a pack that knows `earlier`.
+def train(
+    setting: Setting,
+    pack: Path,
+    new: Sequence[FleursLanguage],
+    *,
+    earlier: Sequence[FleursLanguage] = (),
+    init: Path | None = None,
+    others: Sequence[str] = (),
+    later: Sequence[str] = (),
+    rehearse: float = 0.3,
+    processes: int = 1,
+) -> None:
+    """Steps 1 to 6: a pack of `new`, unless it is there. With `init` it goes on from a pack that
+    knows `earlier`.
 
-    `others` are configs of further new languages, whose training audio is not its own; `later` those that it is to grow by.
-    Several processes are started as torchrun would, and each takes its share of every batch. Raises RunError where one fails.
+    `others` are configs of further new languages, whose training audio is not its own; `later`
+    those that it is to grow by. Several processes are started as torchrun would, and each takes its
+    share of every batch. Raises RunError where one fails.
     """
     if pack.exists():
         read_pack(pack)
         return
-    spoken = [folder for folder in map(setting.folder, setting.old) if (folder / "train.tsv").is_file()]
+    spoken = [
+        folder for folder in map(setting.folder, setting.old) if (folder / "train.tsv").is_file()
+    ]
     negatives = [*spoken, *map(setting.folder, others), *setting.negatives]
     options = AddLanguageOptions(
-        base=setting.base, corpora=tuple(setting.folder(language.config) for language in new),
-        languages={language.code: language.name for language in (*earlier, *new)}, out=pack, negatives=tuple(negatives),
-        cache=setting.out / "trunk-cache", source="FLEURS folder", licence="as the corpus", device=setting.device,
-        secondary=setting.secondary, training=setting.training, init=init, rehearse=rehearse,
+        base=setting.base,
+        corpora=tuple(setting.folder(language.config) for language in new),
+        languages={language.code: language.name for language in (*earlier, *new)},
+        out=pack,
+        negatives=tuple(negatives),
+        cache=setting.out / "trunk-cache",
+        source="FLEURS folder",
+        licence="as the corpus",
+        device=setting.device,
+        secondary=setting.secondary,
+        training=setting.training,
+        init=init,
+        rehearse=rehearse,
         rehearsal=tuple(setting.folder(language.config) for language in earlier),
         vocabulary=tuple(setting.folder(config) for config in later),
-    )  # fmt: skip
+    )
     if processes == 1:
         return steps_1_to_6(options)
-    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=pack.name, rdzv_backend="c10d",
-                          rdzv_endpoint="localhost:0", max_restarts=0, signals_to_handle="SIGTERM")  # fmt: skip
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)  # we say what failed
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=pack.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle="SIGTERM",
+    )
+    # we say what failed
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         elastic_launch(launch, steps_1_to_6)(options)
     except ChildFailedError as error:
@@ -161,7 +214,9 @@ def steps_1_to_6(options: AddLanguageOptions) -> None:
     add_language(options, resume=True)
 
 
-def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str) -> dict:
+def measure(
+    setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str
+) -> dict:
     """Steps 7 and 8: the report on the test split of `configs`, made unless it is there."""
     if not report.exists():
         parts = [setting.read(config, "test") for config in configs]
@@ -177,6 +232,7 @@ def measure(setting: Setting, packs: Sequence[Path], configs: Sequence[str], rep
 
 def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """What every recipe that trains has, less what would mean nothing to it."""
+
     def option(group, flag: str, **about) -> None:
         if flag in without:
             parser.set_defaults(**{flag.strip("-").replace("-", "_"): about.get("default")})
@@ -184,39 +240,95 @@ def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ())
             group.add_argument(flag, **about)
 
     g = parser.add_argument_group("data")
-    g.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="FLEURS folder, as prepare.py makes it")
+    g.add_argument(
+        "--corpus",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="FLEURS folder, as prepare.py makes it",
+    )
     g.add_argument("--out", type=Path, required=True, metavar="DIR")
-    g.add_argument("--old", nargs="+", default=None, metavar="CONFIG", help="languages of the base (all of them in the corpus)")
-    option(g, "--negatives", type=Path, action="append", default=[], metavar="PATH", help="more audio in other languages")
+    g.add_argument(
+        "--old",
+        nargs="+",
+        default=None,
+        metavar="CONFIG",
+        help="languages of the base (all of them in the corpus)",
+    )
+    option(
+        g,
+        "--negatives",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="more audio in other languages",
+    )
     g = parser.add_argument_group("model and training")
     g.add_argument("--base", default="micro", help="built-in base, folder, or hub id (%(default)s)")
-    g.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="(%(default)s)")
+    g.add_argument(
+        "--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="(%(default)s)"
+    )
     option(g, "--rank", type=int, default=SecondaryOptions.rank, help="of LoRA (%(default)s)")
     option(g, "--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
-    g.add_argument("--steps", type=int, default=TrainingOptions.steps, help="a language (%(default)s)")
-    g.add_argument("--batch", type=int, default=TrainingOptions.batch, help="clips a step (%(default)s)")
-    option(g, "--learning-rate", type=float, default=TrainingOptions.learning_rate, help="(%(default)s)")
-    g.add_argument("--variants", type=int, default=TrainingOptions.variants, help="augmented versions of a clip (%(default)s)")
+    g.add_argument(
+        "--steps", type=int, default=TrainingOptions.steps, help="a language (%(default)s)"
+    )
+    g.add_argument(
+        "--batch", type=int, default=TrainingOptions.batch, help="clips a step (%(default)s)"
+    )
+    option(
+        g,
+        "--learning-rate",
+        type=float,
+        default=TrainingOptions.learning_rate,
+        help="(%(default)s)",
+    )
+    g.add_argument(
+        "--variants",
+        type=int,
+        default=TrainingOptions.variants,
+        help="augmented versions of a clip (%(default)s)",
+    )
     option(g, "--seed", type=int, default=1, help="(%(default)s)")
     g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
     g.add_argument("--device", default="cpu", help="(%(default)s)")
-    option(g, "--processes", type=int, default=1, metavar="N", help="that train together, as one a GPU (%(default)s)")
+    option(
+        g,
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that train together, as one a GPU (%(default)s)",
+    )
     g = parser.add_argument_group("evaluation")
     g.add_argument("--beam", type=int, default=5, help="(%(default)s)")
-    option(g, "--fresh", action="store_true", help="decode everything after every step, though it was decoded before")
+    option(
+        g,
+        "--fresh",
+        action="store_true",
+        help="decode everything after every step, though it was decoded before",
+    )
 
 
 def configs_of(parser: argparse.ArgumentParser) -> None:
     """The new languages of a recipe for many."""
-    parser.add_argument("configs", nargs="*", metavar="CONFIG",
-                        help="of FLEURS, or a language's code, in their order (the paper's nineteen)")  # fmt: skip
+    parser.add_argument(
+        "configs",
+        nargs="*",
+        metavar="CONFIG",
+        help="of FLEURS, or a language's code, in their order (the paper's nineteen)",
+    )
 
 
-def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursLanguage, ...], Setting, Backbone]:
-    """The new languages, by their configs or codes, what all steps share, and the base. With no names, the paper's nineteen.
+def begin(
+    args: argparse.Namespace, names: Sequence[str]
+) -> tuple[tuple[FleursLanguage, ...], Setting, Backbone]:
+    """The new languages, by their configs or codes, what all steps share, and the base. With no
+    names, the paper's nineteen.
 
-    Raises CorpusError for a language that is unknown, not in the corpus, named twice, or the base's; BaseModelError, and
-    RunError for settings that cannot be.
+    Raises CorpusError for a language that is unknown, not in the corpus, named twice, or the
+    base's; BaseModelError, and RunError for settings that cannot be.
     """
     device = find_device(args.device)
     backbone = Backbone.load(args.base, device=device)
@@ -228,17 +340,37 @@ def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursL
         if language.code in [one.code for one in languages[:k]]:
             raise CorpusError(f"{language.config} is named twice; name each language once.")
         if language.whisper in known or tag_among(language.code, known):
-            raise CorpusError(f"{language.config}: {args.base} has {language.name} already; wanted a language it lacks.")
+            raise CorpusError(
+                f"{language.config}: {args.base} has {language.name} already; wanted a language it"
+                " lacks."
+            )
     old = old_configs(args.corpus, args.base, known, args.old)
     if not old:
-        print(f"warning: {args.corpus} holds no language that the base {args.base} knows: what it loses cannot be measured, "
-              "and packs learn from nothing what is not their own; prepare.py adds some", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: {args.corpus} holds no language that the base {args.base} knows: what it"
+            " loses cannot be measured, and packs learn from nothing what is not their own;"
+            " prepare.py adds some",
+            file=sys.stderr,
+        )
     setting = Setting(
-        args.corpus, args.out, old, args.base, tuple(args.negatives), device,
-        args.beam, not args.fresh, SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
-        TrainingOptions(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, variants=args.variants,
-                        seed=args.seed, bf16=args.bf16),
-    )  # fmt: skip
+        args.corpus,
+        args.out,
+        old,
+        args.base,
+        tuple(args.negatives),
+        device,
+        args.beam,
+        not args.fresh,
+        SecondaryOptions(rank=args.rank, fork=args.fork, decoder=args.decoder),
+        TrainingOptions(
+            steps=args.steps,
+            batch=args.batch,
+            learning_rate=args.learning_rate,
+            variants=args.variants,
+            seed=args.seed,
+            bf16=args.bf16,
+        ),
+    )
     check_settings(setting.secondary, setting.training, backbone.layers)
     if args.processes < 1:
         raise RunError(f"--processes {args.processes}: wanted 1 or more.")
@@ -248,21 +380,32 @@ def begin(args: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[FleursL
 
 
 def language_named(name: str) -> FleursLanguage:
-    """A FLEURS config or code, or any corpus with its language, as qu-EC=my/corpus. Raises CorpusError."""
+    """A FLEURS config or code, or any corpus with its language, as qu-EC=my/corpus. Raises
+    CorpusError.
+    """
     code, _, path = name.partition("=")
     if not path:
         return language_of(name)
     if not Path(path).is_dir():
-        raise CorpusError(f"{name}: {path} is no folder; wanted CODE=FOLDER with a corpus that has train, dev and test.")
+        raise CorpusError(
+            f"{name}: {path} is no folder; wanted CODE=FOLDER with a corpus that has train, dev and"
+            " test."
+        )
     return FleursLanguage(name, code, code, None, "", scoring_unit(code))
 
 
-def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+def run(
+    main: Callable[[argparse.Namespace], int],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+) -> int:
     """A recipe's exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
     name = Path(parser.prog).stem
     args = parser.parse_args(argv)
     silence_transformers()
-    args.command = shlex.join(["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))])
+    args.command = shlex.join(
+        ["python", f"recipes/fleurs/{name}.py", *(sys.argv[1:] if argv is None else map(str, argv))]
+    )
     try:
         with log_to_terminal():
             return main(args)
@@ -270,7 +413,9 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except (OSError, SafetensorError) as error:
-        print(f"{name}: {error}; what is done is kept, and the same command goes on", file=sys.stderr)
+        print(
+            f"{name}: {error}; what is done is kept, and the same command goes on", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
@@ -295,19 +440,35 @@ def add_one(args: argparse.Namespace) -> int:
     for folder in args.pack:
         held = read_pack(folder)["languages"]
         if language.code in held:
-            raise PackError(f"{folder} holds {language.name} already; leave it out, or add another language.")
+            raise PackError(
+                f"{folder} holds {language.name} already; leave it out, or add another language."
+            )
         earlier += [named[code] if code in named else language_of(code) for code in held]
     open_out(args.out, asdict(setting) | {"config": language.config, "packs": args.pack})
     before = [*setting.old, *(one.config for one in earlier)]
     pack = args.out / "packs" / language.code
     say("before: evaluate")
-    first = measure(setting, args.pack, [*before, language.config], args.out / "reports" / "before.json", args.command)
-    train(setting, pack, [language], others=[one.config for one in earlier], processes=args.processes)
+    first = measure(
+        setting,
+        args.pack,
+        [*before, language.config],
+        args.out / "reports" / "before.json",
+        args.command,
+    )
+    train(
+        setting, pack, [language], others=[one.config for one in earlier], processes=args.processes
+    )
     say("  7 evaluate")
     packs, report = [*args.pack, pack], args.out / "reports" / "after.json"
     second = measure(setting, packs, [*before, language.config], report, args.command)
     say(f"  8 report -> {report.with_suffix('.html')}")
-    print("\n".join(markdown_table(("language", "", "pipeline known", "nothing known"), rows_of(first, second))))
+    print(
+        "\n".join(
+            markdown_table(
+                ("language", "", "pipeline known", "nothing known"), rows_of(first, second)
+            )
+        )
+    )
     return 0
 
 
@@ -315,20 +476,38 @@ def rows_of(before: dict, after: dict) -> list[tuple[str, ...]]:
     """CER of each language before and after, in percent."""
     rows = []
     for code, found in after["languages"].items():
-        pairs = [(before["languages"][code][mode]["cer"], found[mode]["cer"]) for mode in ("pipeline_aware", "agnostic")]
+        pairs = [
+            (before["languages"][code][mode]["cer"], found[mode]["cer"])
+            for mode in ("pipeline_aware", "agnostic")
+        ]
         old = "old" if before["languages"][code]["known"] else "new"
         rows.append((code, old, *(f"{100 * a:.1f} -> {100 * b:.1f}" for a, b in pairs)))
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="add_language.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="add_language.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", metavar="CONFIG", help="of FLEURS, or the language's code")
     arguments_of(parser)
-    parser.add_argument("--pack", type=Path, action="append", default=[], metavar="DIR", help="pack that is there already")
-    parser.add_argument("--earlier", action="append", default=[], metavar="CODE=FOLDER",
-                        help="corpus of a language of such a pack, where FLEURS has none of it")  # fmt: skip
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="pack that is there already",
+    )
+    parser.add_argument(
+        "--earlier",
+        action="append",
+        default=[],
+        metavar="CODE=FOLDER",
+        help="corpus of a language of such a pack, where FLEURS has none of it",
+    )
     return run(add_one, parser, argv)
 
 

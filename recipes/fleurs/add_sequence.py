@@ -1,8 +1,10 @@
-"""Languages one after the other: after every step all old languages and all earlier new ones are measured.
+"""Languages one after the other: after every step all old languages and all earlier new ones are
+measured.
 
-    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs --out runs/sequence
-    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs --out runs/shared --grow shared
-    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs --out runs/joint --grow joint
+    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs --out
+    runs/sequence python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs
+    --out runs/shared --grow shared python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et
+    --corpus data/fleurs --out runs/joint --grow joint
 
 --grow pack    a pack for each language
 --grow shared  the paper's one LoRA and one decoder: every language trains them further, rehearsing a share of the earlier new
@@ -11,9 +13,10 @@
 --grow joint   one pack of all languages, trained at once in as many steps as all of them have elsewhere: the paper's own
                setting, and the reference for IM
 
-OUT/matrix.json, .md and .png are the result, OUT/reports the evaluation of each step, OUT/packs the packs. --joint and --alone
-name a finished --grow joint and --grow pack run, for IM and FWT. Exit code 1 where a language worsened by more than
---max-regression points of WER with nothing known. OUT is never overwritten; the same command goes on where it was stopped.
+OUT/matrix.json, .md and .png are the result, OUT/reports the evaluation of each step, OUT/packs the
+packs. --joint and --alone name a finished --grow joint and --grow pack run, for IM and FWT. Exit
+code 1 where a language worsened by more than --max-regression points of WER with nothing known. OUT
+is never overwritten; the same command goes on where it was stopped.
 """
 
 import argparse
@@ -24,7 +27,15 @@ from pathlib import Path
 
 from add_language import arguments_of, begin, configs_of, measure, open_out, run, say, train
 
-from dualasr.evaluation.continual import Matrix, matrix_of, read_finished, read_matrix, regressions, to_markdown, write_matrix
+from dualasr.evaluation.continual import (
+    Matrix,
+    matrix_of,
+    read_finished,
+    read_matrix,
+    regressions,
+    to_markdown,
+    write_matrix,
+)
 from dualasr.languages import language_of
 from dualasr.packs.format import attach_regression
 
@@ -34,11 +45,24 @@ def add_many(args: argparse.Namespace) -> int:
     groups = [languages] if args.grow == "joint" else [[language] for language in languages]
     learnt = {language_of(config).code: 0 for config in setting.old}
     learnt |= {language.code: k for k, group in enumerate(groups, 1) for language in group}
-    beside = {name: read_finished(folder, grow, learnt) for name, folder, grow in
-              (("joint", args.joint, "joint"), ("alone", args.alone, "pack")) if folder}  # fmt: skip
-    open_out(args.out, asdict(setting) | {"configs": [one.config for one in languages], "grow": args.grow,
-                                          "rehearse": args.rehearse})  # fmt: skip
-    steps = ["base", *("joint" if args.grow == "joint" else f"+ {group[0].code}" for group in groups)]
+    beside = {
+        name: read_finished(folder, grow, learnt)
+        for name, folder, grow in (("joint", args.joint, "joint"), ("alone", args.alone, "pack"))
+        if folder
+    }
+    open_out(
+        args.out,
+        asdict(setting)
+        | {
+            "configs": [one.config for one in languages],
+            "grow": args.grow,
+            "rehearse": args.rehearse,
+        },
+    )
+    steps = [
+        "base",
+        *("joint" if args.grow == "joint" else f"+ {group[0].code}" for group in groups),
+    ]
     packs: list[Path] = []
     reports, lost = [], []
     there = len(read_matrix(args.out).steps) if (args.out / "matrix.json").exists() else 0
@@ -47,10 +71,18 @@ def add_many(args: argparse.Namespace) -> int:
         before = [language for group in groups[: max(0, k - 1)] for language in group]
         if k:
             packs = add_step(args, setting, packs, before, groups[k - 1], languages)
-        heard = [language.config for language in (*before, *groups[k - 1])] if k else [one.config for one in languages]
+        heard = (
+            [language.config for language in (*before, *groups[k - 1])]
+            if k
+            else [one.config for one in languages]
+        )
         report = args.out / "reports" / f"{k:02}-{step.removeprefix('+ ')}.json"
         reports.append(measure(setting, packs, [*setting.old, *heard], report, args.command))
-        say("  decoded: " + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items()) + " windows")
+        say(
+            "  decoded: "
+            + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items())
+            + " windows"
+        )
         matrix = matrix_of(reports, steps[: k + 1], learnt, args.grow)
         if k + 1 >= there:  # a run that goes on leaves the longer one until it has come as far
             write_matrix(args.out, matrix, args.command, **beside)
@@ -64,12 +96,17 @@ def add_many(args: argparse.Namespace) -> int:
     print(to_markdown(matrix, args.command, **beside))
     print(f"{args.out / 'matrix.md'}, matrix.png, matrix.json")
     for regression in lost:
-        print(f"add_sequence: {regression}; --max-regression allows {args.max_regression:g}", file=sys.stderr)
+        print(
+            f"add_sequence: {regression}; --max-regression allows {args.max_regression:g}",
+            file=sys.stderr,
+        )
     return 1 if lost else 0
 
 
 def add_step(args, setting, packs: list[Path], before, new, languages) -> list[Path]:
-    """The packs after a step: those before with one more, or the one that went on from the one before."""
+    """The packs after a step: those before with one more, or the one that went on from the one
+    before.
+    """
     folder = args.out / "packs"
     if args.grow == "joint":
         steps = setting.training.steps * len(new)  # --steps are a language's
@@ -77,12 +114,26 @@ def add_step(args, setting, packs: list[Path], before, new, languages) -> list[P
         train(longer, folder / "joint", new, processes=args.processes)
         return [folder / "joint"]
     if args.grow == "pack":
-        train(setting, folder / new[0].code, new, others=[one.config for one in before], processes=args.processes)
+        train(
+            setting,
+            folder / new[0].code,
+            new,
+            others=[one.config for one in before],
+            processes=args.processes,
+        )
         return [*packs, folder / new[0].code]
     later = [one.config for one in languages if one not in (*before, *new)]
     shared = folder / f"shared-{len(before) + 1:02}"
-    train(setting, shared, new, earlier=before, init=packs[0] if packs else None, later=later, rehearse=args.rehearse,
-          processes=args.processes)  # fmt: skip
+    train(
+        setting,
+        shared,
+        new,
+        earlier=before,
+        init=packs[0] if packs else None,
+        later=later,
+        rehearse=args.rehearse,
+        processes=args.processes,
+    )
     return [shared]
 
 
@@ -91,24 +142,58 @@ def rates_of(matrix: Matrix) -> list[str]:
     lines = []
     for mode, words in (("pipeline_aware", "pipeline known"), ("agnostic", "nothing known ")):
         rates = 100 * matrix.table(mode)[-1]
-        lines.append(f"CER, {words}: " + "  ".join(f"{code} {rate:.1f}" for code, rate in
-                     zip(matrix.languages, rates, strict=True) if rate == rate))  # fmt: skip
+        lines.append(
+            f"CER, {words}: "
+            + "  ".join(
+                f"{code} {rate:.1f}"
+                for code, rate in zip(matrix.languages, rates, strict=True)
+                if rate == rate
+            )
+        )
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="add_sequence.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="add_sequence.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     configs_of(parser)
     arguments_of(parser)
     g = parser.add_argument_group("sequence")
-    g.add_argument("--grow", choices=("pack", "shared", "joint"), default="pack", help="(%(default)s)")
-    g.add_argument("--rehearse", type=float, default=0.3, metavar="SHARE",
-                   help="of the earlier new languages' training clips, with --grow shared (%(default)s)")  # fmt: skip
-    g.add_argument("--max-regression", type=float, default=1.0, metavar="POINTS", help="of WER, nothing known (%(default)s)")
-    g.add_argument("--stop-on-regression", action="store_true", help="add no further language after one")
-    g.add_argument("--joint", type=Path, metavar="RUN", help="a --grow joint run over the same languages, for IM")
-    g.add_argument("--alone", type=Path, metavar="RUN", help="a --grow pack run over the same languages, for FWT")
+    g.add_argument(
+        "--grow", choices=("pack", "shared", "joint"), default="pack", help="(%(default)s)"
+    )
+    g.add_argument(
+        "--rehearse",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="of the earlier new languages' training clips, with --grow shared (%(default)s)",
+    )
+    g.add_argument(
+        "--max-regression",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="of WER, nothing known (%(default)s)",
+    )
+    g.add_argument(
+        "--stop-on-regression", action="store_true", help="add no further language after one"
+    )
+    g.add_argument(
+        "--joint",
+        type=Path,
+        metavar="RUN",
+        help="a --grow joint run over the same languages, for IM",
+    )
+    g.add_argument(
+        "--alone",
+        type=Path,
+        metavar="RUN",
+        help="a --grow pack run over the same languages, for FWT",
+    )
     return run(add_many, parser, argv)
 
 

@@ -1,8 +1,9 @@
 """What somebody could do instead, on the same clips and in as many steps.
 
-A whole Whisper may be trained, or LoRA on its encoder and decoder, with Whisper's own vocabulary and the tag of another
-language: what it knew before is then no longer what it knew (`train_whole`). Or a pack may have another shape: a decoder
-without LoRA, or a supplementary encoder layer, the paper's two baselines (section 4; `fit_pack`).
+A whole Whisper may be trained, or LoRA on its encoder and decoder, with Whisper's own vocabulary
+and the tag of another language: what it knew before is then no longer what it knew (`train_whole`).
+Or a pack may have another shape: a decoder without LoRA, or a supplementary encoder layer, the
+paper's two baselines (section 4; `fit_pack`).
 """
 
 import copy
@@ -49,9 +50,15 @@ class Example:
     tokens: tuple[int, ...]
 
 
-def borrow_tags(new: Sequence[str], known: Sequence[str], measured: Sequence[str]) -> dict[str, str]:
-    """A tag for each new language: those that no measured language needs come first, then all take turns."""
-    order = [tag for tag in known if tag not in measured] + [tag for tag in known if tag in measured]
+def borrow_tags(
+    new: Sequence[str], known: Sequence[str], measured: Sequence[str]
+) -> dict[str, str]:
+    """A tag for each new language: those that no measured language needs come first, then all take
+    turns.
+    """
+    order = [tag for tag in known if tag not in measured] + [
+        tag for tag in known if tag in measured
+    ]
     return {code: order[k % len(order)] for k, code in enumerate(new)}
 
 
@@ -71,45 +78,93 @@ def examples_of(backbone: Backbone, utterances: Sequence[Utterance], tag: str) -
     return examples
 
 
-def train_whole(backbone: Backbone, examples: Sequence[Example], options: TrainingOptions, variants: TrunkCache, *,
-                rank: int = 0, padded: float = 1.0) -> tuple[nn.Module, int]:  # fmt: skip
-    """A copy of the base's model trained on examples, and how many parameters were: all, or with `rank` LoRA, which is merged.
+def train_whole(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    options: TrainingOptions,
+    variants: TrunkCache,
+    *,
+    rank: int = 0,
+    padded: float = 1.0,
+) -> tuple[nn.Module, int]:
+    """A copy of the base's model trained on examples, and how many parameters were: all, or with
+    `rank` LoRA, which is merged.
 
-    AdamW with linear warm-up and decay over as many steps and clips as a pack's training, the same augmentation (`variants`
-    makes it). Of the batches a share, `padded`, fills the window as a Whisper's does; the others end with their longest clip,
-    which a base that was trained so stands, and which is several times faster.
+    AdamW with linear warm-up and decay over as many steps and clips as a pack's training, the same
+    augmentation (`variants` makes it). Of the batches a share, `padded`, fills the window as a
+    Whisper's does; the others end with their longest clip, which a base that was trained so stands,
+    and which is several times faster.
     """
     model = copy.deepcopy(backbone.model).requires_grad_(rank == 0)
     torch.manual_seed(options.seed)
     if rank:
-        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS), lora_dropout=0.0, bias="none")
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            target_modules=list(LORA_TARGETS),
+            lora_dropout=0.0,
+            bias="none",
+        )
         model = get_peft_model(model, lora)
     own = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(own, lr=options.learning_rate, weight_decay=0.01)
-    schedule = get_scheduler("linear", optimiser, round(options.steps * options.warmup), options.steps)
+    schedule = get_scheduler(
+        "linear", optimiser, round(options.steps * options.warmup), options.steps
+    )
     whisper = model.base_model.model if rank else model
-    batches, rng = plan_batches([e.frames for e in examples], [], options), np.random.default_rng([options.seed, 41])
+    batches, rng = (
+        plan_batches([e.frames for e in examples], [], options),
+        np.random.default_rng([options.seed, 41]),
+    )
     whole, device = rng.random(len(batches)) < padded, backbone.device
 
     def gradients(share: tuple[list, bool, int]) -> tuple:
         items, full, total = share
         rows = [examples[i] for i, _ in items]
-        picked = [np.random.default_rng([options.seed, 7, position]).integers(options.variants) for _, position in items]
-        sounds = [variants.samples(row.sound, int(variant)) for row, variant in zip(rows, picked, strict=True)]
-        longest = backbone.positions if full else min(backbone.positions, max(
-            backbone.frames(len(sound)) for sound in sounds) + MARGIN)  # fmt: skip
+        picked = [
+            np.random.default_rng([options.seed, 7, position]).integers(options.variants)
+            for _, position in items
+        ]
+        sounds = [
+            variants.samples(row.sound, int(variant))
+            for row, variant in zip(rows, picked, strict=True)
+        ]
+        longest = (
+            backbone.positions
+            if full
+            else min(
+                backbone.positions, max(backbone.frames(len(sound)) for sound in sounds) + MARGIN
+            )
+        )
         tokens = [torch.tensor(row.tokens, device=device) for row in rows]
-        inputs = nn.utils.rnn.pad_sequence([t[:-1] for t in tokens], batch_first=True, padding_value=backbone.special_ids.end)
-        labels = nn.utils.rnn.pad_sequence([t[1:] for t in tokens], batch_first=True, padding_value=-100)
+        inputs = nn.utils.rnn.pad_sequence(
+            [t[:-1] for t in tokens], batch_first=True, padding_value=backbone.special_ids.end
+        )
+        labels = nn.utils.rnn.pad_sequence(
+            [t[1:] for t in tokens], batch_first=True, padding_value=-100
+        )
         mel = backbone.features(sounds)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             encoded = encode(whisper, mel, longest)
-            logits = whisper(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False).logits
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum") / total
+            logits = whisper(
+                encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False
+            ).logits
+        loss = (
+            F.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+            )
+            / total
+        )
         return torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
 
     with worker_pool() as (pool, cores):
-        for batch, full in tqdm(zip(batches, whole, strict=True), total=len(batches), desc="train", unit="step", disable=None):
+        for batch, full in tqdm(
+            zip(batches, whole, strict=True),
+            total=len(batches),
+            desc="train",
+            unit="step",
+            disable=None,
+        ):
             total = sum(len(examples[i].tokens) - 1 for i, _ in batch)
             parts = min(cores, len(batch)) if device.type == "cpu" else 1
             shares = [(batch[part::parts], bool(full), total) for part in range(parts)]
@@ -124,7 +179,9 @@ def train_whole(backbone: Backbone, examples: Sequence[Example], options: Traini
 
 
 def encode(whisper: nn.Module, mel: torch.Tensor, frames: int) -> torch.Tensor:
-    """Whisper's encoder on the first frames: (batch, mels, 2 x positions) -> (batch, frames, width)."""
+    """Whisper's encoder on the first frames: (batch, mels, 2 x positions) -> (batch, frames,
+    width).
+    """
     encoder = whisper.model.encoder
     hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel[:, :, : 2 * frames])))).permute(0, 2, 1)
     hidden = hidden + encoder.embed_positions.weight[:frames]
@@ -134,7 +191,9 @@ def encode(whisper: nn.Module, mel: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 class Supplementary(Secondary):
-    """No LoRA: one more encoder layer on top of the frozen ones, started from the last, and a decoder (paper, section 4)."""
+    """No LoRA: one more encoder layer on top of the frozen ones, started from the last, and a
+    decoder (paper, section 4).
+    """
 
     def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions):
         super().__init__(backbone, tokenizer, replace(options, rank=0, fork=backbone.layers))
@@ -147,13 +206,18 @@ class Supplementary(Secondary):
 Make = Callable[[Backbone, PackTokenizer, SecondaryOptions], Secondary]
 
 
-def parameters(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions) -> int:
+def parameters(
+    make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions
+) -> int:
     """How many a pack of this shape adds."""
     return sum(p.numel() for _, p in make(backbone, tokenizer, options).own_tensors())
 
 
-def units_for(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int) -> int:
+def units_for(
+    make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int
+) -> int:
     """LSTM units with which a shape adds as many parameters as wanted, or the fewest there can be."""
+
     def size(units: int) -> int:
         return parameters(make, backbone, tokenizer, replace(options, las=LASOptions(units=units)))
 
@@ -166,16 +230,24 @@ def units_for(make: Make, backbone: Backbone, tokenizer: PackTokenizer, options:
     return min((low, high), key=lambda units: abs(size(units) - wanted))
 
 
-def rank_for(backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int) -> int:
-    """The LoRA rank with which a pack adds as many parameters as wanted, which they grow with evenly."""
-    one, two = (parameters(Secondary, backbone, tokenizer, replace(options, rank=rank)) for rank in (1, 2))
+def rank_for(
+    backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int
+) -> int:
+    """The LoRA rank with which a pack adds as many parameters as wanted, which they grow with
+    evenly.
+    """
+    one, two = (
+        parameters(Secondary, backbone, tokenizer, replace(options, rank=rank)) for rank in (1, 2)
+    )
     return max(1, 1 + round((wanted - one) / (two - one)))
 
 
 def whole_rank(backbone: Backbone, wanted: int) -> int:
     """The rank with which LoRA on all of a Whisper's layers adds as many parameters as wanted."""
     layers = nn.ModuleList([*backbone.encoder.layers, *backbone.decoder.layers])
-    adapted = (layer for name, layer in layers.named_modules() if name.rpartition(".")[2] in LORA_TARGETS)
+    adapted = (
+        layer for name, layer in layers.named_modules() if name.rpartition(".")[2] in LORA_TARGETS
+    )
     return max(1, round(wanted / sum(layer.in_features + layer.out_features for layer in adapted)))
 
 
@@ -189,7 +261,9 @@ class Fitted:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """Seconds of all cores' work on a CPU, which others may be using, too; by the wall on anything else."""
+    """Seconds of all cores' work on a CPU, which others may be using, too; by the wall on anything
+    else.
+    """
     return time.process_time if device == "cpu" else time.perf_counter
 
 
@@ -208,11 +282,14 @@ def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
     secondary, corpora = pack.secondary, read_corpora(options, backbone.window_s)
     asked = replace(options, secondary=secondary.options)
     data = prepare(asked, backbone, secondary.tokenizer, corpora)
-    shutil.rmtree(options.run, ignore_errors=True)  # begun anew, so that the seconds are those of all steps
+    # begun anew, so that the seconds are those of all steps
+    shutil.rmtree(options.run, ignore_errors=True)
     options.run.mkdir(parents=True)
     now = clock(options.device)
     began = now()
-    train_secondary(secondary, data.train, data.negatives, data.dev[:64], options.run, options.training)
+    train_secondary(
+        secondary, data.train, data.negatives, data.dev[:64], options.run, options.training
+    )
     seconds = now() - began
     shutil.rmtree(options.run)
     model, refs = DualWhisper(backbone).with_pack(pack), [clip.text for clip in data.dev[:96]]
@@ -220,13 +297,24 @@ def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
     return Fitted(replace(pack, info=replace(pack.info, ctc_weight=weight)), rates[weight], seconds)
 
 
-def transcripts(model: DualWhisper, utterances: Sequence[Utterance], route: str, options: DecodeOptions) -> list[str]:
-    """What one pipeline hears; a clip longer than the window is cut as `evaluate` cuts it, and no other pipeline is asked."""
-    windows = ((i, samples[start:end]) for i, utterance in enumerate(utterances) for samples in [load_audio(utterance.sound)]
-               for start, end in split_windows(samples, model.backbone.window_s) if end - start >= SHORTEST)  # fmt: skip
+def transcripts(
+    model: DualWhisper, utterances: Sequence[Utterance], route: str, options: DecodeOptions
+) -> list[str]:
+    """What one pipeline hears; a clip longer than the window is cut as `evaluate` cuts it, and no
+    other pipeline is asked.
+    """
+    windows = (
+        (i, samples[start:end])
+        for i, utterance in enumerate(utterances)
+        for samples in [load_audio(utterance.sound)]
+        for start, end in split_windows(samples, model.backbone.window_s)
+        if end - start >= SHORTEST
+    )
     batches, texts = iter(lambda: list(islice(windows, BATCH)), []), [[] for _ in utterances]
     with worker_pool() as (pool, _):
-        for batch, heard in one_ahead(pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches):
+        for batch, heard in one_ahead(
+            pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches
+        ):
             results = model.transcribe_encoded(heard, route=route, options=options)
             for (i, _), result in zip(batch, results, strict=True):
                 texts[i].append(result.text)

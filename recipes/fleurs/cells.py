@@ -1,6 +1,8 @@
-"""Cells of the comparison: one system, learning rate, seed and language; trained, and heard on test.
+"""Cells of the comparison: one system, learning rate, seed and language; trained, and heard on
+test.
 
-A cell is JSON, written whole or not at all, and made once. What was trained stands beside it until its system is done.
+A cell is JSON, written whole or not at all, and made once. What was trained stands beside it until
+its system is done.
 """
 
 import json
@@ -39,12 +41,15 @@ from dualasr.training.prepare import read_corpora, read_text
 from dualasr.training.trainer import load_own, save_own
 from dualasr.training.trunk_cache import TrunkCache
 
-MOST_NEW_TOKENS = 200  # of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
+# of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
+MOST_NEW_TOKENS = 200
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data replayed."""
+    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data
+    replayed.
+    """
 
     rank: int = 0
     replay: float = 0.0
@@ -79,12 +84,19 @@ class Comparison:
     def test(self, config: str) -> list[Utterance]:
         return self.clips(config, "test", self.limit if config in self.setting.old else None)
 
-    def options(self, out: Path, language: FleursLanguage, rate: float, seed: int) -> AddLanguageOptions:
+    def options(
+        self, out: Path, language: FleursLanguage, rate: float, seed: int
+    ) -> AddLanguageOptions:
         training = replace(self.setting.training, learning_rate=rate, seed=seed)
         return AddLanguageOptions(
-            base=self.setting.base, corpora=(self.setting.folder(language.config),), languages={language.code: language.name},
-            out=out, cache=self.setting.out / "trunk-cache", device=self.setting.device, training=training,
-        )  # fmt: skip
+            base=self.setting.base,
+            corpora=(self.setting.folder(language.config),),
+            languages={language.code: language.name},
+            out=out,
+            cache=self.setting.out / "trunk-cache",
+            device=self.setting.device,
+            training=training,
+        )
 
 
 def texts_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> list[str]:
@@ -95,7 +107,9 @@ def texts_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> list[
 
 def errors_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> Tables:
     """In clips of one language."""
-    return error_tables(clips[0].language, [clip.text for clip in clips], texts_of(model, clips, beam))
+    return error_tables(
+        clips[0].language, [clip.text for clip in clips], texts_of(model, clips, beam)
+    )
 
 
 def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
@@ -103,12 +117,17 @@ def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) ->
     found = {}
     for clips in map(comparison.test, configs):
         tables = errors_of(model, clips, comparison.setting.beam)
-        found[clips[0].language] = {m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()}
+        found[clips[0].language] = {
+            m: {rate: t.tolist() for rate, t in rows.items()} for m, rows in tables.items()
+        }
     return found
 
 
 def cost(comparison: Comparison, model: DualWhisper, clips: int = 24) -> float:
-    """Seconds to transcribe a second of the first language, over what the base takes for one of its own; side by side."""
+    """Seconds to transcribe a second of the first language, over what the base takes for one of its
+    own; side by side.
+    """
+
     def once(model: DualWhisper, config: str, split: str) -> float:
         some = comparison.clips(config, split, clips)
         began = time.perf_counter()
@@ -123,16 +142,23 @@ def cost(comparison: Comparison, model: DualWhisper, clips: int = 24) -> float:
 
 
 def on_test(comparison: Comparison, model: DualWhisper, k: int, *, timed: bool) -> dict:
-    """The k-th language's test clips; after the last one, of what changes the Whisper, those of all."""
+    """The k-th language's test clips; after the last one, of what changes the Whisper, those of
+    all.
+    """
     configs = [comparison.languages[k].config]
     if not model.packs and k + 1 == len(comparison.languages):
         configs = comparison.configs
-    return {"tables": heard(comparison, model, configs), "cost": cost(comparison, model) if timed else None}
+    return {
+        "tables": heard(comparison, model, configs),
+        "cost": cost(comparison, model) if timed else None,
+    }
 
 
 @dataclass(frozen=True)
 class Place:
-    """A cell: a learning rate, a seed, the k-th language. Its weights stand beside it until its system is done."""
+    """A cell: a learning rate, a seed, the k-th language. Its weights stand beside it until its
+    system is done.
+    """
 
     folder: Path
     rate: float
@@ -146,8 +172,10 @@ class Place:
     def trained(self) -> Path:
         """The weights, to be read. Raises RunError where they are gone."""
         if not self.weights.exists():
-            raise RunError(f"{self.weights} is not there any more; remove {self.file('.json').name} beside it, and the same "
-                           "command trains it again.")  # fmt: skip
+            raise RunError(
+                f"{self.weights} is not there any more; remove {self.file('.json').name} beside it,"
+                " and the same command trains it again."
+            )
         return self.weights
 
     def file(self, end: str) -> Path:
@@ -170,19 +198,28 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
             base = [u for u in comparison.clips(config, "train") if u.duration <= backbone.window_s]
             some = sorted(rng.permutation(len(base))[: round(way.replay * len(base))])
             examples += examples_of(backbone, [base[i] for i in some], tag)
-    variants = TrunkCache(place.folder, backbone, 0, options.training.augmentation, place.seed)  # for its augmentation alone
+    # for its augmentation alone
+    variants = TrunkCache(place.folder, backbone, 0, options.training.augmentation, place.seed)
     now = clock(comparison.setting.device)
     began = now()
     training = replace(options.training, variants=options.training.variants_of(len(train)))
-    model, count = train_whole(backbone, examples, training, variants, rank=way.rank, padded=comparison.padded)
+    model, count = train_whole(
+        backbone, examples, training, variants, rank=way.rank, padded=comparison.padded
+    )
     seconds = now() - began
     with atomic_file(place.weights) as part:
         save_model(model, part)
     texts = [u.text for u in train]
     density = sum(len(text_tokens(backbone, text)) for text in texts) / sum(map(len, texts))
-    dev = errors_of(DualWhisper(replace(backbone, model=model)), comparison.clips(language.config, "dev", 96), 1)
-    return {"seconds": seconds, "parameters": count if way.rank else 0, "tokens_per_character": density,
-            "dev_cer": scores_of([dev], 0, 0)["cer"]}  # fmt: skip
+    dev = errors_of(
+        DualWhisper(replace(backbone, model=model)), comparison.clips(language.config, "dev", 96), 1
+    )
+    return {
+        "seconds": seconds,
+        "parameters": count if way.rank else 0,
+        "tokens_per_character": density,
+        "dev_cer": scores_of([dev], 0, 0)["cer"],
+    }
 
 
 def load_whole(comparison: Comparison, way: Whole, place: Place, found: dict) -> DualWhisper:
@@ -192,7 +229,9 @@ def load_whole(comparison: Comparison, way: Whole, place: Place, found: dict) ->
 
 
 def shape_options(comparison: Comparison, shape: Shape, place: Place) -> AddLanguageOptions:
-    options = comparison.options(place.file(""), comparison.languages[place.k], place.rate, place.seed)
+    options = comparison.options(
+        place.file(""), comparison.languages[place.k], place.rate, place.seed
+    )
     return replace(options, secondary=shape.options)
 
 
@@ -204,8 +243,13 @@ def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:
     save_own(secondary, place.weights)
     texts = read_text(options, read_corpora(options, comparison.backbone.window_s).train)
     density = sum(len(secondary.tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
-    return {"seconds": fitted.seconds, "parameters": sum(p.numel() for _, p in secondary.own_tensors()),
-            "tokens_per_character": density, "dev_cer": fitted.dev_cer, "ctc_weight": fitted.pack.info.ctc_weight}  # fmt: skip
+    return {
+        "seconds": fitted.seconds,
+        "parameters": sum(p.numel() for _, p in secondary.own_tensors()),
+        "tokens_per_character": density,
+        "dev_cer": fitted.dev_cer,
+        "ctc_weight": fitted.pack.info.ctc_weight,
+    }
 
 
 def load_shape(comparison: Comparison, shape: Shape, place: Place, found: dict) -> DualWhisper:

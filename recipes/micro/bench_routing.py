@@ -1,6 +1,7 @@
 """What routing costs, side by side in one run: row by row, ratios are printed.
 
-    python recipes/micro/bench_routing.py --corpus quickstart/corpus --pack quickstart/packs/ky --pack quickstart/packs/ga
+    python recipes/micro/bench_routing.py --corpus quickstart/corpus --pack quickstart/packs/ky
+    --pack quickstart/packs/ga
 
 1  nothing known, languages of the base, full windows: against plain transformers that encodes once, asks the language and
    decodes on the same features, and against plain `generate`, which encodes twice
@@ -38,7 +39,11 @@ def one_encode(backbone: Backbone, clip: np.ndarray) -> torch.Tensor:
     model = backbone.model
     encoded = BaseModelOutput(model.get_encoder()(backbone.features([clip])).last_hidden_state)
     tag = model.detect_language(encoder_outputs=encoded)
-    return model.generate(encoder_outputs=encoded, language=backbone.tokenizer.convert_ids_to_tokens(tag), task="transcribe")
+    return model.generate(
+        encoder_outputs=encoded,
+        language=backbone.tokenizer.convert_ids_to_tokens(tag),
+        task="transcribe",
+    )
 
 
 def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesis:
@@ -47,27 +52,48 @@ def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesi
     trunk = backbone.trunk(backbone.features([clip]), pack.secondary.options.fork)
     trunk, lengths = slice_trunk(trunk, [backbone.frames(len(clip))])
     search = SearchOptions(ctc_weight=pack.info.ctc_weight)
-    return pack.secondary.decode(pack.secondary.encode(trunk, lengths), lengths, [language], search)[0]
+    return pack.secondary.decode(
+        pack.secondary.encode(trunk, lengths), lengths, [language], search
+    )[0]
 
 
 def asked(model: DualWhisper, clips: Sequence[np.ndarray]) -> str:
-    count = sum(score.tag is not None for clip in clips for score in model.score_packs(model.encode_audio([clip]))[0][0])
+    count = sum(
+        score.tag is not None
+        for clip in clips
+        for score in model.score_packs(model.encode_audio([clip]))[0][0]
+    )
     return f"{count / len(clips):.2f} packs asked a window"
 
 
 def base_languages(args, utterances) -> Iterator[Row]:
     model = load_model(args.base, args.pack)
     backbone = model.backbone
-    clips = [clip for clip, _ in full_windows(utterances, backbone.languages, backbone.window_s, args.clips)]
-    times = take_turns({
-        "ours": lambda clip: model.transcribe_windows([clip])[0],
-        "once": lambda clip: one_encode(backbone, clip),
-        "plain": lambda clip: backbone.model.generate(backbone.features([clip])),
-    }, clips, backbone, args.rounds, args.clock)  # fmt: skip
+    clips = [
+        clip
+        for clip, _ in full_windows(utterances, backbone.languages, backbone.window_s, args.clips)
+    ]
+    times = take_turns(
+        {
+            "ours": lambda clip: model.transcribe_windows([clip])[0],
+            "once": lambda clip: one_encode(backbone, clip),
+            "plain": lambda clip: backbone.model.generate(backbone.features([clip])),
+        },
+        clips,
+        backbone,
+        args.rounds,
+        args.clock,
+    )
     ours = times.answers["ours"]
-    texts = [backbone.tokenizer.decode(row[0], skip_special_tokens=True).strip() for row in times.answers["once"]]
+    texts = [
+        backbone.tokenizer.decode(row[0], skip_special_tokens=True).strip()
+        for row in times.answers["once"]
+    ]
     same = sum(result.text == text for result, text in zip(ours, texts, strict=True))
-    note = f"{sum(r.route == PRIMARY for r in ours)} of {len(clips)} stay, {same} texts the same; {asked(model, clips)}"
+    note = (
+        f"{sum(r.route == PRIMARY for r in ours)} of {len(clips)} stay, {same} texts the same;"
+        f" {asked(model, clips)}"
+    )
     note += f"; decoder calls {times.calls['ours']}, {times.calls['once']}"
     what = f"languages of the base, {len(model.packs)} packs, against "
     yield times.row(1, what + "transformers that encodes once", "ours", "once", 1.15, note)
@@ -78,30 +104,45 @@ def new_languages(args, utterances) -> Iterator[Row]:
     model = load_model(args.base, args.pack)
     codes = [code for pack in model.packs.values() for code in pack.info.languages]
     pairs = full_windows(utterances, codes, model.backbone.window_s, args.clips)
-    times = take_turns({
-        "ours": lambda pair: model.transcribe_windows([pair[0]])[0],
-        "given": lambda pair: model.transcribe_windows([pair[0]], language=pair[1])[0],
-        "alone": lambda pair: pack_alone(model, *pair),
-    }, pairs, model.backbone, args.rounds, args.clock)  # fmt: skip
+    times = take_turns(
+        {
+            "ours": lambda pair: model.transcribe_windows([pair[0]])[0],
+            "given": lambda pair: model.transcribe_windows([pair[0]], language=pair[1])[0],
+            "alone": lambda pair: pack_alone(model, *pair),
+        },
+        pairs,
+        model.backbone,
+        args.rounds,
+        args.clock,
+    )
     ours = times.answers["ours"]
     right = sum(result.language == code for result, (_, code) in zip(ours, pairs, strict=True))
     twice = sum(len(result.hypotheses) > 1 for result in ours)
-    note = f"{right} of {len(pairs)} right, {twice} decoded twice; {asked(model, [clip for clip, _ in pairs])}"
+    note = (
+        f"{right} of {len(pairs)} right, {twice} decoded twice;"
+        f" {asked(model, [clip for clip, _ in pairs])}"
+    )
     what = f"languages of the packs, {len(model.packs)} packs, against "
     yield times.row(2, what + "route and language given", "ours", "given", 1.35, note)
     yield times.row(2, what + "the pack's own parts", "ours", "alone")
 
 
 def packs_from_disk(backbone: Backbone, folders: Sequence[Path], count: int) -> list[Pack]:
-    """So many packs, each read by itself: the folders in turn under other names and languages, no two of the same score."""
+    """So many packs, each read by itself: the folders in turn under other names and languages, no
+    two of the same score.
+    """
     packs = []
     for k in range(count):
         pack = load_pack(folders[k % len(folders)], backbone)
         languages = {f"{code}-x-{k}": name for code, name in pack.info.languages.items()}
         pack.secondary.tokenizer = replace(pack.secondary.tokenizer, languages=tuple(languages))
         head = pack.info.calibration.head
-        calibration = replace(pack.info.calibration, head=replace(head, offset=head.offset - 1e-6 * k))
-        info = replace(pack.info, name=f"{pack.name}-{k}", languages=languages, calibration=calibration)
+        calibration = replace(
+            pack.info.calibration, head=replace(head, offset=head.offset - 1e-6 * k)
+        )
+        info = replace(
+            pack.info, name=f"{pack.name}-{k}", languages=languages, calibration=calibration
+        )
         packs.append(replace(pack, info=info))
     return packs
 
@@ -110,7 +151,9 @@ def with_packs(backbone: Backbone, packs: Sequence[Pack], **selector) -> DualWhi
     return DualWhisper(backbone, {pack.name: pack for pack in packs}, SelectorOptions(**selector))
 
 
-def memory_of_packs(base, folders: Sequence[Path], count: int, clips: Sequence[np.ndarray], options: DecodeOptions) -> float:
+def memory_of_packs(
+    base, folders: Sequence[Path], count: int, clips: Sequence[np.ndarray], options: DecodeOptions
+) -> float:
     backbone = Backbone.load(base)
     model = with_packs(backbone, packs_from_disk(backbone, folders, count))
     for clip in clips:
@@ -118,19 +161,38 @@ def memory_of_packs(base, folders: Sequence[Path], count: int, clips: Sequence[n
     return peak_mib()
 
 
-def packs_on(base, folders: Sequence[Path], clips: Sequence[np.ndarray], options: DecodeOptions, args) -> Iterator[Row]:
+def packs_on(
+    base, folders: Sequence[Path], clips: Sequence[np.ndarray], options: DecodeOptions, args
+) -> Iterator[Row]:
     backbone, what = Backbone.load(base), f"ten packs against one on {Path(base).name}, "
     ten = packs_from_disk(backbone, folders, TEN)
     models = {"one": with_packs(backbone, ten[:1]), "ten": with_packs(backbone, ten)}
-    models |= {f"{name}, asked": replace(model, selector=SelectorOptions(head_threshold=-np.inf)) for name, model in models.items()}
-    ways = {name: lambda clip, model=model: model.transcribe_windows([clip], options=options)[0]
-            for name, model in models.items()}  # fmt: skip
+    models |= {
+        f"{name}, asked": replace(model, selector=SelectorOptions(head_threshold=-np.inf))
+        for name, model in models.items()
+    }
+    ways = {
+        name: lambda clip, model=model: model.transcribe_windows([clip], options=options)[0]
+        for name, model in models.items()
+    }
     times = take_turns(ways, clips, backbone, args.rounds, args.clock)
     stay = sum(result.route == PRIMARY for result in times.answers["ten"])
-    yield times.row(3, what + "time", "ten", "one", 1.15, f"{stay} of {len(clips)} stay; {asked(models['ten'], clips)}")
-    yield times.row(3, what + "time, asked", "ten, asked", "one, asked", note=asked(models["ten, asked"], clips))
+    yield times.row(
+        3,
+        what + "time",
+        "ten",
+        "one",
+        1.15,
+        f"{stay} of {len(clips)} stay; {asked(models['ten'], clips)}",
+    )
+    yield times.row(
+        3, what + "time, asked", "ten, asked", "one, asked", note=asked(models["ten, asked"], clips)
+    )
     del backbone, ten, models, ways, times
-    one, ten = (in_fresh_process(memory_of_packs, base, folders, count, clips[:2], options) for count in (1, TEN))
+    one, ten = (
+        in_fresh_process(memory_of_packs, base, folders, count, clips[:2], options)
+        for count in (1, TEN)
+    )
     yield Row(3, what + "memory", ten / one, ten / one, 1.5, f"{ten:.0f} against {one:.0f} MiB")
 
 
@@ -143,7 +205,9 @@ def ten_packs(args, utterances) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / args.shape
         write_whisper(base, args.shape)
-        folders = write_packs(Path(folder) / "packs", Backbone.load(base), TEN, [u.text for u in utterances])
+        folders = write_packs(
+            Path(folder) / "packs", Backbone.load(base), TEN, [u.text for u in utterances]
+        )
         clips = [clip for clip, _ in full_windows(utterances, languages, 30, args.shape_clips)]
         options = DecodeOptions(generate={"max_new_tokens": args.shape_tokens})
         yield from packs_on(base, folders, clips, options, args)

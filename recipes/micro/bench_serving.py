@@ -1,6 +1,8 @@
-"""A server under many clients: whether the answers are right, what it keeps, and what batches bring. Prints a Markdown table.
+"""A server under many clients: whether the answers are right, what it keeps, and what batches
+bring. Prints a Markdown table.
 
-    python recipes/micro/bench_serving.py --corpus quickstart/corpus --pack quickstart/packs/ky --pack quickstart/packs/ga
+    python recipes/micro/bench_serving.py --corpus quickstart/corpus --pack quickstart/packs/ky
+    --pack quickstart/packs/ga
 
 answers     clips of mixed length and all languages from many clients at once; in the middle the first pack is taken away and
             the last one comes in its place. Each text is held against that of `dualasr transcribe` with the packs loaded then.
@@ -8,7 +10,8 @@ answers     clips of mixed length and all languages from many clients at once; i
 memory      resident set of the server process, from after a warm-up to the end of many requests more
 throughput  two servers, with and without batches, that take turns round by round
 
-Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's. Exit code 1 if an answer was wrong or missing.
+Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's. Exit code 1 if an
+answer was wrong or missing.
 """
 
 import argparse
@@ -78,12 +81,21 @@ class Served:
 def write_files(folder: Path, utterances: Sequence[Utterance], count: int) -> list[Path]:
     """Sound files of one to six clips of a language each, the languages in turn."""
     rng = Random(1)
-    pools = {code: [u for u in utterances if u.language == code] for code in sorted({u.language for u in utterances})}
+    pools = {
+        code: [u for u in utterances if u.language == code]
+        for code in sorted({u.language for u in utterances})
+    }
     files = []
     for number, code in enumerate(islice(cycle(pools), count)):
-        clips = [load_audio(rng.choice(pools[code]).sound) for _ in range(rng.choice((1, 1, 1, 2, 6)))]
+        clips = [
+            load_audio(rng.choice(pools[code]).sound) for _ in range(rng.choice((1, 1, 1, 2, 6)))
+        ]
         files.append(folder / f"{number:03}-{code}.flac")
-        soundfile.write(files[-1], np.concatenate([part for clip in clips for part in (clip, PAUSE)]), SAMPLE_RATE)
+        soundfile.write(
+            files[-1],
+            np.concatenate([part for clip in clips for part in (clip, PAUSE)]),
+            SAMPLE_RATE,
+        )
     return files
 
 
@@ -91,9 +103,25 @@ def texts_of(base: str, packs: Sequence[Path], files: Sequence[Path]) -> dict[Pa
     """What the command line writes."""
     with tempfile.TemporaryDirectory() as out:
         flags = [word for pack in packs for word in ("--pack", pack)]
-        command = [sys.executable, "-m", "dualasr", "transcribe", *files, "--base", base, *flags, "-f", "json", "-o", out]
+        command = [
+            sys.executable,
+            "-m",
+            "dualasr",
+            "transcribe",
+            *files,
+            "--base",
+            base,
+            *flags,
+            "-f",
+            "json",
+            "-o",
+            out,
+        ]
         subprocess.run([str(word) for word in command], check=True, capture_output=True)
-        return {file: json.loads((Path(out) / f"{file.stem}.json").read_text())["text"].strip() for file in files}
+        return {
+            file: json.loads((Path(out) / f"{file.stem}.json").read_text())["text"].strip()
+            for file in files
+        }
 
 
 @contextmanager
@@ -102,8 +130,22 @@ def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dualasr", "serve", "--base", base, "--pack", packs, "--port", port, "--key", KEY,
-               "--no_page", *flags]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dualasr",
+        "serve",
+        "--base",
+        base,
+        "--pack",
+        packs,
+        "--port",
+        port,
+        "--key",
+        KEY,
+        "--no_page",
+        *flags,
+    ]
     process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
     try:
         server = Served(f"http://127.0.0.1:{port}", process)
@@ -125,22 +167,41 @@ def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
 def ask(client: httpx.Client, url: str, file: Path) -> Answer:
     began, refused = time.monotonic(), 0
     while True:
-        answer = client.post(f"{url}/v1/audio/transcriptions", data={"model": "auto"}, files={"file": file.open("rb")})
+        answer = client.post(
+            f"{url}/v1/audio/transcriptions",
+            data={"model": "auto"},
+            files={"file": file.open("rb")},
+        )
         if answer.status_code != 429:
             break
         refused += 1
         time.sleep(float(answer.headers["Retry-After"]))
     body = answer.json() if answer.status_code == 200 else {}
     error = "" if answer.status_code == 200 else f"{answer.status_code}: {answer.text}"
-    return Answer(file, body.get("text"), error, body.get("route", ""), began, time.monotonic(), refused)
+    return Answer(
+        file, body.get("text"), error, body.get("route", ""), began, time.monotonic(), refused
+    )
 
 
-def crowd(url: str, files: Sequence[Path], requests: int, clients: int,
-          half: Callable[[], None] = lambda: None) -> list[Answer]:  # fmt: skip
-    """So many requests from so many clients at once, files in a random order; `half` is called in the middle, as a client."""
+def crowd(
+    url: str,
+    files: Sequence[Path],
+    requests: int,
+    clients: int,
+    half: Callable[[], None] = lambda: None,
+) -> list[Answer]:
+    """So many requests from so many clients at once, files in a random order; `half` is called in
+    the middle, as a client.
+    """
     chosen = Random(2).choices(files, k=requests)
-    with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=WAIT,
-                      limits=httpx.Limits(max_connections=clients)) as client, ThreadPoolExecutor(clients) as pool:  # fmt: skip
+    with (
+        httpx.Client(
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=WAIT,
+            limits=httpx.Limits(max_connections=clients),
+        ) as client,
+        ThreadPoolExecutor(clients) as pool,
+    ):
         first = [pool.submit(ask, client, url, file) for file in chosen[: requests // 2]]
         middle = pool.submit(half)
         second = [pool.submit(ask, client, url, file) for file in chosen[requests // 2 :]]
@@ -148,13 +209,25 @@ def crowd(url: str, files: Sequence[Path], requests: int, clients: int,
         return [future.result() for future in (*first, *second)]
 
 
-def wrong(answers: Sequence[Answer], before: Mapping[Path, str], after: Mapping[Path, str],
-          exchange: Sequence[float]) -> int:  # fmt: skip
-    """Texts that are not what the packs loaded then write; either may be right of who asked while they were exchanged."""
+def wrong(
+    answers: Sequence[Answer],
+    before: Mapping[Path, str],
+    after: Mapping[Path, str],
+    exchange: Sequence[float],
+) -> int:
+    """Texts that are not what the packs loaded then write; either may be right of who asked while
+    they were exchanged.
+    """
     count = 0
     for answer in answers:
         old, new = before[answer.file], after[answer.file]
-        right = {old} if answer.ended < exchange[0] else {new} if answer.began > exchange[1] else {old, new}
+        right = (
+            {old}
+            if answer.ended < exchange[0]
+            else {new}
+            if answer.began > exchange[1]
+            else {old, new}
+        )
         count += answer.text not in right
     return count
 
@@ -173,16 +246,26 @@ def correctness(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, 
         (work / "last").rename(packs / last.name)
         shutil.rmtree(packs / first.name)
         exchange[0] = time.monotonic()
-        answer = httpx.post(f"{server.url}/admin/packs/reload", headers={"Authorization": f"Bearer {KEY}"}, timeout=WAIT)
+        answer = httpx.post(
+            f"{server.url}/admin/packs/reload",
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=WAIT,
+        )
         exchange[1] = time.monotonic()
         assert answer.json()["added"] and answer.json()["removed"], answer.text
 
     with served(args.base, packs, "--queue", max(1, args.clients * 3 // 4)) as server:
         answers = crowd(server.url, files, args.requests, args.clients, reload)
-        batches, windows = server.metric("dualasr_batches_total"), server.metric("dualasr_windows_total")
+        batches, windows = (
+            server.metric("dualasr_batches_total"),
+            server.metric("dualasr_windows_total"),
+        )
     seconds = [soundfile.info(file).duration for file in files]
     times = [answer.ended - answer.began for answer in answers]
-    changed, routes = sum(before[f] != after[f] for f in files), sorted({answer.route for answer in answers})
+    changed, routes = (
+        sum(before[f] != after[f] for f in files),
+        sorted({answer.route for answer in answers}),
+    )
     lengths = f"{len(files)} of {min(seconds):.1f} to {max(seconds):.1f} s"
     yield "requests, clients, files", f"{len(answers)}, {args.clients}, {lengths}", ""
     yield "errors but 429", str(sum(bool(answer.error) for answer in answers)), "0"
@@ -190,7 +273,11 @@ def correctness(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, 
     yield ("files whose text the exchange changes; routes", f"{changed}; {', '.join(routes)}", "")
     yield "times that the queue was full (429)", str(sum(answer.refused for answer in answers)), ""
     yield "windows a batch", f"{windows / batches:.1f}", ""
-    yield "seconds from request to answer, median and most", f"{statistics.median(times):.1f}, {max(times):.1f}", ""
+    yield (
+        "seconds from request to answer, median and most",
+        f"{statistics.median(times):.1f}, {max(times):.1f}",
+        "",
+    )
     for answer in answers:
         if answer.error:
             print(answer.error, file=sys.stderr)
@@ -206,13 +293,20 @@ def memory(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, 
             answers = crowd(server.url, files, args.more // 10, args.clients)
             assert not any(answer.error for answer in answers)
             seen.append(server.rss_mib())
-    yield f"MiB after {args.warm_up} requests, and every {args.more // 10} after", ", ".join(f"{mib:.0f}" for mib in seen), ""
+    yield (
+        f"MiB after {args.warm_up} requests, and every {args.more // 10} after",
+        ", ".join(f"{mib:.0f}" for mib in seen),
+        "",
+    )
     yield f"growth over {args.more} requests", f"{100 * (seen[-1] / seen[0] - 1):+.1f} %", "<= 10 %"
 
 
 def throughput(args, files: Sequence[Path], _: Path) -> Iterator[tuple[str, str, str]]:
     packs, times, work = args.pack[0], {8: [], 1: []}, {8: 0.0, 1: 0.0}
-    with served(args.base, packs, "--batch_size", 8) as many, served(args.base, packs, "--batch_size", 1) as single:
+    with (
+        served(args.base, packs, "--batch_size", 8) as many,
+        served(args.base, packs, "--batch_size", 1) as single,
+    ):
         for number in range(-1, args.rounds):  # the first one warms up
             for size in (8, 1) if number % 2 else (1, 8):
                 server = many if size == 8 else single
@@ -221,20 +315,29 @@ def throughput(args, files: Sequence[Path], _: Path) -> Iterator[tuple[str, str,
                 if number >= 0:
                     times[size].append(time.monotonic() - began)
                     work[size] += server.cpu_s() - before
-        batches, windows = many.metric("dualasr_batches_total"), many.metric("dualasr_windows_total")
+        batches, windows = (
+            many.metric("dualasr_batches_total"),
+            many.metric("dualasr_windows_total"),
+        )
     speed = {size: args.a_round * args.rounds / sum(took) for size, took in times.items()}
     note = f"{windows / batches:.1f} windows a batch"
     yield "requests a second, batches of 8 and of 1", f"{speed[8]:.2f}, {speed[1]:.2f}; {note}", ""
     total = args.a_round * args.rounds
     yield "CPU seconds a request", f"{work[8] / total:.2f}, {work[1] / total:.2f}", ""
-    yield "throughput, batches against none, by wall and by CPU", f"{speed[8] / speed[1]:.2f}, {work[1] / work[8]:.2f}", ""
+    yield (
+        "throughput, batches against none, by wall and by CPU",
+        f"{speed[8] / speed[1]:.2f}, {work[1] / work[8]:.2f}",
+        "",
+    )
 
 
 PARTS = {"answers": correctness, "memory": memory, "throughput": throughput}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", required=True, help="two at least")
     parser.add_argument("--corpus", type=Path, required=True, help="its test split is heard")
@@ -242,8 +345,15 @@ def main() -> int:
     parser.add_argument("--only", choices=PARTS, action="append", default=None)
     parser.add_argument("--files", type=int, default=40, help="sound files (%(default)s)")
     parser.add_argument("--clients", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--requests", type=int, default=200, help="whose answers are held against the CLI's (%(default)s)")
-    parser.add_argument("--warm-up", type=int, default=100, help="requests before memory is looked at (%(default)s)")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=200,
+        help="whose answers are held against the CLI's (%(default)s)",
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=100, help="requests before memory is looked at (%(default)s)"
+    )
     parser.add_argument("--more", type=int, default=1000, help="requests after that (%(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="of throughput (%(default)s)")
     parser.add_argument("--a-round", type=int, default=32, help="requests of a round (%(default)s)")

@@ -1,11 +1,13 @@
-"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 45 minutes, alone and after generated speech.
+"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 45 minutes, alone and
+after generated speech.
 
     python recipes/micro/data_curve.py --data DATA --out runs/curve
 
-The smaller portions lie within the larger ones; every eighth clip of a portion is its dev. The generated speech is read by
-espeak-ng's Quechua voices from all of train's sentences and from recombinations of them, for a user has more text than
-transcribed speech; a pack trained on it goes on with the portion. Kichwa's dev is read once by each pack, pipeline-aware.
-Resumable by pack; the plot is data_curve.png.
+The smaller portions lie within the larger ones; every eighth clip of a portion is its dev. The
+generated speech is read by espeak-ng's Quechua voices from all of train's sentences and from
+recombinations of them, for a user has more text than transcribed speech; a pack trained on it goes
+on with the portion. Kichwa's dev is read once by each pack, pipeline-aware. Resumable by pack; the
+plot is data_curve.png.
 """
 
 import argparse
@@ -40,7 +42,11 @@ def portion(data: Path, out: Path, minutes: float | None, seed: int) -> tuple[Pa
     for number, k in enumerate(np.random.default_rng([seed, 31]).permutation(len(train))):
         if minutes is not None and seconds >= 60 * minutes:
             break
-        rows.append(replace(train[k], split="train" if number % 8 else "dev", audio=train[k].audio.absolute()))
+        rows.append(
+            replace(
+                train[k], split="train" if number % 8 else "dev", audio=train[k].audio.absolute()
+            )
+        )
         seconds += train[k].duration
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder / "manifest.jsonl", rows)
@@ -55,7 +61,9 @@ def generate(data: Path, out: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = np.random.default_rng(37), []
     texts = [u.text for u in load_corpus(data / "kichwa", "train").utterances]
-    texts += recombine([text for text in texts if len(text.split()) > 1], GENERATED - len(texts), rng)
+    texts += recombine(
+        [text for text in texts if len(text.split()) > 1], GENERATED - len(texts), rng
+    )
     with Speaker() as speaker:
         for i, text in enumerate(texts):
             samples = speaker.speak(text, "qu", draw_voice(rng, "train"))
@@ -63,7 +71,11 @@ def generate(data: Path, out: Path) -> Path:
                 continue
             path = folder / f"{i:05d}.flac"
             soundfile.write(path, samples, SAMPLE_RATE)
-            rows.append(Utterance(path.stem, text, CODE, path.absolute(), len(samples) / SAMPLE_RATE, "train"))
+            rows.append(
+                Utterance(
+                    path.stem, text, CODE, path.absolute(), len(samples) / SAMPLE_RATE, "train"
+                )
+            )
     write_manifest(folder / "manifest.jsonl", rows)
     return folder
 
@@ -84,7 +96,13 @@ def draw(points: list[dict], path: Path) -> None:
         mean[colour] = [100 * np.mean([p["cer"] for p in mine if p["asked"] == m]) for m in asked]
         label = "after generated speech" if mixed else "recorded speech alone"
         axes.plot(at, mean[colour], "-", color=colour, label=label)
-        axes.plot([p["minutes"] for p in mine], [100 * p["cer"] for p in mine], "o", color=colour, markersize=5)
+        axes.plot(
+            [p["minutes"] for p in mine],
+            [100 * p["cer"] for p in mine],
+            "o",
+            color=colour,
+            markersize=5,
+        )
     for x, *pair in zip(at, mean["C0"], mean["C1"], strict=True):
         for (y, colour), up in zip(sorted(zip(pair, mean, strict=True)), (-16, 8), strict=True):
             beside = {"textcoords": "offset points", "xytext": (0, up), "ha": "center"}
@@ -92,7 +110,11 @@ def draw(points: list[dict], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xticks([5, 10, 20, 45], ["5", "10", "20", "45"])
     axes.minorticks_off()
-    axes.set(xlabel="minutes of transcribed speech", ylabel="CER, %", title="Kichwa on micro: what more speech brings")
+    axes.set(
+        xlabel="minutes of transcribed speech",
+        ylabel="CER, %",
+        title="Kichwa on micro: what more speech brings",
+    )
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
@@ -100,11 +122,15 @@ def draw(points: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="micro")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 20, 0], help="0 is all there is")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[5, 10, 20, 0], help="0 is all there is"
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rate", type=float, default=3e-3, help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
@@ -116,11 +142,20 @@ def main() -> None:
     def add(pack: Path, corpus: Path, seed: int, first: Path | None = None) -> Path:
         if not pack.exists():
             print(f"== {pack.name}", flush=True)
-            add_language(AddLanguageOptions(
-                base=args.base, corpora=(corpus,), languages={CODE: "Kichwa"}, out=pack, cache=args.out / "trunk-cache",
-                source="ctaguchi/killkan", licence="CC BY 4.0", init=first,
-                training=TrainingOptions(steps=args.steps, learning_rate=args.rate, seed=seed),
-            ), resume=True)  # fmt: skip
+            add_language(
+                AddLanguageOptions(
+                    base=args.base,
+                    corpora=(corpus,),
+                    languages={CODE: "Kichwa"},
+                    out=pack,
+                    cache=args.out / "trunk-cache",
+                    source="ctaguchi/killkan",
+                    licence="CC BY 4.0",
+                    init=first,
+                    training=TrainingOptions(steps=args.steps, learning_rate=args.rate, seed=seed),
+                ),
+                resume=True,
+            )
         return pack
 
     for seed in args.seeds:
@@ -133,9 +168,25 @@ def main() -> None:
                 report = args.out / "reports" / f"{name}.json"
                 if not report.exists():
                     asked_for = EvaluationOptions(probes=0)
-                    write_report(report, evaluate(load_model(args.base, [pack]), dev, asked_for, answers=args.out / "answers"))
+                    write_report(
+                        report,
+                        evaluate(
+                            load_model(args.base, [pack]),
+                            dev,
+                            asked_for,
+                            answers=args.out / "answers",
+                        ),
+                    )
                 cer = json.loads(report.read_text())["languages"][CODE]["pipeline_aware"]["cer"]
-                points.append({"asked": asked or 1e9, "minutes": minutes, "generated": after, "seed": seed, "cer": cer})
+                points.append(
+                    {
+                        "asked": asked or 1e9,
+                        "minutes": minutes,
+                        "generated": after,
+                        "seed": seed,
+                        "cer": cer,
+                    }
+                )
                 print(f"{name}: {minutes:.1f} minutes, CER {100 * cer:.1f} %", flush=True)
     (args.out / "data_curve.json").write_text(json.dumps(points, indent=1))
     draw(points, args.out / "data_curve.png")

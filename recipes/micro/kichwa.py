@@ -1,13 +1,15 @@
-"""A real new language on real recordings: Kichwa on a base, with LoRA and without, resumable by cell.
+"""A real new language on real recordings: Kichwa on a base, with LoRA and without, resumable by
+cell.
 
     python recipes/micro/kichwa.py --data DATA --out runs/kichwa
 
-DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders; --negatives adds more, as the speech that
-quickstart generated in the base's languages. Kichwa played backwards is a negative, too: same actors, same studio, no
-Kichwa, so that the pack cannot learn "a real recording is mine". One chapter of train is held out for choosing the learning
-rate, the CTC weight and the calibration; dev is read once, at the end, by every system. Systems: the base zero-shot;
-decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the dual pipeline. All have the
-same grid of learning rates, steps, seeds and augmentation.
+DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders; --negatives adds
+more, as the speech that quickstart generated in the base's languages. Kichwa played backwards is a
+negative, too: same actors, same studio, no Kichwa, so that the pack cannot learn "a real recording
+is mine". One chapter of train is held out for choosing the learning rate, the CTC weight and the
+calibration; dev is read once, at the end, by every system. Systems: the base zero-shot;
+decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the
+dual pipeline. All have the same grid of learning rates, steps, seeds and augmentation.
 """
 
 import argparse
@@ -42,9 +44,17 @@ def hold_out_chapter(data: Path, out: Path, chapter: str) -> Path:
     folder = out / "corpus"
     if not (folder / "manifest.jsonl").exists():
         train = load_corpus(data / "kichwa", "train").utterances
-        rows = [replace(u, split="dev" if u.id.startswith(chapter) else "train", audio=u.audio.absolute()) for u in train]
+        rows = [
+            replace(
+                u, split="dev" if u.id.startswith(chapter) else "train", audio=u.audio.absolute()
+            )
+            for u in train
+        ]
         if len({row.split for row in rows}) < 2:
-            raise SystemExit(f"No clip of train starts with {chapter!r}; chapters: {sorted({u.id[:4] for u in train})}")
+            raise SystemExit(
+                f"No clip of train starts with {chapter!r}; chapters:"
+                f" {sorted({u.id[:4] for u in train})}"
+            )
         test = load_corpus(data / "kichwa", "dev").utterances
         rows += [replace(u, split="test", audio=u.audio.absolute()) for u in test]
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +69,11 @@ def play_backwards(corpus: Path, out: Path) -> Path:
         part = out / ".backwards.part"
         part.mkdir(parents=True, exist_ok=True)
         for utterance in load_corpus(corpus, "train").utterances[::2]:
-            soundfile.write(part / f"{utterance.audio.stem}.flac", load_audio(utterance.sound)[::-1], SAMPLE_RATE)
+            soundfile.write(
+                part / f"{utterance.audio.stem}.flac",
+                load_audio(utterance.sound)[::-1],
+                SAMPLE_RATE,
+            )
         part.rename(folder)
     return folder
 
@@ -67,7 +81,9 @@ def play_backwards(corpus: Path, out: Path) -> Path:
 def units_for(base: str, corpus: Path, ours: SecondaryOptions) -> int:
     """LSTM units with which decoder-only has as many own parameters as `ours`."""
     backbone = Backbone.load(base)
-    tokenizer = PackTokenizer.train([u.text for u in load_corpus(corpus, "train").utterances], (CODE,))
+    tokenizer = PackTokenizer.train(
+        [u.text for u in load_corpus(corpus, "train").utterances], (CODE,)
+    )
 
     def size(options: SecondaryOptions) -> int:
         return sum(p.numel() for _, p in Secondary(backbone, tokenizer, options).own_tensors())
@@ -79,47 +95,78 @@ def units_for(base: str, corpus: Path, ours: SecondaryOptions) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="micro")
-    parser.add_argument("--chapter", default="ch04", help="chapter of train to tune on, as its ids start")
-    parser.add_argument("--negatives", type=Path, action="append", default=[], help="more audio in other languages")
+    parser.add_argument(
+        "--chapter", default="ch04", help="chapter of train to tune on, as its ids start"
+    )
+    parser.add_argument(
+        "--negatives", type=Path, action="append", default=[], help="more audio in other languages"
+    )
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="of the dual pipeline")
+    parser.add_argument(
+        "--decoder", choices=DECODERS, default=SecondaryOptions.decoder, help="of the dual pipeline"
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--corpus-only", action="store_true", help="make OUT/corpus, for recipes/fleurs, and stop")
+    parser.add_argument(
+        "--corpus-only", action="store_true", help="make OUT/corpus, for recipes/fleurs, and stop"
+    )
     args = parser.parse_args()
 
     corpus = hold_out_chapter(args.data, args.out, args.chapter)
     if args.corpus_only:
         print(corpus)
         return
-    negatives = (args.data / "swahili", args.data / "fsdd", play_backwards(corpus, args.out), *args.negatives)
+    negatives = (
+        args.data / "swahili",
+        args.data / "fsdd",
+        play_backwards(corpus, args.out),
+        *args.negatives,
+    )
     ours = SecondaryOptions(rank=args.rank, decoder=args.decoder)
     equal = LASOptions(units=units_for(args.base, corpus, ours))
     systems = {
         "decoder-only": SecondaryOptions(rank=0, decoder="las"),
-        "decoder-only, equal parameters": SecondaryOptions(rank=0, decoder="las", las=equal), "dual pipeline": ours,
-    }  # fmt: skip
+        "decoder-only, equal parameters": SecondaryOptions(rank=0, decoder="las", las=equal),
+        "dual pipeline": ours,
+    }
 
     def train(system: str, rate: float, seed: int) -> Path:
-        folder = args.out / "packs" / f"{system.replace(', ', '-').replace(' ', '-')}-{rate:g}-{seed}"
+        folder = (
+            args.out / "packs" / f"{system.replace(', ', '-').replace(' ', '-')}-{rate:g}-{seed}"
+        )
         if not folder.exists():
             print(f"== {folder.name}", flush=True)
-            add_language(AddLanguageOptions(
-                base=args.base, corpora=(corpus,), languages={CODE: "Kichwa"}, out=folder, cache=args.out / "trunk-cache",
-                negatives=negatives, secondary=systems[system],
-                source="ctaguchi/killkan", licence="CC BY 4.0",
-                training=TrainingOptions(steps=args.steps, learning_rate=rate, seed=seed),
-            ), resume=True, say=lambda line: print(line, flush=True))  # fmt: skip
+            add_language(
+                AddLanguageOptions(
+                    base=args.base,
+                    corpora=(corpus,),
+                    languages={CODE: "Kichwa"},
+                    out=folder,
+                    cache=args.out / "trunk-cache",
+                    negatives=negatives,
+                    secondary=systems[system],
+                    source="ctaguchi/killkan",
+                    licence="CC BY 4.0",
+                    training=TrainingOptions(steps=args.steps, learning_rate=rate, seed=seed),
+                ),
+                resume=True,
+                say=lambda line: print(line, flush=True),
+            )
         return folder
 
     chosen = {}
     for system in systems:
-        tuned = {rate: read_pack(train(system, rate, args.seeds[0]))["scores"]["dev CER"] for rate in args.rates}
+        tuned = {
+            rate: read_pack(train(system, rate, args.seeds[0]))["scores"]["dev CER"]
+            for rate in args.rates
+        }
         chosen[system] = min(tuned, key=tuned.get)
         print(f"{system}: CER on the held-out chapter {tuned}; learning rate {chosen[system]:g}")
 
@@ -131,21 +178,38 @@ def main() -> None:
             packs = [train(system, chosen[system], seed)] if system in systems else []
             evaluation = evaluate(load_model(args.base, packs), dev, EvaluationOptions())
             write_report(args.out / "reports" / f"{system}-{seed}.json", evaluation)
-            pooled.append(error_counts_by_sentence(evaluation.clips, "pipeline_aware")["marks"]["cer"])
+            pooled.append(
+                error_counts_by_sentence(evaluation.clips, "pipeline_aware")["marks"]["cer"]
+            )
             rates.append(evaluation.report["languages"][CODE]["pipeline_aware"]["cer"])
         counts[system] = sum(pooled)
-        rows.append({"system": system, "learning_rate": chosen.get(system), "cer": rates, "mean": float(np.mean(rates))})
+        rows.append(
+            {
+                "system": system,
+                "learning_rate": chosen.get(system),
+                "cer": rates,
+                "mean": float(np.mean(rates)),
+            }
+        )
     for row in rows:
         if row["system"].startswith("decoder-only"):
             pair = counts["dual pipeline"], counts[row["system"]]
             row["dual_relative"] = paired_bootstrap(*pair, samples=2000, relative=True)
     (args.out / "results.json").write_text(json.dumps(rows, indent=1))
-    print("| system | learning rate | CER by seed | mean | dual pipeline against it, relative (95 %) |\n|---|---|---|---|---|")
+    print(
+        "| system | learning rate | CER by seed | mean | dual pipeline against it, relative (95 %)"
+        " |\n|---|---|---|---|---|"
+    )
     for row in rows:
         gain = row.get("dual_relative")
-        text = f"{100 * gain[0]:+.1f} % ({100 * gain[1]:+.1f} to {100 * gain[2]:+.1f})" if gain else ""
+        text = (
+            f"{100 * gain[0]:+.1f} % ({100 * gain[1]:+.1f} to {100 * gain[2]:+.1f})" if gain else ""
+        )
         by_seed = ", ".join(f"{100 * rate:.1f}" for rate in row["cer"])
-        print(f"| {row['system']} | {row['learning_rate'] or ''} | {by_seed} | {100 * row['mean']:.1f} | {text} |")
+        print(
+            f"| {row['system']} | {row['learning_rate'] or ''} | {by_seed} |"
+            f" {100 * row['mean']:.1f} | {text} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Step 1 of the built-in base: sentences -> byte-level BPE -> generated, augmented clips as log-mel shards.
+"""Step 1 of the built-in base: sentences -> byte-level BPE -> generated, augmented clips as log-mel
+shards.
 
     python recipes/micro/prepare.py --text FOLDER --out runs/micro
 
-FOLDER holds one file a language, named `*_<code>.txt` or `<code>.txt`, one sentence a line. Sentences are recombined
-(spans, joins, shuffled words), so that the base must listen instead of remembering. Each shard is a function of
-(seed, shard number): a stopped run goes on where it was. `record.json` keeps sources, hashes and settings.
+FOLDER holds one file a language, named `*_<code>.txt` or `<code>.txt`, one sentence a line.
+Sentences are recombined (spans, joins, shuffled words), so that the base must listen instead of
+remembering. Each shard is a function of (seed, shard number): a stopped run goes on where it was.
+`record.json` keeps sources, hashes and settings.
 """
 
 import argparse
@@ -25,9 +27,16 @@ from dualasr.data.corpus import text_file
 from dualasr.data.espeak import TRAIN_VARIANTS, Speaker, draw_voice
 
 LETTERS = {
-    "en": "a-z", "es": "a-zñáéíóúü", "de": "a-zäöüß", "tr": "a-zçğıöşüâîû", "bg": "а-я", "pt": "a-zàáâãçéêíóôõú",
-    "it": "a-zàèéìíòóùú", "fr": "a-zàâæçèéêëîïôœùûüÿ", "uk": "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя'",
-}  # fmt: skip
+    "en": "a-z",
+    "es": "a-zñáéíóúü",
+    "de": "a-zäöüß",
+    "tr": "a-zçğıöşüâîû",
+    "bg": "а-я",
+    "pt": "a-zàáâãçéêíóôõú",
+    "it": "a-zàèéìíòóùú",
+    "fr": "a-zàâæçèéêëîïôœùûüÿ",
+    "uk": "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя'",
+}
 SHARES = {"en": 2.0}  # its spelling follows its sound least; every other language has one share
 NO_SPEECH = "nospeech"
 WINDOW_S = 15.0
@@ -35,29 +44,41 @@ CLIPS_A_SHARD = 1000
 
 
 def read_sentences(folder: Path, language: str) -> tuple[list[str], dict]:
-    """The sentences of a language that are wholly in its own letters, and a record of the file they come from."""
+    """The sentences of a language that are wholly in its own letters, and a record of the file they
+    come from.
+    """
     path = text_file(folder, language)
     raw = path.read_bytes()
     keep = re.compile(rf"^[{LETTERS[language]} ,.?!¿¡'-]+$")
     sentences = []
     for line in raw.decode().splitlines():
-        line = re.sub(r"\s+", " ", re.sub("[„“”\"«»;:()…]", " ", line.replace("’", "'"))).replace(" - ", " ")
+        line = re.sub(r"\s+", " ", re.sub('[„“”"«»;:()…]', " ", line.replace("’", "'"))).replace(
+            " - ", " "
+        )
         line = re.sub(r"[—–]", " ", line).strip(" -,'")
         line = re.sub(r"\s+([,.?!])", r"\1", re.sub(r"\s+", " ", line))
         if keep.match(line.lower().replace("\u0307", "")) and len(line.split()) >= 2:
             sentences.append(line)
-    record = {"file": path.name, "sha256": hashlib.sha256(raw).hexdigest(), "sentences": len(sentences)}
+    record = {
+        "file": path.name,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "sentences": len(sentences),
+    }
     return sentences, record
 
 
 def as_sentence(words: list[str]) -> str:
-    """Words as a written sentence: capital first, no loose punctuation inside the joins, a full stop."""
+    """Words as a written sentence: capital first, no loose punctuation inside the joins, a full
+    stop.
+    """
     text = " ".join(words).strip(" ,.-'¿¡?!")
     return text[:1].upper() + text[1:] + "."
 
 
 def recombine(sentences: list[str], rng: np.random.Generator) -> str:
-    """A text to read: a span, a whole sentence, a join of spans, or shuffled words of several sentences."""
+    """A text to read: a span, a whole sentence, a join of spans, or shuffled words of several
+    sentences.
+    """
 
     def pick() -> list[str]:
         return sentences[rng.integers(len(sentences))].split()
@@ -81,8 +102,12 @@ def recombine(sentences: list[str], rng: np.random.Generator) -> str:
     return " ".join(" ".join(pick()) for _ in range(int(rng.integers(2, 4))))
 
 
-def make_clip(sentences: dict[str, list[str]], rng: np.random.Generator, speaker: Speaker) -> tuple[np.ndarray, dict]:
-    """One augmented clip and its label: (samples,) and text, language, start and end of speech, phones in seconds."""
+def make_clip(
+    sentences: dict[str, list[str]], rng: np.random.Generator, speaker: Speaker
+) -> tuple[np.ndarray, dict]:
+    """One augmented clip and its label: (samples,) and text, language, start and end of speech,
+    phones in seconds.
+    """
     if rng.random() < 0.05:
         count = int(rng.uniform(0.3, 6.0) * SAMPLE_RATE)
         kind = rng.integers(3)
@@ -105,9 +130,16 @@ def make_clip(sentences: dict[str, list[str]], rng: np.random.Generator, speaker
         if len(samples) < WINDOW_S * SAMPLE_RATE - 800:
             break
     stretch = len(samples) / len(padded) / SAMPLE_RATE
-    label = {"text": text, "lang": language, "start": before * stretch, "end": (before + len(speech)) * stretch}
+    label = {
+        "text": text,
+        "lang": language,
+        "start": before * stretch,
+        "end": (before + len(speech)) * stretch,
+    }
     shift = before - loud[0]
-    label["phones"] = [[p, round((s * SAMPLE_RATE + shift) * stretch, 3)] for p, s in utterance.phones]
+    label["phones"] = [
+        [p, round((s * SAMPLE_RATE + shift) * stretch, 3)] for p, s in utterance.phones
+    ]
     return samples, label
 
 
@@ -127,7 +159,9 @@ def make_shard(job: tuple[int, int, Path, dict[str, list[str]]]) -> int:
     with Speaker() as speaker:
         for _ in range(CLIPS_A_SHARD):
             samples, label = make_clip(sentences, rng, speaker)
-            features = extractor(samples, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="np")
+            features = extractor(
+                samples, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="np"
+            )
             mel = features.input_features[0].T.astype(np.float16)
             mels.append(mel)
             rows.append(label | {"offset": offset, "frames": len(mel)})
@@ -140,7 +174,9 @@ def make_shard(job: tuple[int, int, Path, dict[str, list[str]]]) -> int:
 
 
 def build_tokenizer(sentences: dict[str, list[str]], size: int, out: Path) -> None:
-    """Byte-level BPE of `size` units on equal shares of every language, then Whisper's special tokens in its order."""
+    """Byte-level BPE of `size` units on equal shares of every language, then Whisper's special
+    tokens in its order.
+    """
     from tokenizers import ByteLevelBPETokenizer
     from transformers import WhisperTokenizer
 
@@ -156,20 +192,36 @@ def build_tokenizer(sentences: dict[str, list[str]], size: int, out: Path) -> No
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=size, min_frequency=10, show_progress=False)
     state = json.loads(bpe.to_str())["model"]
-    tokenizer = WhisperTokenizer(vocab=state["vocab"], merges=[tuple(merge) for merge in state["merges"]])
-    specials = ["<|startoftranscript|>", *(f"<|{code}|>" for code in sentences), "<|translate|>", "<|transcribe|>",
-                "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+    tokenizer = WhisperTokenizer(
+        vocab=state["vocab"], merges=[tuple(merge) for merge in state["merges"]]
+    )
+    specials = [
+        "<|startoftranscript|>",
+        *(f"<|{code}|>" for code in sentences),
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+    ]
     stamps = [f"<|{i * 0.02:.2f}|>" for i in range(int(WINDOW_S * 50) + 1)]
     tokenizer.add_tokens(specials, special_tokens=True)
     tokenizer.add_tokens(stamps)
     tokenizer.save_pretrained(out)
     (out / "vocab.json").write_text(json.dumps(state["vocab"], ensure_ascii=False))
-    (out / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in state["merges"]))
+    (out / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in state["merges"])
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True, help="folder of <code>.txt or *_<code>.txt files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", type=Path, required=True, help="folder of <code>.txt or *_<code>.txt files"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--languages", nargs="+", default=["en", "es", "de", "tr", "bg"])
     parser.add_argument("--clips", type=int, default=80_000)
@@ -184,13 +236,21 @@ def main() -> None:
     for language in args.languages:
         sentences[language], sources[language] = read_sentences(args.text, language)
     record = {
-        "languages": args.languages, "text": sources, "clips": args.clips, "vocabulary": args.vocabulary,
-        "seed": args.seed, "window_s": WINDOW_S, "synthesiser": "espeak-ng (espeakng-loader 0.2.4)",
-        "voices": list(TRAIN_VARIANTS), "shares": SHARES,
-    }  # fmt: skip
+        "languages": args.languages,
+        "text": sources,
+        "clips": args.clips,
+        "vocabulary": args.vocabulary,
+        "seed": args.seed,
+        "window_s": WINDOW_S,
+        "synthesiser": "espeak-ng (espeakng-loader 0.2.4)",
+        "voices": list(TRAIN_VARIANTS),
+        "shares": SHARES,
+    }
     record_path = args.out / "record.json"
     if record_path.exists() and json.loads(record_path.read_text()) != record:
-        raise SystemExit(f"{args.out} holds another preparation; choose another --out or delete it.")
+        raise SystemExit(
+            f"{args.out} holds another preparation; choose another --out or delete it."
+        )
     record_path.write_text(json.dumps(record, indent=1, ensure_ascii=False))
     if not (args.out / "tokenizer").exists():
         build_tokenizer(sentences, args.vocabulary, args.out / "tokenizer")

@@ -1,12 +1,14 @@
 """Selection under stress: 1, 3 and 10 packs at once, and sound that nobody here knows.
 
-    python recipes/micro/selection.py --corpus data/generated --text TEXTS --pack packs/ky --pack packs/ga --pack packs/or \\
-        --pack packs/om --more ca cy et hu lv ta --out runs/selection
+    python recipes/micro/selection.py --corpus data/generated --text TEXTS --pack packs/ky --pack
+        packs/ga --pack packs/or \\ --pack packs/om --more ca cy et hu lv ta --out runs/selection
 
-Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is measured as its packs come
-and after `dualasr calibrate`, which is given the packs' dev, train clips of the base's languages, and foreign speech, music and
-noise; what is measured is of other clips, and of other foreign languages. Of languages that are named by --more, small packs
-are trained on sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs; they are heard on other sentences.
+Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is
+measured as its packs come and after `dualasr calibrate`, which is given the packs' dev, train clips
+of the base's languages, and foreign speech, music and noise; what is measured is of other clips,
+and of other foreign languages. Of languages that are named by --more, small packs are trained on
+sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs; they are heard on other
+sentences.
 """
 
 import argparse
@@ -33,13 +35,28 @@ from dualasr.model.selector import PRIMARY, SelectorOptions
 from dualasr.packs.load import load_model
 from dualasr.training.add_language import add_language
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
-from dualasr.training.set_calibration import ScoredClip, SetOptions, calibrate_set, decide, measure, pipeline_of, score_clips
+from dualasr.training.set_calibration import (
+    ScoredClip,
+    SetOptions,
+    calibrate_set,
+    decide,
+    measure,
+    pipeline_of,
+    score_clips,
+)
 
-FOREIGN = {"dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"), "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt")}
+FOREIGN = {
+    "dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"),
+    "test": ("fr", "nl", "fi", "sl", "vi", "ka", "uk", "pt"),
+}
 
 
-def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int, skip: int = 0) -> None:
-    """`count` sentences of a language, after `skip` others, as FOLDER/manifest.jsonl, whole or not at all."""
+def speak(
+    folder: Path, text: Path, code: str, count: int, role: str, seed: int, skip: int = 0
+) -> None:
+    """`count` sentences of a language, after `skip` others, as FOLDER/manifest.jsonl, whole or not
+    at all.
+    """
     if folder.exists():
         return
     rng = np.random.default_rng([seed, *code.encode()])
@@ -53,7 +70,9 @@ def speak(folder: Path, text: Path, code: str, count: int, role: str, seed: int,
                 soundfile.write(part / f"{i:04d}.flac", samples, SAMPLE_RATE)
                 split = "dev" if role == "train" and i % 8 == 0 else role
                 rows.append({"audio": f"{i:04d}.flac", "text": line, "lang": code, "split": split})
-        (part / "manifest.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        (part / "manifest.jsonl").write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
 
 
 def make_sounds(folder: Path, kind, count: int, seed: int) -> None:
@@ -75,20 +94,36 @@ def unknown_sounds(out: Path, text: Path, split: str, count: int) -> dict[str, l
         speak(out / split / code, text, code, count, "test" if split == "test" else "train", seed)
     for name, kind in (("music", music), ("noise", coloured_noise)):
         make_sounds(out / split / name, kind, 4 * count, seed)
-    found["foreign speech"] = [Sound(path) for code in FOREIGN[split] for path in sorted((out / split / code).glob("*.flac"))]
-    return found | {name: [Sound(path) for path in sorted((out / split / name).glob("*.flac"))] for name in ("music", "noise")}
+    found["foreign speech"] = [
+        Sound(path)
+        for code in FOREIGN[split]
+        for path in sorted((out / split / code).glob("*.flac"))
+    ]
+    return found | {
+        name: [Sound(path) for path in sorted((out / split / name).glob("*.flac"))]
+        for name in ("music", "noise")
+    }
 
 
 def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
-    """A pack of some 280 clips and 120 steps; beside its corpus stands one of other sentences, to measure on."""
+    """A pack of some 280 clips and 120 steps; beside its corpus stands one of other sentences, to
+    measure on.
+    """
     pack = args.out / "packs" / code
     speak(args.out / "corpora" / code, args.text, code, 320, "train", 13)
     speak(args.out / "test" / code, args.text, code, 80, "test", 13, skip=320)
     if not pack.exists():
-        add_language(AddLanguageOptions(
-            base=args.base, corpora=(args.out / "corpora" / code,), languages={code: language_of(code).name}, out=pack,
-            negatives=tuple(negatives), training=TrainingOptions(steps=120, variants=1),
-        ), resume=pack.with_name(f"{code}.run").exists())  # fmt: skip
+        add_language(
+            AddLanguageOptions(
+                base=args.base,
+                corpora=(args.out / "corpora" / code,),
+                languages={code: language_of(code).name},
+                out=pack,
+                negatives=tuple(negatives),
+                training=TrainingOptions(steps=120, variants=1),
+            ),
+            resume=pack.with_name(f"{code}.run").exists(),
+        )
     return pack
 
 
@@ -108,10 +143,21 @@ def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utteranc
     return found
 
 
-def gap(model: DualWhisper, clips: Sequence[Utterance], scored_clips: Sequence[ScoredClip], routes: Sequence[str]) -> float:
+def gap(
+    model: DualWhisper,
+    clips: Sequence[Utterance],
+    scored_clips: Sequence[ScoredClip],
+    routes: Sequence[str],
+) -> float:
     """Mean over the packs' languages of what nothing known adds to CER, in points."""
     added = []
-    for code in sorted({clip.language for clip, scored in zip(clips, scored_clips, strict=True) if scored.pipeline != PRIMARY}):
+    for code in sorted(
+        {
+            clip.language
+            for clip, scored in zip(clips, scored_clips, strict=True)
+            if scored.pipeline != PRIMARY
+        }
+    ):
         refs, aware, agnostic = [], [], []
         for clip, scored, route in zip(clips, scored_clips, routes, strict=True):
             if clip.language != code:
@@ -122,21 +168,43 @@ def gap(model: DualWhisper, clips: Sequence[Utterance], scored_clips: Sequence[S
             refs.append(clip.text)
             aware.append(said[scored.pipeline])
             agnostic.append(said[route])
-        rates = [character_errors(*(comparable(texts, code, "marks")[0] for texts in (refs, hyps))).rate
-                 for hyps in (aware, agnostic)]  # fmt: skip
+        rates = [
+            character_errors(*(comparable(texts, code, "marks")[0] for texts in (refs, hyps))).rate
+            for hyps in (aware, agnostic)
+        ]
         added.append(100 * (rates[1] - rates[0]))
     return float(np.mean(added))
 
 
-def measured(model: DualWhisper, clips: Sequence[Utterance], scored_clips: Sequence[ScoredClip], unknown: dict[str, list[ScoredClip]],
-             selector: SelectorOptions) -> dict:  # fmt: skip
+def measured(
+    model: DualWhisper,
+    clips: Sequence[Utterance],
+    scored_clips: Sequence[ScoredClip],
+    unknown: dict[str, list[ScoredClip]],
+    selector: SelectorOptions,
+) -> dict:
     routes = [decide(scored, selector)[0] for scored in scored_clips]
-    right = sum(route == scored.pipeline for route, scored in zip(routes, scored_clips, strict=True))
-    found, interval = measure(scored_clips, [], selector, (PRIMARY, *model.packs)), binomtest(right, len(scored_clips)).proportion_ci()
-    stolen = {kind: measure([], heard, selector, ())["false_accept_rate"] for kind, heard in unknown.items()}
-    return {"clips": len(scored_clips), "accuracy": found["accuracy"], "interval": [interval.low, interval.high],
-            "ece": found["calibration"]["ece"], "decoded_twice": found["decoded_twice"], "gap": gap(model, clips, scored_clips, routes),
-            "false_accept_rate": stolen, "confusion": found["confusion"]}  # fmt: skip
+    right = sum(
+        route == scored.pipeline for route, scored in zip(routes, scored_clips, strict=True)
+    )
+    found, interval = (
+        measure(scored_clips, [], selector, (PRIMARY, *model.packs)),
+        binomtest(right, len(scored_clips)).proportion_ci(),
+    )
+    stolen = {
+        kind: measure([], heard, selector, ())["false_accept_rate"]
+        for kind, heard in unknown.items()
+    }
+    return {
+        "clips": len(scored_clips),
+        "accuracy": found["accuracy"],
+        "interval": [interval.low, interval.high],
+        "ece": found["calibration"]["ece"],
+        "decoded_twice": found["decoded_twice"],
+        "gap": gap(model, clips, scored_clips, routes),
+        "false_accept_rate": stolen,
+        "confusion": found["confusion"],
+    }
 
 
 def stress(args, packs: Sequence[Path]) -> dict:
@@ -146,16 +214,31 @@ def stress(args, packs: Sequence[Path]) -> dict:
     known = [code for pack in model.packs.values() for code in pack.info.languages]
     learnt = {code: folder_of(args.corpus, code) for code in known if code not in args.more}
     more = [code for code in known if code in args.more]
-    dev = pooled(learnt | {code: args.out / "corpora" / code for code in more}, "dev", 40 * len(known))
+    dev = pooled(
+        learnt | {code: args.out / "corpora" / code for code in more}, "dev", 40 * len(known)
+    )
     dev += pooled(old, "train", 300)
-    heard = [sound for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values() for sound in sounds]
+    heard = [
+        sound
+        for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values()
+        for sound in sounds
+    ]
     fitted = calibrate_set(model, dev, heard, options)
-    clips = pooled(old | learnt | {code: args.out / "test" / code for code in more}, "test", args.clips)
-    scored_clips, _ = score_clips(model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options)
-    unknown = {kind: score_clips(model, [(sound, "und", None) for sound in sounds], options)[0]
-               for kind, sounds in unknown_sounds(args.out / "unknown", args.text, "test", 20).items()}  # fmt: skip
+    clips = pooled(
+        old | learnt | {code: args.out / "test" / code for code in more}, "test", args.clips
+    )
+    scored_clips, _ = score_clips(
+        model, [(u.sound, u.language, pipeline_of(model, u.language)) for u in clips], options
+    )
+    unknown = {
+        kind: score_clips(model, [(sound, "und", None) for sound in sounds], options)[0]
+        for kind, sounds in unknown_sounds(args.out / "unknown", args.text, "test", 20).items()
+    }
     sides = {"as they come": model.selector, "calibrated": fitted.selector}
-    return {side: measured(model, clips, scored_clips, unknown, selector) for side, selector in sides.items()}
+    return {
+        side: measured(model, clips, scored_clips, unknown, selector)
+        for side, selector in sides.items()
+    }
 
 
 def to_markdown(found: dict[str, dict]) -> str:
@@ -164,27 +247,59 @@ def to_markdown(found: dict[str, dict]) -> str:
         for side, m in sides.items():
             low, high = (100 * end for end in m["interval"])
             taken = (f"{100 * m['false_accept_rate'][kind]:.1f}" for kind in kinds)
-            rows.append((count, side, f"{100 * m['accuracy']:.2f} [{low:.1f}, {high:.1f}]", f"{100 * m['ece']:.2f}",
-                         f"{100 * m['twice']:.1f}", f"{m['gap']:+.2f}", *taken))  # fmt: skip
-    head = ("packs", "selector", "routed right, %", "calibration error, %", "decoded twice, %",
-            "nothing known adds, CER points", *(f"{kind} taken, %" for kind in kinds))  # fmt: skip
+            rows.append(
+                (
+                    count,
+                    side,
+                    f"{100 * m['accuracy']:.2f} [{low:.1f}, {high:.1f}]",
+                    f"{100 * m['ece']:.2f}",
+                    f"{100 * m['twice']:.1f}",
+                    f"{m['gap']:+.2f}",
+                    *taken,
+                )
+            )
+    head = (
+        "packs",
+        "selector",
+        "routed right, %",
+        "calibration error, %",
+        "decoded twice, %",
+        "nothing known adds, CER points",
+        *(f"{kind} taken, %" for kind in kinds),
+    )
     return "\n".join(markdown_table(head, rows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="micro")
-    parser.add_argument("--corpus", type=Path, required=True, help="FLEURS-shaped, with the base's languages and the packs'")
-    parser.add_argument("--text", type=Path, required=True, help="sentences of languages that nobody here knows")
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        required=True,
+        help="FLEURS-shaped, with the base's languages and the packs'",
+    )
+    parser.add_argument(
+        "--text", type=Path, required=True, help="sentences of languages that nobody here knows"
+    )
     parser.add_argument("--pack", type=Path, action="append", required=True)
-    parser.add_argument("--more", nargs="*", default=[], metavar="CODE", help="languages of further packs")
-    parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 10], help="packs at once (%(default)s)")
+    parser.add_argument(
+        "--more", nargs="*", default=[], metavar="CODE", help="languages of further packs"
+    )
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 3, 10], help="packs at once (%(default)s)"
+    )
     parser.add_argument("--clips", type=int, default=1000, help="pooled test clips (%(default)s)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model = load_model(args.base, args.pack)
     negatives = [folder_of(args.corpus, code) for code in model.backbone.languages]
-    packs = [*args.pack, *(train_small(args, code, negatives) for code in tqdm(args.more, unit="pack"))]
+    packs = [
+        *args.pack,
+        *(train_small(args, code, negatives) for code in tqdm(args.more, unit="pack")),
+    ]
     found = {}
     for count in args.counts:
         path = args.out / f"{count}.json"

@@ -1,8 +1,9 @@
-"""Ways of doing the same thing, timed in turns in one process, and the memory that each takes in one of its own.
+"""Ways of doing the same thing, timed in turns in one process, and the memory that each takes in
+one of its own.
 
-On a busy machine seconds mean little and ratios something: the ways of a row take turns clip by clip, and a ratio is of two
-sums over clips, of each clip's median over the rounds and of its mean. Memory is the peak of the resident set of a fresh
-process, loading included.
+On a busy machine seconds mean little and ratios something: the ways of a row take turns clip by
+clip, and a ratio is of two sums over clips, of each clip's median over the rounds and of its mean.
+Memory is the peak of the resident set of a fresh process, loading included.
 """
 
 import argparse
@@ -43,33 +44,58 @@ class Row:
 
     def __str__(self) -> str:
         target = "" if self.target is None else f"<= {self.target}"
-        return f"{self.number}  {self.what:72} {self.median:6.2f} {self.mean:6.2f} {target:>7}  {self.note}"
+        return (
+            f"{self.number}  {self.what:72} {self.median:6.2f} {self.mean:6.2f} {target:>7} "
+            f" {self.note}"
+        )
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every way, (rounds, clips); its answers, and how often it called the primary's decoder, of a warm-up."""
+    """Seconds of every way, (rounds, clips); its answers, and how often it called the primary's
+    decoder, of a warm-up.
+    """
 
     seconds: dict[str, np.ndarray]
     answers: dict[str, list]
     calls: Counter
 
-    def row(self, number: int, what: str, ours: str, theirs: str, target: float | None = None, note: str = "") -> Row:
-        medians, means = ([of(self.seconds[way], axis=0).sum() for way in (ours, theirs)] for of in (np.median, np.mean))
+    def row(
+        self,
+        number: int,
+        what: str,
+        ours: str,
+        theirs: str,
+        target: float | None = None,
+        note: str = "",
+    ) -> Row:
+        medians, means = (
+            [of(self.seconds[way], axis=0).sum() for way in (ours, theirs)]
+            for of in (np.median, np.mean)
+        )
         mine, other = (1000 * total / len(self.answers[ours]) for total in medians)
         note = f"{mine:.0f} against {other:.0f} ms" + (f"; {note}" if note else "")
         return Row(number, what, medians[0] / medians[1], means[0] / means[1], target, note)
 
 
-def take_turns(ways: dict[str, Callable], clips: Sequence, backbone: Backbone, rounds: int, clock: str) -> Times:
-    """Every way on every clip; each round begins with another way, and one more before all is the warm-up."""
+def take_turns(
+    ways: dict[str, Callable], clips: Sequence, backbone: Backbone, rounds: int, clock: str
+) -> Times:
+    """Every way on every clip; each round begins with another way, and one more before all is the
+    warm-up.
+    """
     now, names, calls = CLOCKS[clock], list(ways), Counter()
-    seconds, answers = {name: np.zeros((rounds, len(clips))) for name in names}, {name: [] for name in names}
+    seconds, answers = (
+        {name: np.zeros((rounds, len(clips))) for name in names},
+        {name: [] for name in names},
+    )
     for number in range(-1, rounds):
         for i, clip in enumerate(clips):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if number < 0:
-                    counted = backbone.decoder.register_forward_hook(lambda *_, name=name: calls.update([name]))
+                    counted = backbone.decoder.register_forward_hook(
+                        lambda *_, name=name: calls.update([name])
+                    )
                     answers[name].append(ways[name](clip))
                     counted.remove()
                 else:
@@ -81,7 +107,11 @@ def take_turns(ways: dict[str, Callable], clips: Sequence, backbone: Backbone, r
 
 def peak_mib() -> float:
     """Of this process; what getrusage says of a child may be its parent's."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    [line] = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -91,7 +121,9 @@ def in_fresh_process(task: Callable, *arguments):
 
 
 def joined(clips: Iterable[np.ndarray], most: int) -> np.ndarray:
-    """As many of the clips, with pauses between them, as fit into so many samples; the first is cut if need be."""
+    """As many of the clips, with pauses between them, as fit into so many samples; the first is cut
+    if need be.
+    """
     sound = np.zeros(0, np.float32)
     for clip in clips:
         longer = np.concatenate([sound, PAUSE, clip]) if len(sound) else clip[:most]
@@ -101,7 +133,9 @@ def joined(clips: Iterable[np.ndarray], most: int) -> np.ndarray:
     return sound
 
 
-def full_windows(utterances: Sequence[Utterance], languages: Iterable[str], seconds: float, count: int) -> list:
+def full_windows(
+    utterances: Sequence[Utterance], languages: Iterable[str], seconds: float, count: int
+) -> list:
     """Windows full of speech, (samples, language): the languages in turn."""
     pools = [pool for code in languages if (pool := [u for u in utterances if u.language == code])]
     windows = []
@@ -112,27 +146,55 @@ def full_windows(utterances: Sequence[Utterance], languages: Iterable[str], seco
     return windows
 
 
-def run(about: str, rows: dict[int, Callable], more: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> None:
-    """The command line of a script: its rows by number, each a generator of lines for (arguments, utterances)."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(
+    about: str,
+    rows: dict[int, Callable],
+    more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """The command line of a script: its rows by number, each a generator of lines for (arguments,
+    utterances).
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", default=[])
     parser.add_argument("--corpus", type=Path, required=True, help="its test split is heard")
-    parser.add_argument("--only", type=lambda text: [int(number) for number in text.split(",")], default=list(rows),
-                        help="rows, as in 1,3 (all)")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        type=lambda text: [int(number) for number in text.split(",")],
+        default=list(rows),
+        help="rows, as in 1,3 (all)",
+    )
     parser.add_argument("--clips", type=int, default=20, help="windows of a row (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is decoded by each way (%(default)s)")
-    parser.add_argument("--shape", choices=SHAPES, default="small", help="of random weights (%(default)s)")
-    parser.add_argument("--shape-clips", type=int, default=2, help="windows of its rows (%(default)s)")
-    parser.add_argument("--shape-tokens", type=int, default=32, help="tokens of a window of its rows (%(default)s)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of a busy machine, with one thread (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="times that each is decoded by each way (%(default)s)"
+    )
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="small", help="of random weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--shape-clips", type=int, default=2, help="windows of its rows (%(default)s)"
+    )
+    parser.add_argument(
+        "--shape-tokens", type=int, default=32, help="tokens of a window of its rows (%(default)s)"
+    )
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: of a busy machine, with one thread (%(default)s)",
+    )
     more(parser)
     args = parser.parse_args()
     os.environ.update(QUIET)  # of the processes to come; this one is told
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     utterances = load_corpus(args.corpus, "test").utterances
-    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds, {args.clock} clock; ratios by median and by mean")
+    print(
+        f"{torch.get_num_threads()} threads, {args.rounds} rounds, {args.clock} clock; ratios by"
+        " median and by mean"
+    )
     for number in args.only:
         for row in rows[number](args, utterances):
             print(row, flush=True)

@@ -1,15 +1,18 @@
-"""Step 2 of the built-in base: train a small Whisper from scratch on the shards of `prepare.py`, then export it.
+"""Step 2 of the built-in base: train a small Whisper from scratch on the shards of `prepare.py`,
+then export it.
 
     python recipes/micro/train.py --data runs/micro --out runs/micro/model --steps 6000
 
-Runs on a CPU or a GPU. Batches, padding and masks are functions of (seed, step), so that a stopped run goes on to the
-same result from its newest checkpoint. Two auxiliary losses teach the encoder to listen early: which phone sounds in
-each frame, asked at half depth (the synthesiser knows), and CTC over characters at the end; their heads stay in the
-checkpoint, not in the export. Matrices are trained with Muon, the rest with AdamW. On a CPU each core works on its own
-share of a batch: small matrices divide badly among threads. A guided-attention loss (Tachibana et al. 2017, arXiv 1710.08969)
-holds two cross-attention heads a layer near the diagonal at first: without it the decoder stayed a language model for
-2,300 steps here while CTC fell from 6.2 to 1.3. Clips are padded at random, up to the whole window: a Whisper that
-only ever met clips at their own length falls apart when plain transformers pads them.
+Runs on a CPU or a GPU. Batches, padding and masks are functions of (seed, step), so that a stopped
+run goes on to the same result from its newest checkpoint. Two auxiliary losses teach the encoder to
+listen early: which phone sounds in each frame, asked at half depth (the synthesiser knows), and CTC
+over characters at the end; their heads stay in the checkpoint, not in the export. Matrices are
+trained with Muon, the rest with AdamW. On a CPU each core works on its own share of a batch: small
+matrices divide badly among threads. A guided-attention loss (Tachibana et al. 2017, arXiv
+1710.08969) holds two cross-attention heads a layer near the diagonal at first: without it the
+decoder stayed a language model for 2,300 steps here while CTC fell from 6.2 to 1.3. Clips are
+padded at random, up to the whole window: a Whisper that only ever met clips at their own length
+falls apart when plain transformers pads them.
 """
 
 import argparse
@@ -54,7 +57,9 @@ class Clips:
 
     def mel(self, i: int) -> np.ndarray:
         row = self.rows[i]
-        return self.shards[row["shard"]][row["offset"] : row["offset"] + row["frames"]].T.astype(np.float32)
+        return self.shards[row["shard"]][row["offset"] : row["offset"] + row["frames"]].T.astype(
+            np.float32
+        )
 
 
 def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, decoder_layers: int):
@@ -62,31 +67,62 @@ def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, de
     ident = tokenizer.convert_tokens_to_ids
     languages = [t for t in tokenizer.get_added_vocab() if len(t) == 6 and t.startswith("<|")]
     config = WhisperConfig(
-        vocab_size=len(tokenizer), num_mel_bins=80, d_model=width, encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers, encoder_attention_heads=width // 64, decoder_attention_heads=width // 64,
-        encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, max_source_positions=WINDOW_FRAMES // 2,
-        max_target_positions=448, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-        bos_token_id=ident("<|endoftext|>"), eos_token_id=ident("<|endoftext|>"), pad_token_id=ident("<|endoftext|>"),
-        decoder_start_token_id=ident("<|startoftranscript|>"), suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        num_mel_bins=80,
+        d_model=width,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=width // 64,
+        decoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_source_positions=WINDOW_FRAMES // 2,
+        max_target_positions=448,
+        dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        bos_token_id=ident("<|endoftext|>"),
+        eos_token_id=ident("<|endoftext|>"),
+        pad_token_id=ident("<|endoftext|>"),
+        decoder_start_token_id=ident("<|startoftranscript|>"),
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
-        decoder_start_token_id=config.decoder_start_token_id, eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id, bos_token_id=config.bos_token_id, max_length=448, is_multilingual=True,
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        max_length=448,
+        is_multilingual=True,
         task="transcribe",  # else plain generate without a language leaves the task token out
         lang_to_id={token: ident(token) for token in languages},
         task_to_id={"translate": ident("<|translate|>"), "transcribe": ident("<|transcribe|>")},
-        no_timestamps_token_id=ident("<|notimestamps|>"), prev_sot_token_id=ident("<|startofprev|>"),
-        return_timestamps=False,  # it has the tokens for time, and never learnt them: no max_initial_timestamp_index
+        no_timestamps_token_id=ident("<|notimestamps|>"),
+        prev_sot_token_id=ident("<|startofprev|>"),
+        # it has the tokens for time, and never learnt them: no max_initial_timestamp_index
+        return_timestamps=False,
         begin_suppress_tokens=[ident("<|endoftext|>")],
-        suppress_tokens=[ident(t) for t in ("<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>",
-                                            "<|startoflm|>", "<|startofprev|>")],
-    )  # fmt: skip
+        suppress_tokens=[
+            ident(t)
+            for t in (
+                "<|startoftranscript|>",
+                *languages,
+                "<|translate|>",
+                "<|transcribe|>",
+                "<|startoflm|>",
+                "<|startofprev|>",
+            )
+        ],
+    )
     return model
 
 
 def encode(model, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width) at half depth and at the end."""
+    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width) at half
+    depth and at the end.
+    """
     encoder = model.model.encoder
     x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
@@ -97,8 +133,12 @@ def encode(model, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return middle, encoder.layer_norm(x)
 
 
-def plan_epoch(frames: np.ndarray, budget: int, rng: np.random.Generator, short_first: bool) -> list[np.ndarray]:
-    """Batches of clips of like length, `budget` padded frames each, in random order (the first epoch from short ones)."""
+def plan_epoch(
+    frames: np.ndarray, budget: int, rng: np.random.Generator, short_first: bool
+) -> list[np.ndarray]:
+    """Batches of clips of like length, `budget` padded frames each, in random order (the first
+    epoch from short ones).
+    """
     order = rng.permutation(len(frames))
     order = order[np.argsort(frames[order] * rng.uniform(0.9, 1.1, len(order)), kind="stable")]
     batches, batch, longest = [], [], 0
@@ -109,12 +149,20 @@ def plan_epoch(frames: np.ndarray, budget: int, rng: np.random.Generator, short_
         batch.append(i)
         longest = max(longest, frames[i])
     batches.append(np.array(batch))
-    keys = np.arange(len(batches)) / len(batches) + rng.uniform(0, 0.7, len(batches)) if short_first else None
-    return [batches[i] for i in (np.argsort(keys) if short_first else rng.permutation(len(batches)))]
+    keys = (
+        np.arange(len(batches)) / len(batches) + rng.uniform(0, 0.7, len(batches))
+        if short_first
+        else None
+    )
+    return [
+        batches[i] for i in (np.argsort(keys) if short_first else rng.permutation(len(batches)))
+    ]
 
 
 def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
-    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets, phones by frame."""
+    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets,
+    phones by frame.
+    """
     ident = tokenizer.convert_tokens_to_ids
     mels, inputs, characters, lengths, spans = [], [], [], [], []
     sounding = torch.full((len(ids), length // 2), -100)
@@ -129,10 +177,26 @@ def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
         if row["lang"] == NO_SPEECH:
             inputs.append(["<|startoftranscript|>", "<|nospeech|>"])
         elif rng.random() < 0.15:
-            inputs.append(["<|startoftranscript|>", f"<|{row['lang']}|>", "<|transcribe|>", f"<|{start * 0.02:.2f}|>",
-                           *text, f"<|{end * 0.02:.2f}|>"])  # fmt: skip
+            inputs.append(
+                [
+                    "<|startoftranscript|>",
+                    f"<|{row['lang']}|>",
+                    "<|transcribe|>",
+                    f"<|{start * 0.02:.2f}|>",
+                    *text,
+                    f"<|{end * 0.02:.2f}|>",
+                ]
+            )
         else:
-            inputs.append(["<|startoftranscript|>", f"<|{row['lang']}|>", "<|transcribe|>", "<|notimestamps|>", *text])
+            inputs.append(
+                [
+                    "<|startoftranscript|>",
+                    f"<|{row['lang']}|>",
+                    "<|transcribe|>",
+                    "<|notimestamps|>",
+                    *text,
+                ]
+            )
         inputs[-1] = [ident(t) if isinstance(t, str) else t for t in inputs[-1]]
         characters.append([alphabet[c] for c in row["text"].lower() if c in alphabet])
         lengths.append(mel.shape[1] // 2)
@@ -140,7 +204,9 @@ def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
         starts = [0.0, *(second for _, second in row["phones"])]
         names = np.array([phones[""], *(phones[phone] for phone, _ in row["phones"])])
         middles = np.arange(lengths[-1]) * 0.02 + 0.01
-        sounding[k, : lengths[-1]] = torch.from_numpy(names[np.searchsorted(starts, middles, side="right") - 1])
+        sounding[k, : lengths[-1]] = torch.from_numpy(
+            names[np.searchsorted(starts, middles, side="right") - 1]
+        )
     end = tokenizer.eos_token_id
     longest = max(map(len, inputs))
     tokens = torch.full((len(ids), longest), end)
@@ -151,7 +217,19 @@ def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
     targets = torch.tensor([c for sequence in characters for c in sequence])
     sizes = torch.tensor([len(sequence) for sequence in characters])
     lengths, spans = torch.tensor(lengths), torch.tensor(spans)
-    return [t.to(device) for t in (torch.from_numpy(np.stack(mels)), tokens, labels, targets, lengths, sizes, spans, sounding)]
+    return [
+        t.to(device)
+        for t in (
+            torch.from_numpy(np.stack(mels)),
+            tokens,
+            labels,
+            targets,
+            lengths,
+            sizes,
+            spans,
+            sounding,
+        )
+    ]
 
 
 def watch_cross_attention(model) -> None:
@@ -163,13 +241,16 @@ def watch_cross_attention(model) -> None:
 
 
 def guide(attentions, spans: torch.Tensor, width: float = 0.12) -> torch.Tensor:
-    """Mean attention that two heads a layer spend away from where a token is expected, its share of the speech's span.
+    """Mean attention that two heads a layer spend away from where a token is expected, its share of
+    the speech's span.
 
-    attentions: for each layer (batch, heads, tokens, frames); spans (batch, 3): first and last frame of speech, text tokens.
+    attentions: for each layer (batch, heads, tokens, frames); spans (batch, 3): first and last
+        frame of speech, text tokens.
     """
     start, end, count = spans.unbind(-1)
     tokens, frames = attentions[0].shape[2:]
-    order = torch.arange(tokens, device=spans.device) - 3.0  # the text is predicted from the fourth position on
+    # the text is predicted from the fourth position on
+    order = torch.arange(tokens, device=spans.device) - 3.0
     inside = (order >= 0) & (order < count[:, None])
     expected = start[:, None] + (end - start)[:, None] * (order + 0.5) / count[:, None].clamp_min(1)
     spread = (width * (end - start)).clamp_min(6.0)[:, None, None]
@@ -188,7 +269,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def training_record(args) -> dict:
-    """What went into the weights: the preparation, the settings, and the record of the base they started from."""
+    """What went into the weights: the preparation, the settings, and the record of the base they
+    started from.
+    """
     record = json.loads((args.data / "record.json").read_text())
     names = ("steps", "frames", "lr", "guided", "phones", "seed")
     record["training"] = {name: getattr(args, name) for name in names}
@@ -208,18 +291,26 @@ def export(model, averaged: dict, tokenizer, source: Path, out: Path, record: di
     copy.generation_config = model.generation_config
     copy.half().save_pretrained(temporary)
     config = json.loads((temporary / "config.json").read_text())
-    (temporary / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    (temporary / "config.json").write_text(
+        json.dumps(config | {"dtype": "float32"}, indent=2) + "\n"
+    )
     tokenizer.save_pretrained(temporary)
-    WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_FRAMES // 100).save_pretrained(temporary)
+    WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_FRAMES // 100).save_pretrained(
+        temporary
+    )
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / name, temporary)
-    (temporary / "training_record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (temporary / "training_record.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    )
     shutil.rmtree(out, ignore_errors=True)
     os.replace(temporary, out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="the --out of prepare.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
@@ -228,9 +319,15 @@ def main() -> None:
     parser.add_argument("--decoder-layers", type=int, default=2)
     parser.add_argument("--frames", type=int, default=14_000, help="padded mel frames a batch")
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--init", type=Path, help="start from the weights of an exported base instead of at random")
-    parser.add_argument("--guided", type=float, default=0.6, help="share of the steps with guided attention")
-    parser.add_argument("--phones", type=float, default=1.0, help="weight of the phone loss at half depth")
+    parser.add_argument(
+        "--init", type=Path, help="start from the weights of an exported base instead of at random"
+    )
+    parser.add_argument(
+        "--guided", type=float, default=0.6, help="share of the steps with guided attention"
+    )
+    parser.add_argument(
+        "--phones", type=float, default=1.0, help="weight of the phone loss at half depth"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--save-every", type=int, default=500)
@@ -241,33 +338,53 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, workers: int) -> None:
-    """Train to `args.steps` from the newest checkpoint, and export; each of `workers` has a share of every batch."""
+    """Train to `args.steps` from the newest checkpoint, and export; each of `workers` has a share
+    of every batch.
+    """
     record = training_record(args)
     tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
     clips = Clips(args.data / "shards")
     frames = np.array([row["frames"] for row in clips.rows])
     letters = sorted({c for row in clips.rows for c in row["text"].lower()})
     alphabet = {c: i + 1 for i, c in enumerate(letters)}
-    phones = {p: i for i, p in enumerate(sorted({"", *(p for row in clips.rows for p, _ in row["phones"])}))}
+    phones = {
+        p: i
+        for i, p in enumerate(sorted({"", *(p for row in clips.rows for p, _ in row["phones"])}))
+    }
 
     torch.manual_seed(args.seed)
     model = build_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers).to(device)
     if args.init:
-        model.load_state_dict(WhisperForConditionalGeneration.from_pretrained(args.init, dtype=torch.float32).state_dict())
+        model.load_state_dict(
+            WhisperForConditionalGeneration.from_pretrained(
+                args.init, dtype=torch.float32
+            ).state_dict()
+        )
     watch_cross_attention(model)
-    heads = nn.ModuleDict({
-        "ctc": nn.Linear(args.width, len(alphabet) + 1),
-        "phones": nn.Sequential(nn.LayerNorm(args.width), nn.Linear(args.width, len(phones))),
-    }).to(device)  # fmt: skip
-    parameters = {k: p for k, p in [*model.named_parameters(), *heads.named_parameters()] if p.requires_grad}
+    heads = nn.ModuleDict(
+        {
+            "ctc": nn.Linear(args.width, len(alphabet) + 1),
+            "phones": nn.Sequential(nn.LayerNorm(args.width), nn.Linear(args.width, len(phones))),
+        }
+    ).to(device)
+    parameters = {
+        k: p for k, p in [*model.named_parameters(), *heads.named_parameters()] if p.requires_grad
+    }
     matrices = [p for k, p in parameters.items() if ".layers." in k and p.ndim == 2]
     others = [p for k, p in parameters.items() if not (".layers." in k and p.ndim == 2)]
     optimizers = [torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)]
     for worker in range(workers):
-        optimizers.append(torch.optim.Muon(matrices[worker::workers], weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(
+            torch.optim.Muon(
+                matrices[worker::workers], weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(frames)} clips, "
-          f"{frames.sum() / 360_000:.1f} hours, {len(phones)} phones, {device}", flush=True)  # fmt: skip
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(frames)} clips,"
+        f" {frames.sum() / 360_000:.1f} hours, {len(phones)} phones, {device}",
+        flush=True,
+    )
 
     checkpoint = args.out.with_name(args.out.name + ".checkpoint.pt")
     step = 0
@@ -287,18 +404,27 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
         guided = step < args.guided * args.steps
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             middle, encoded = encode(model, mel)
-            hidden = model.model.decoder(input_ids=tokens, encoder_hidden_states=encoded, use_cache=False,
-                                         output_attentions=guided)  # fmt: skip
+            hidden = model.model.decoder(
+                input_ids=tokens,
+                encoder_hidden_states=encoded,
+                use_cache=False,
+                output_attentions=guided,
+            )
             logits = model.proj_out(hidden.last_hidden_state).float()
             likelihoods = heads["ctc"](encoded).float().log_softmax(-1).transpose(0, 1)
             sounds = heads["phones"](middle).float()
-        ce = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05)
+        ce = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05
+        )
         ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, reduction="none", zero_infinity=True)
-        speech = sizes > 0  # a clip without any has no length to divide by, and would outweigh all others
+        # a clip without any has no length to divide by, and would outweigh all others
+        speech = sizes > 0
         ctc = (ctc[speech] / sizes[speech]).sum() / speech.sum().clamp_min(1)
         phone = F.cross_entropy(sounds.flatten(0, 1), sounding.flatten(), ignore_index=-100)
         off = guide(hidden.cross_attentions, spans) if guided else ce.new_zeros(())
-        loss = ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc + args.phones * phone + 2.0 * off
+        loss = (
+            ce + (1.0 if step < 0.3 * args.steps else 0.5) * ctc + args.phones * phone + 2.0 * off
+        )
         gradient = torch.autograd.grad(loss, list(parameters.values()))
         return gradient, np.array([ce.item(), ctc.item(), phone.item(), off.item()])
 
@@ -316,7 +442,11 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
         length = min(WINDOW_FRAMES, longest + int(rng.integers(0, 80)))
         late = step > 0.8 * args.steps
         if rng.random() < (0.35 if late else 0.12):
-            length = WINDOW_FRAMES if rng.random() < 0.6 else int(rng.integers(length, WINDOW_FRAMES + 1))
+            length = (
+                WINDOW_FRAMES
+                if rng.random() < 0.6
+                else int(rng.integers(length, WINDOW_FRAMES + 1))
+            )
             ids = ids[: max(4, args.frames // length)]
         length += length % 2
 
@@ -325,7 +455,9 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
                 group["lr"] = learning_rate(step, args.steps, args.lr)
         parts = [ids[worker::workers] for worker in range(workers)]
         answers = list(pool.map(gradients, range(workers), parts, repeat(length), repeat(step)))
-        for parameter, *grads in zip(parameters.values(), *(gradient for gradient, _ in answers), strict=True):
+        for parameter, *grads in zip(
+            parameters.values(), *(gradient for gradient, _ in answers), strict=True
+        ):
             parameter.grad = sum(grads) / workers
         nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         list(pool.map(lambda optimizer: optimizer.step(), optimizers))
@@ -338,15 +470,31 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
         bar.update()
         if step % args.log_every == 0:
             mean = sums / sums[5]
-            row = {"step": step, "ce": mean[0], "ctc": mean[1], "phone": mean[2], "off": mean[3], "audio_s": sums[4],
-                   "seconds": time.time() - began, "lr": optimizers[0].param_groups[0]["lr"]}  # fmt: skip
+            row = {
+                "step": step,
+                "ce": mean[0],
+                "ctc": mean[1],
+                "phone": mean[2],
+                "off": mean[3],
+                "audio_s": sums[4],
+                "seconds": time.time() - began,
+                "lr": optimizers[0].param_groups[0]["lr"],
+            }
             log.write(json.dumps(row) + "\n")
             log.flush()
             began, sums = time.time(), np.zeros(6)
         if step % args.save_every == 0 or step == args.steps:
             part = checkpoint.with_suffix(".part")
-            torch.save({"model": model.state_dict(), "heads": heads.state_dict(), "averaged": averaged, "step": step,
-                        "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, part)  # fmt: skip
+            torch.save(
+                {
+                    "model": model.state_dict(),
+                    "heads": heads.state_dict(),
+                    "averaged": averaged,
+                    "step": step,
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                },
+                part,
+            )
             os.replace(part, checkpoint)
             export(model, averaged, tokenizer, args.data, args.out, record)
 

@@ -1,7 +1,9 @@
-"""A Whisper of OpenAI's shape and packs on it, all of random weights: for times and memory, which do not ask what weights say.
+"""A Whisper of OpenAI's shape and packs on it, all of random weights: for times and memory, which
+do not ask what weights say.
 
-Whoever times random weights must fix the number of tokens. Here all but text is suppressed, the end and timestamps among it, so
-that `generate` with max_new_tokens writes so many, once; with timestamps it would decode a window several times.
+Whoever times random weights must fix the number of tokens. Here all but text is suppressed, the end
+and timestamps among it, so that `generate` with max_new_tokens writes so many, once; with
+timestamps it would decode a window several times.
 """
 
 from collections.abc import Sequence
@@ -28,14 +30,20 @@ from dualasr.model.whisper import Backbone
 from dualasr.packs.export import save_base
 from dualasr.packs.format import save_pack
 
-SHAPES = {"tiny": (384, 4, 6), "base": (512, 6, 8), "small": (768, 12, 12), "medium": (1024, 24, 16),
-          "large-v2": (1280, 32, 20)}  # width, layers, heads
+SHAPES = {
+    "tiny": (384, 4, 6),
+    "base": (512, 6, 8),
+    "small": (768, 12, 12),
+    "medium": (1024, 24, 16),
+    "large-v2": (1280, 32, 20),
+}  # width, layers, heads
 TEXT = 50257  # text tokens of the multilingual vocabulary
 CERTAIN = 50.0  # log-odds by which a random pack loses every window
 
 
 def stand_in_tokenizer() -> WhisperTokenizer:
-    """As many tokens as the multilingual Whisper has, in its order; text is spelled in bytes and pairs of bytes.
+    """As many tokens as the multilingual Whisper has, in its order; text is spelled in bytes and
+    pairs of bytes.
 
     Its last text token is the empty one: ctranslate2 takes a Whisper without it for English alone.
     """
@@ -55,18 +63,29 @@ def random_whisper(shape: str = "small", seed: int = 0, *, layers: int = 0) -> B
     width, usual, heads = SHAPES[shape]
     layers = layers or usual
     tokenizer = stand_in_tokenizer()
-    sizes = {f"{side}_{what}": value for side in ("encoder", "decoder")
-             for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))}  # fmt: skip
+    sizes = {
+        f"{side}_{what}": value
+        for side in ("encoder", "decoder")
+        for what, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
+    }
     torch.manual_seed(seed)
-    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=len(tokenizer), d_model=width, **sizes)).eval()
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=len(tokenizer), d_model=width, **sizes)
+    ).eval()
     ident = tokenizer.convert_tokens_to_ids
     end = TEXT
     model.generation_config = GenerationConfig(
-        decoder_start_token_id=ident("<|startoftranscript|>"), eos_token_id=end, pad_token_id=end, bos_token_id=end,
-        max_length=448, is_multilingual=True, lang_to_id={f"<|{code}|>": ident(f"<|{code}|>") for code in list(LANGUAGES)[:99]},
+        decoder_start_token_id=ident("<|startoftranscript|>"),
+        eos_token_id=end,
+        pad_token_id=end,
+        bos_token_id=end,
+        max_length=448,
+        is_multilingual=True,
+        lang_to_id={f"<|{code}|>": ident(f"<|{code}|>") for code in list(LANGUAGES)[:99]},
         task_to_id={task: ident(f"<|{task}|>") for task in ("translate", "transcribe")},
-        no_timestamps_token_id=ident("<|notimestamps|>"), suppress_tokens=list(range(TEXT, len(tokenizer))),
-    )  # fmt: skip
+        no_timestamps_token_id=ident("<|notimestamps|>"),
+        suppress_tokens=list(range(TEXT, len(tokenizer))),
+    )
     return Backbone(shape, model.requires_grad_(False), tokenizer, WhisperFeatureExtractor())
 
 
@@ -76,8 +95,11 @@ def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
 
 
 def write_packs(folder: Path, backbone: Backbone, count: int, texts: Sequence[str]) -> list[Path]:
-    """Packs that turn every window away, with a vocabulary from `texts` and each a language of its own: their folders."""
-    tokenizer = PackTokenizer.train(list(texts) * 100, ("",))  # often enough for units of several letters
+    """Packs that turn every window away, with a vocabulary from `texts` and each a language of its
+    own: their folders.
+    """
+    # often enough for units of several letters
+    tokenizer = PackTokenizer.train(list(texts) * 100, ("",))
     always = Calibration(*(Logistic((0.0,) * scores, -CERTAIN) for scores in (1, 3, 3)))
     for k in range(count):
         torch.manual_seed(k)
@@ -89,6 +111,8 @@ def write_packs(folder: Path, backbone: Backbone, count: int, texts: Sequence[st
                     parameter.normal_(std=0.02)
         evidence = np.random.default_rng(k).standard_normal((128, 3 * backbone.width))
         statistics = fit_statistics(evidence, np.zeros(len(evidence), int), 1)
-        pack = Pack(PackInfo(code, {code: code}, calibration=always), secondary, statistics=statistics)
+        pack = Pack(
+            PackInfo(code, {code: code}, calibration=always), secondary, statistics=statistics
+        )
         save_pack(folder / code, pack, backbone)
     return sorted(folder.iterdir())

@@ -1,9 +1,11 @@
-"""How far word times lie from espeak-ng's own word events: seconds read by test voices, each pipeline for its languages.
+"""How far word times lie from espeak-ng's own word events: seconds read by test voices, each
+pipeline for its languages.
 
     python recipes/micro/word_times.py --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-Words of the transcript are matched to those that were read; the medians are over matched words. The end of a word that was
-read is where the next word or pause begins. Test sentences and voices; nothing was tuned on them.
+Words of the transcript are matched to those that were read; the medians are over matched words. The
+end of a word that was read is where the next word or pause begins. Test sentences and voices;
+nothing was tuned on them.
 """
 
 import argparse
@@ -25,7 +27,9 @@ from dualasr.transcription.transcript import Word
 
 
 def spoken_words(text: str, said: Utterance) -> list[tuple[str, float, float]]:
-    """The words that were read, with start and end in seconds; those without an event of their own are left out."""
+    """The words that were read, with start and end in seconds; those without an event of their own
+    are left out.
+    """
     found = []
     for first, last in split_words(text, "word"):
         starts = [second for place, second in said.words if first <= place < last]
@@ -33,14 +37,21 @@ def spoken_words(text: str, said: Utterance) -> list[tuple[str, float, float]]:
             found.append((text[first:last], min(starts)))
     pauses = [second for phone, second in said.phones if not phone]
     nexts = [*(start for _, start in found[1:]), len(said.samples) / 16_000]
-    ends = [min([end, *(p for p in pauses if start < p)]) for (_, start), end in zip(found, nexts, strict=True)]
+    ends = [
+        min([end, *(p for p in pauses if start < p)])
+        for (_, start), end in zip(found, nexts, strict=True)
+    ]
     return [(word, start, end) for (word, start), end in zip(found, ends, strict=True)]
 
 
-def errors(heard: Sequence[Word], read: Sequence[tuple[str, float, float]]) -> list[tuple[float, float]]:
+def errors(
+    heard: Sequence[Word], read: Sequence[tuple[str, float, float]]
+) -> list[tuple[float, float]]:
     """Start and end, found less read, in seconds, of the words that are in both."""
-    mine, theirs = ([normalise(word, "marks").strip() for word in words] for words in
-                    ((w.word for w in heard), (w for w, _, _ in read)))  # fmt: skip
+    mine, theirs = (
+        [normalise(word, "marks").strip() for word in words]
+        for words in ((w.word for w in heard), (w for w, _, _ in read))
+    )
     pairs = []
     for block in SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks():
         for k in range(block.size):
@@ -49,35 +60,65 @@ def errors(heard: Sequence[Word], read: Sequence[tuple[str, float, float]]) -> l
     return pairs
 
 
-def measure(model: DualWhisper, speaker: Speaker, language: str, route: str, clips: int, split: str) -> np.ndarray:
+def measure(
+    model: DualWhisper, speaker: Speaker, language: str, route: str, clips: int, split: str
+) -> np.ndarray:
     rng, found = np.random.default_rng(1), []
     for text in sentences(language, split)[:clips]:
-        said = speaker.utter(text, language, draw_voice(rng, "test" if split == "test" else "train"))
+        said = speaker.utter(
+            text, language, draw_voice(rng, "test" if split == "test" else "train")
+        )
         if not 0 < len(said.samples) <= model.backbone.window_samples:
             continue
         heard = model.encode_audio([said.samples])
-        results = model.transcribe_encoded(heard, route=route, language=language, options=DecodeOptions(beam=5))
+        results = model.transcribe_encoded(
+            heard, route=route, language=language, options=DecodeOptions(beam=5)
+        )
         found += errors(words_of(model, heard, results)[0], spoken_words(text, said))
     return np.array(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", default=[])
-    parser.add_argument("--clips", type=int, default=40, help="sentences of each language (%(default)s)")
+    parser.add_argument(
+        "--clips", type=int, default=40, help="sentences of each language (%(default)s)"
+    )
     args = parser.parse_args()
 
     model = load_model(args.base, args.pack)
-    routes = {code: PRIMARY for code in ("en", "es", "de", "tr", "bg") if code in model.backbone.languages}
+    routes = {
+        code: PRIMARY for code in ("en", "es", "de", "tr", "bg") if code in model.backbone.languages
+    }
     routes |= {code: pack.name for pack in model.packs.values() for code in pack.info.languages}
     rows = []
     with Speaker() as speaker:
         for language, route in routes.items():
             pairs = measure(model, speaker, language, route, args.clips, "test")
-            rows.append((language, route, str(len(pairs)), *(f"{1000 * v:.0f}" for side in pairs.T
-                                                             for v in (np.median(np.abs(side)), np.median(side)))))  # fmt: skip
-    head = ("language", "route", "words", "start, median absolute error, ms", "start, median error", "end, absolute", "end")
+            rows.append(
+                (
+                    language,
+                    route,
+                    str(len(pairs)),
+                    *(
+                        f"{1000 * v:.0f}"
+                        for side in pairs.T
+                        for v in (np.median(np.abs(side)), np.median(side))
+                    ),
+                )
+            )
+    head = (
+        "language",
+        "route",
+        "words",
+        "start, median absolute error, ms",
+        "start, median error",
+        "end, absolute",
+        "end",
+    )
     print("\n".join(markdown_table(head, rows)))
 
 

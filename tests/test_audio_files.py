@@ -1,4 +1,6 @@
-"""Streams: the blocks are the whole file, errors come where the file is broken, and length costs no memory."""
+"""Streams: the blocks are the whole file, errors come where the file is broken, and length costs no
+memory.
+"""
 
 import shutil
 import subprocess
@@ -15,15 +17,33 @@ from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, load_audio, s
 from dualasr.errors import AudioError
 
 SUBTYPES = {  # of each container libsndfile can write, up to three
-    name: [kind for kind in ("PCM_24", "FLOAT", "PCM_U8", "ALAW", "PCM_16", "DPCM_16", "VORBIS", "OPUS", "MPEG_LAYER_III")
-           if kind in soundfile.available_subtypes(name)][:3]
-    for name in soundfile.available_formats() if name not in ("RAW", "SD2")  # no header; a second file beside it
-}  # fmt: skip
+    name: [
+        kind
+        for kind in (
+            "PCM_24",
+            "FLOAT",
+            "PCM_U8",
+            "ALAW",
+            "PCM_16",
+            "DPCM_16",
+            "VORBIS",
+            "OPUS",
+            "MPEG_LAYER_III",
+        )
+        if kind in soundfile.available_subtypes(name)
+    ][:3]
+    # no header; a second file beside it
+    for name in soundfile.available_formats()
+    if name not in ("RAW", "SD2")
+}
 
 
 def chirp(seconds, rate, channels=1):
     time = np.arange(round(seconds * rate)) / rate
-    sound = np.stack([0.4 * np.sin(2 * np.pi * (100 + 90 * n + 200 * time) * time) for n in range(channels)], axis=1)
+    sound = np.stack(
+        [0.4 * np.sin(2 * np.pi * (100 + 90 * n + 200 * time) * time) for n in range(channels)],
+        axis=1,
+    )
     return sound.astype(np.float32)
 
 
@@ -42,14 +62,22 @@ def test_the_blocks_are_the_whole_file_in_every_format(tmp_path, name, rate, mon
         for channels, seconds in ((1, 0.75), (2, 0.333), (8, 0.2001)):
             path = tmp_path / f"{subtype}-{channels}.{name.lower()}"
             try:
-                soundfile.write(path, chirp(seconds, rate, channels), rate, format=name, subtype=subtype)
+                soundfile.write(
+                    path, chirp(seconds, rate, channels), rate, format=name, subtype=subtype
+                )
             except soundfile.SoundFileError:
                 continue  # a rate or number of channels that the format does not have
             blocks = list(stream_audio(path))
-            assert len(blocks) > 1 and all(b.dtype == np.float32 and b.ndim == 1 and len(b) for b in blocks)
+            assert len(blocks) > 1 and all(
+                b.dtype == np.float32 and b.ndim == 1 and len(b) for b in blocks
+            )
             near = 1e-6 if name == "MP3" else 0  # its decoder rounds by where a read begins
-            np.testing.assert_allclose(np.concatenate(blocks), whole(path), rtol=0, atol=near, err_msg=path.name)
-            np.testing.assert_array_equal(load_audio(path), np.concatenate(blocks), err_msg=path.name)
+            np.testing.assert_allclose(
+                np.concatenate(blocks), whole(path), rtol=0, atol=near, err_msg=path.name
+            )
+            np.testing.assert_array_equal(
+                load_audio(path), np.concatenate(blocks), err_msg=path.name
+            )
             written += 1
     if not written:
         pytest.skip(f"{name} has no {rate} Hz")
@@ -74,7 +102,10 @@ def test_a_stream_opens_nothing_before_its_first_block(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.flac", "nan.wav"])
 def test_what_comes_before_the_damage_is_given(tmp_path, name):
-    path, noise = tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal(60 * SAMPLE_RATE).astype(np.float32)
+    path, noise = (
+        tmp_path / name,
+        0.1 * np.random.default_rng(0).standard_normal(60 * SAMPLE_RATE).astype(np.float32),
+    )
     if name == "nan.wav":
         noise[50 * SAMPLE_RATE] = np.nan
     soundfile.write(path, noise, SAMPLE_RATE, **({"subtype": "FLOAT"} if name == "nan.wav" else {}))
@@ -91,7 +122,9 @@ def test_what_comes_before_the_damage_is_given(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
 def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, name):
     path = tmp_path / name
-    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(90 * SAMPLE_RATE), SAMPLE_RATE)
+    soundfile.write(
+        path, 0.1 * np.random.default_rng(0).standard_normal(90 * SAMPLE_RATE), SAMPLE_RATE
+    )
     stream = stream_audio(path)
     next(stream)
     with path.open("r+b") as file:
@@ -134,9 +167,13 @@ def test_three_hours_take_no_more_memory_than_ten_minutes(tmp_path, rate):
 def encode_with_av(path, codec, sound, rate):
     import av
 
-    with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".m4a" else {}) as container:
+    with av.open(
+        str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".m4a" else {}
+    ) as container:
         stream = container.add_stream(codec, rate=rate, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.T), format="fltp", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(sound.T), format="fltp", layout="stereo"
+        )
         frame.sample_rate = rate
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -145,7 +182,18 @@ def encode_with_av(path, codec, sound, rate):
 def encode_with_ffmpeg(path, codec, sound, rate):
     soundfile.write(path.with_suffix(".wav"), sound, rate, subtype="FLOAT")
     faststart = ["-movflags", "+faststart"] if path.suffix == ".m4a" else []
-    command = ["ffmpeg", "-loglevel", "error", "-y", "-i", path.with_suffix(".wav"), "-c:a", codec, *faststart, path]
+    command = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-y",
+        "-i",
+        path.with_suffix(".wav"),
+        "-c:a",
+        codec,
+        *faststart,
+        path,
+    ]
     subprocess.run(command, check=True)
 
 
@@ -161,7 +209,9 @@ def encode(request, monkeypatch):
     return encode_with_ffmpeg
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("mkv", "pcm_s16le"), ("webm", "libopus")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("m4a", "aac"), ("mkv", "pcm_s16le"), ("webm", "libopus")]
+)
 def test_reads_and_refuses_containers(tmp_path, encode, suffix, codec):
     path, rate = tmp_path / f"talk: a.{suffix}", 48_000  # a name that is no protocol
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * rate) / rate)
@@ -185,7 +235,12 @@ def test_reads_and_refuses_containers(tmp_path, encode, suffix, codec):
 
 def test_a_cut_m4a_gives_what_comes_before_the_cut(tmp_path, encode):
     path, rate = tmp_path / "a.m4a", 48_000
-    encode(path, "aac", 0.3 * np.random.default_rng(0).standard_normal((20 * rate, 2)).astype(np.float32), rate)
+    encode(
+        path,
+        "aac",
+        0.3 * np.random.default_rng(0).standard_normal((20 * rate, 2)).astype(np.float32),
+        rate,
+    )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     given = []
     with pytest.raises(AudioError, match="is truncated"):
@@ -198,7 +253,11 @@ def test_an_m4a_cut_between_two_packets_is_refused(tmp_path):
     path = tmp_path / "a.m4a"
     encode_with_av(path, "aac", chirp(20, 48_000, 2), 48_000)
     with av.open(str(path)) as container:
-        ends = [packet.pos + packet.size for packet in container.demux(container.streams.audio[0]) if packet.size]
+        ends = [
+            packet.pos + packet.size
+            for packet in container.demux(container.streams.audio[0])
+            if packet.size
+        ]
     path.write_bytes(path.read_bytes()[: ends[len(ends) // 2]])
     with pytest.raises(AudioError, match="promises 20.0 s"):
         load_audio(path)

@@ -1,4 +1,6 @@
-"""Generated corpora: sentences that keep their splits apart, streams that do not depend on each other, whole languages."""
+"""Generated corpora: sentences that keep their splits apart, streams that do not depend on each
+other, whole languages.
+"""
 
 import importlib.util
 import logging
@@ -24,7 +26,9 @@ from dualasr.errors import CorpusError
 from dualasr.languages import code_of
 from dualasr.text import normalise
 
-spoken = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed")
+spoken = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None, reason="espeakng-loader is not installed"
+)
 
 
 def rng():
@@ -41,13 +45,18 @@ def test_sentences_of_a_new_language(config):
 
 @pytest.mark.parametrize("config", ["or_in", "om_et"])
 def test_no_held_out_sentence_is_nearly_one_that_is_trained_on(config):
-    """Jaccard similarity of character 4-grams, as the audit estimates it, below its limit; of recombined sentences, too."""
+    """Jaccard similarity of character 4-grams, as the audit estimates it, below its limit; of
+    recombined sentences, too.
+    """
+
     def grams(text: str) -> set[str]:
         text = f" {normalise(text, 'marks')} "
         return {text[i : i + 4] for i in range(len(text) - 3)}
 
     code = code_of(config)
-    train = [grams(text) for text in texts_of(config, "train", GenerateOptions(readings=1), rng())[0]]
+    train = [
+        grams(text) for text in texts_of(config, "train", GenerateOptions(readings=1), rng())[0]
+    ]
     assert len(train) == 840
     for text in sentences(code, "dev") + sentences(code, "test"):
         mine = grams(text)
@@ -55,7 +64,13 @@ def test_no_held_out_sentence_is_nearly_one_that_is_trained_on(config):
 
 
 def test_more_text_enlarges_train_and_keeps_test_sentences_out(tmp_path):
-    held, more = [sentences("ky", split)[0] for split in ("dev", "test")], ["бул башка сүйлөм", "дагы бир сүйлөм"]
+    held, more = (
+        [sentences("ky", split)[0] for split in ("dev", "test")],
+        [
+            "бул башка сүйлөм",
+            "дагы бир сүйлөм",
+        ],
+    )
     (tmp_path / "cv_ky.txt").write_text("\n".join([held[0].upper(), f" {held[1]} ", *more]))
     options = GenerateOptions(text=tmp_path)
     texts, ids = texts_of("ky_kg", "train", options, rng())
@@ -67,7 +82,9 @@ def test_more_text_enlarges_train_and_keeps_test_sentences_out(tmp_path):
 
 def test_how_often_a_sentence_is_read():
     train, ids = texts_of("om_et", "train", GenerateOptions(readings=3), rng())
-    assert len(train) == len(set(ids)) == 4 * 420 and train[:420] == train[420:840] == sentences("om", "train")
+    assert len(train) == len(set(ids)) == 4 * 420 and train[:420] == train[420:840] == sentences(
+        "om", "train"
+    )
     test, ids = texts_of("om_et", "test", GenerateOptions(test_readings=5), rng())
     assert len(test) == 320 and ids == [*range(64)] * 5  # one id, five voices
     assert len(texts_of("om_et", "dev", GenerateOptions(test_readings=5), rng())[0]) == 40
@@ -83,7 +100,10 @@ def test_a_language_is_the_same_whatever_is_generated_beside_it(tmp_path, caplog
     assert [line.strip() for line in caplog.messages] == ["ky_kg", "en_us", "om_et"]
     for config in asked:
         for split in ("train", "test"):
-            first, second = (load_corpus(tmp_path / name / "data" / config, split).utterances for name in ("one", "two"))
+            first, second = (
+                load_corpus(tmp_path / name / "data" / config, split).utterances
+                for name in ("one", "two")
+            )
             assert [u.text for u in first] == [u.text for u in second] and len(first) >= 6
             assert first[0].language == code_of(config)
     clips = load_corpus(tmp_path / "one" / "data" / "om_et", "test").utterances
@@ -97,7 +117,9 @@ def test_a_language_is_the_same_whatever_is_generated_beside_it(tmp_path, caplog
 
 def test_a_language_without_sentences(tmp_path):
     pytest.importorskip("espeakng_loader")
-    with pytest.raises(CorpusError, match=f"xh_za has no sentences to be read; there is {', '.join(NUMBERS)}"):
+    with pytest.raises(
+        CorpusError, match=f"xh_za has no sentences to be read; there is {', '.join(NUMBERS)}"
+    ):
         generate_corpus(tmp_path, ["xh_za"])
     assert not (tmp_path / "data" / "xh_za").exists()
 
@@ -118,6 +140,9 @@ def test_a_language_sounds_the_same_whenever_it_is_generated(tmp_path):
     for name, configs in (("alone", ["ky_kg"]), ("second", ["en_us", "ky_kg"])):
         generate_corpus(tmp_path / name, configs, options)
     folders = [tmp_path / name / "data" / "ky_kg" for name in ("alone", "second")]
-    alone, second = ({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} for folder in folders)
+    alone, second = (
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in folders
+    )
     assert len(alone) > 60
     assert alone == second

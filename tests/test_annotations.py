@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualasr.audio.load import load_audio
-from dualasr.data.annotations import Segment, parse_elan, parse_subtitles, parse_textgrid
+from dualasr.data.annotations import Annotation, parse_elan, parse_subtitles, parse_textgrid
 from dualasr.data.corpus import load_corpus
 from dualasr.errors import CorpusError
 
@@ -43,7 +43,7 @@ intro
 00:00:00.000 --> 00:00:01.000
 Ат
 """
-LONG = '''File type = "ooTextFile"
+LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
 
 xmin = 0
@@ -85,8 +85,8 @@ item []:
             xmin = 0
             xmax = 1
             text = "Ат"
-'''
-SHORT = '''File type = "ooTextFile"
+"""
+SHORT = """File type = "ooTextFile"
 "TextGrid"
 
 0
@@ -120,7 +120,7 @@ SHORT = '''File type = "ooTextFile"
 0
 1
 "Ат"
-'''
+"""
 EAF = """<?xml version="1.0" encoding="UTF-8"?>
 <ANNOTATION_DOCUMENT xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" VERSION="3.0">
 <TIME_ORDER>
@@ -153,7 +153,9 @@ def talk(folder: Path, name: str, content: str | bytes, sound: str | None = "tal
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     if sound:
-        soundfile.write(folder / sound, RAMP, 16_000, **({} if sound.endswith("flac") else {"subtype": "FLOAT"}))
+        soundfile.write(
+            folder / sound, RAMP, 16_000, **({} if sound.endswith("flac") else {"subtype": "FLOAT"})
+        )
     return folder / name
 
 
@@ -167,54 +169,97 @@ def cues(corpus):
 
 def test_subtitles():
     assert list(parse_subtitles(SRT)) == [
-        (2, Segment("Кар жаады. Тоодо.", 2.5, 3.75)), (7, Segment("Ат 5 < 6 ичти", 0.0, 1.0)), (11, Segment("", 1.5, 2.0))]
-    assert [segment for _, segment in parse_subtitles(SRT.replace("\n", "\r\n"))] == [s for _, s in parse_subtitles(SRT)]
+        (2, Annotation("Кар жаады. Тоодо.", 2.5, 3.75)),
+        (7, Annotation("Ат 5 < 6 ичти", 0.0, 1.0)),
+        (11, Annotation("", 1.5, 2.0)),
+    ]
+    assert [segment for _, segment in parse_subtitles(SRT.replace("\n", "\r\n"))] == [
+        s for _, s in parse_subtitles(SRT)
+    ]
     assert list(parse_subtitles(VTT)) == [
-        (10, Segment("Кар & тоо", 2.5, 3.75, speaker="Ana")), (13, Segment("Ат", 0.0, 1.0))]  # fmt: skip
-    bad = list(parse_subtitles("1\nno time here\n\n2\n00:00:xx --> 00:00:02,000\nx\n\n3\n01:00:01,5 --> 01:00:02,25\ny"))
-    assert [reason[:20] for _, reason in bad[:2]] == ["is no cue: '1' is no", "its times cannot be "]
-    assert bad[2] == (9, Segment("y", 3601.5, 3602.25))
+        (10, Annotation("Кар & тоо", 2.5, 3.75, speaker="Ana")),
+        (13, Annotation("Ат", 0.0, 1.0)),
+    ]
+    bad = list(
+        parse_subtitles(
+            "1\nno time here\n\n2\n00:00:xx --> 00:00:02,000\nx\n\n3\n01:00:01,5 --> 01:00:02,25\ny"
+        )
+    )
+    assert [reason[:20] for _, reason in bad[:2]] == [
+        "is no cue: '1' is no",
+        "its times cannot be ",
+    ]
+    assert bad[2] == (9, Annotation("y", 3601.5, 3602.25))
 
 
-@pytest.mark.parametrize("text", [LONG, SHORT, LONG.replace("\n", "\r\n")], ids=["long", "short", "crlf"])
+@pytest.mark.parametrize(
+    "text", [LONG, SHORT, LONG.replace("\n", "\r\n")], ids=["long", "short", "crlf"]
+)
 def test_textgrids(text):
     found = [segment for _, segment in parse_textgrid(text)]
     assert [(s.start, s.end, s.tier, " ".join(s.text.split())) for s in found] == [
-        (0.0, 2.5, "words 1", ""), (2.5, 3.75, "words 1", 'Кар "ак" ! 7 жаады'), (0.0, 1.0, "free", "Ат")]  # fmt: skip
+        (0.0, 2.5, "words 1", ""),
+        (2.5, 3.75, "words 1", 'Кар "ак" ! 7 жаады'),
+        (0.0, 1.0, "free", "Ат"),
+    ]
 
 
 def test_elan():
     found = list(parse_elan(EAF))
     assert [segment for _, segment in found] == [
-        Segment("Кар <ак>", 2.5, 3.75, "ref", "Ana"), Segment("", 0.0, 1.0, "ref", "Ana"),
-        Segment("no end", 1.0, None, "ref", "Ana"), Segment("one two", 2.5, 3.75, "tx"), Segment("circle", None, None, "tx"),
-        Segment("", None, None, "tx")]  # fmt: skip
+        Annotation("Кар <ак>", 2.5, 3.75, "ref", "Ana"),
+        Annotation("", 0.0, 1.0, "ref", "Ana"),
+        Annotation("no end", 1.0, None, "ref", "Ana"),
+        Annotation("one two", 2.5, 3.75, "tx"),
+        Annotation("circle", None, None, "tx"),
+        Annotation("", None, None, "tx"),
+    ]
     assert found[0][0] == 9  # the line
 
 
-@pytest.mark.parametrize("name, content", [
-    ("talk.srt", SRT), ("talk.vtt", VTT), ("talk.TextGrid", LONG), ("talk.TextGrid", SHORT.encode("utf-16")),
-    ("talk.TextGrid", "\ufeff" + SHORT), ("talk.eaf", EAF),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("talk.srt", SRT),
+        ("talk.vtt", VTT),
+        ("talk.TextGrid", LONG),
+        ("talk.TextGrid", SHORT.encode("utf-16")),
+        ("talk.TextGrid", "\ufeff" + SHORT),
+        ("talk.eaf", EAF),
+    ],
+)
 def test_each_format_beside_its_recording(tmp_path, name, content):
     path = talk(tmp_path, name, content, "talk.flac" if name == "talk.vtt" else "talk.wav")
     tier = {"talk.TextGrid": "words 1", "talk.eaf": "ref"}.get(name)
     corpus = read(tmp_path, tier=tier)
     assert corpus.layout == "segments" and corpus.utterances == read(path, tier=tier).utterances
     first = corpus.utterances[0]
-    assert (first.start, first.end, first.duration) == (2.5, 3.75, 1.25) and first.text.startswith("Кар")
+    assert (first.start, first.end, first.duration) == (2.5, 3.75, 1.25) and first.text.startswith(
+        "Кар"
+    )
     assert first.id == f"{name}:{tier + ':' if tier else ''}1"
     np.testing.assert_allclose(load_audio(first.sound), RAMP[40_000:60_000], atol=1e-4)
-    assert [u.text for u in read(tmp_path, "dev", tier=tier).utterances] == [u.text for u in corpus.utterances]
+    assert [u.text for u in read(tmp_path, "dev", tier=tier).utterances] == [
+        u.text for u in corpus.utterances
+    ]
 
 
 def test_tiers_are_all_read_and_named(tmp_path):
     path = talk(tmp_path, "talk.TextGrid", LONG)
     corpus = read(path)
-    assert [(text, start) for text, start, *_ in cues(corpus)] == [('Кар "ак" ! 7 жаады', 2.5), ("Ат", 0.0)]
+    assert [(text, start) for text, start, *_ in cues(corpus)] == [
+        ('Кар "ак" ! 7 жаады', 2.5),
+        ("Ат", 0.0),
+    ]
     assert corpus.notes == ("read 2 tiers: free (1), words 1 (1); choose one with --tier",)
-    assert cues(read(path, tier="free")) == [("Ат", 0.0, 1.0, None)] and not read(path, tier="free").skipped
-    with pytest.raises(CorpusError, match="no tier 'words' with text; tiers found: free, words 1; the nearest is 'words 1'"):
+    assert (
+        cues(read(path, tier="free")) == [("Ат", 0.0, 1.0, None)]
+        and not read(path, tier="free").skipped
+    )
+    with pytest.raises(
+        CorpusError,
+        match="no tier 'words' with text; tiers found: free, words 1; the nearest is 'words 1'",
+    ):
         read(path, tier="words")
     elan = read(talk(tmp_path / "elan", "talk.eaf", EAF))
     assert cues(elan) == [("Кар <ак>", 2.5, 3.75, "Ana"), ("one two", 2.5, 3.75, None)]
@@ -222,13 +267,25 @@ def test_tiers_are_all_read_and_named(tmp_path):
 
 
 def test_segments_out_of_order_overlapping_and_beyond(tmp_path):
-    times = [("03", "04,05"), ("01", "02"), ("01,5", "02,5"), ("02", "02"), ("03", "04,2"), ("05", "06")]
-    text = "".join(f"{i}\n00:00:{a if ',' in a else a + ',0'} --> 00:00:{b if ',' in b else b + ',0'}\nt{i}\n\n"
-                   for i, (a, b) in enumerate(times))  # fmt: skip
+    times = [
+        ("03", "04,05"),
+        ("01", "02"),
+        ("01,5", "02,5"),
+        ("02", "02"),
+        ("03", "04,2"),
+        ("05", "06"),
+    ]
+    text = "".join(
+        f"{i}\n00:00:{a if ',' in a else a + ',0'} -->"
+        f" 00:00:{b if ',' in b else b + ',0'}\nt{i}\n\n"
+        for i, (a, b) in enumerate(times)
+    )
     corpus = read(talk(tmp_path, "talk.srt", text))
     assert cues(corpus) == [("t0", 3.0, 4.0, None), ("t1", 1.0, 2.0, None), ("t2", 1.5, 2.5, None)]
     reasons = [row.reason for row in corpus.skipped]
-    assert "not after its start" in reasons[0] and all("beyond the recording's 4.00 s" in reason for reason in reasons[1:])
+    assert "not after its start" in reasons[0] and all(
+        "beyond the recording's 4.00 s" in reason for reason in reasons[1:]
+    )
     assert len(reasons) == 3 and [u.duration for u in corpus.utterances] == [1.0, 1.0, 1.0]
 
 
@@ -236,29 +293,52 @@ def test_splits_are_folders(tmp_path):
     talk(tmp_path / "train", "a.srt", SRT, "a.wav")
     talk(tmp_path / "valid" / "ana", "a.srt", SRT, "a.WAV")
     corpus = read(tmp_path, "dev")
-    assert corpus.splits == ("train", "valid") and {u.audio.name for u in corpus.utterances} == {"a.WAV"}
+    assert corpus.splits == ("train", "valid") and {u.audio.name for u in corpus.utterances} == {
+        "a.WAV"
+    }
     assert len(read(tmp_path, None).utterances) == 4
-    with pytest.raises(CorpusError, match="split 'test' has no usable rows; splits found: train, valid"):
+    with pytest.raises(
+        CorpusError, match="split 'test' has no usable rows; splits found: train, valid"
+    ):
         read(tmp_path, "test")
 
 
 DEEP = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
 
 
-@pytest.mark.parametrize("name, content, reason", [
-    ("bad.eaf", EAF.replace("<ANNOTATION_DOCUMENT", DEEP + "<ANNOTATION_DOCUMENT", 1), "has a DOCTYPE"),
-    ("bad.eaf", EAF.replace("<ANNOTATION_DOCUMENT", DEEP + "<ANNOTATION_DOCUMENT", 1).encode("utf-16"), "has a DOCTYPE"),
-    ("bad.eaf", EAF[:900], "is no XML ("),
-    ("bad.eaf", "<html/>", "is no ELAN file: its root is html"),
-    ("bad.eaf", EAF.replace("2500", "soon"), "its times are 'soon' and '3750', not milliseconds"),
-    ("bad.TextGrid", SHORT[:120], "is cut short or no TextGrid"),
-    ("bad.TextGrid", SHORT.replace("\n3\n", "\n1e999\n", 1), "is no TextGrid: it counts inf"),
-    ("bad.TextGrid", "hello", "is cut short or no TextGrid"),
-    ("bad.TextGrid", '"ooTextFile" "Pitch 1"', "is no TextGrid: wanted"),
-    ("bad.TextGrid", SHORT.replace("\n3\n", '\n"three"\n', 1), "wanted a number in line 7"),
-    ("bad.srt", "1\n00:00:00,0 --> 00:00:01,0\nñandú".encode("latin-1"), "is not UTF-8; if it is Latin-1, convert it: iconv"),
-    ("bad.srt", SRT, "audio file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, reason",
+    [
+        (
+            "bad.eaf",
+            EAF.replace("<ANNOTATION_DOCUMENT", DEEP + "<ANNOTATION_DOCUMENT", 1),
+            "has a DOCTYPE",
+        ),
+        (
+            "bad.eaf",
+            EAF.replace("<ANNOTATION_DOCUMENT", DEEP + "<ANNOTATION_DOCUMENT", 1).encode("utf-16"),
+            "has a DOCTYPE",
+        ),
+        ("bad.eaf", EAF[:900], "is no XML ("),
+        ("bad.eaf", "<html/>", "is no ELAN file: its root is html"),
+        (
+            "bad.eaf",
+            EAF.replace("2500", "soon"),
+            "its times are 'soon' and '3750', not milliseconds",
+        ),
+        ("bad.TextGrid", SHORT[:120], "is cut short or no TextGrid"),
+        ("bad.TextGrid", SHORT.replace("\n3\n", "\n1e999\n", 1), "is no TextGrid: it counts inf"),
+        ("bad.TextGrid", "hello", "is cut short or no TextGrid"),
+        ("bad.TextGrid", '"ooTextFile" "Pitch 1"', "is no TextGrid: wanted"),
+        ("bad.TextGrid", SHORT.replace("\n3\n", '\n"three"\n', 1), "wanted a number in line 7"),
+        (
+            "bad.srt",
+            "1\n00:00:00,0 --> 00:00:01,0\nñandú".encode("latin-1"),
+            "is not UTF-8; if it is Latin-1, convert it: iconv",
+        ),
+        ("bad.srt", SRT, "audio file"),
+    ],
+)
 def test_a_bad_file_is_named_and_the_others_are_read(tmp_path, name, content, reason):
     talk(tmp_path, "talk.srt", SRT)
     path = talk(tmp_path, name, content, None if reason == "audio file" else "bad.wav")
@@ -274,17 +354,29 @@ def test_an_unreadable_recording_is_the_reason_of_its_segments(tmp_path):
     talk(tmp_path, "b.srt", SRT, None)
     (tmp_path / "b.wav").write_bytes(b"no sound at all" * 9)
     corpus = read(tmp_path)
-    assert len(corpus.utterances) == 2 and [row.reason.count("b.wav: cannot be read") for row in corpus.skipped] == [1, 1]
+    assert len(corpus.utterances) == 2 and [
+        row.reason.count("b.wav: cannot be read") for row in corpus.skipped
+    ] == [1, 1]
 
 
 @settings(max_examples=150, deadline=None)
-@given(cut=st.integers(0, 2000), noise=st.text(max_size=8), which=st.sampled_from([SRT, VTT, LONG, SHORT, EAF]))
+@given(
+    cut=st.integers(0, 2000),
+    noise=st.text(max_size=8),
+    which=st.sampled_from([SRT, VTT, LONG, SHORT, EAF]),
+)
 def test_damaged_files_raise_nothing_but_value_errors(cut, noise, which):
-    parse = {SRT: parse_subtitles, VTT: parse_subtitles, LONG: parse_textgrid, SHORT: parse_textgrid, EAF: parse_elan}[which]
+    parse = {
+        SRT: parse_subtitles,
+        VTT: parse_subtitles,
+        LONG: parse_textgrid,
+        SHORT: parse_textgrid,
+        EAF: parse_elan,
+    }[which]
     text = which[:cut] + noise + which[cut + len(noise) :]
     try:
         found = list(parse(text))
     except ValueError as error:
         assert str(error)
         return
-    assert all(line >= 1 and isinstance(segment, Segment | str) for line, segment in found)
+    assert all(line >= 1 and isinstance(segment, Annotation | str) for line, segment in found)

@@ -1,4 +1,6 @@
-"""Kept answers: the same report with less decoding, after a kill, for another pack, and never for other weights."""
+"""Kept answers: the same report with less decoding, after a kill, for another pack, and never for
+other weights.
+"""
 
 from dataclasses import replace
 
@@ -50,11 +52,15 @@ def counted(monkeypatch):
 def same(a, b):
     drop = {"seconds", "real_time_factor", "decoded"}
     assert a.clips == b.clips
-    assert {k: v for k, v in a.report.items() if k not in drop} == {k: v for k, v in b.report.items() if k not in drop}
+    assert {k: v for k, v in a.report.items() if k not in drop} == {
+        k: v for k, v in b.report.items() if k not in drop
+    }
 
 
 @pytest.mark.parametrize("selector", [SelectorOptions(), SelectorOptions(tau=1e9)])
-def test_a_cached_report_equals_an_uncached_one(make_model, spoken, tmp_path, monkeypatch, selector):
+def test_a_cached_report_equals_an_uncached_one(
+    make_model, spoken, tmp_path, monkeypatch, selector
+):
     model = replace(make_model(("north", "ky"), ("west", "ga")), selector=selector)
     plain = evaluate(model, spoken, OPTIONS)
     same(plain, evaluate(model, spoken, OPTIONS, answers=tmp_path / "kept"))
@@ -64,7 +70,9 @@ def test_a_cached_report_equals_an_uncached_one(make_model, spoken, tmp_path, mo
     assert counts == {"primary": 0, "pack": 0} and set(again.report["decoded"].values()) == {0}
 
 
-def test_with_another_pack_the_primary_says_nothing_anew_of_its_own_languages(make_model, spoken, tmp_path, monkeypatch):
+def test_with_another_pack_the_primary_says_nothing_anew_of_its_own_languages(
+    make_model, spoken, tmp_path, monkeypatch
+):
     old = [row for row in spoken if row.language == "en"]
     evaluate(make_model(), old, OPTIONS, answers=tmp_path / "kept")
     model = make_model(("north", "ky"), ("west", "ga"))
@@ -73,7 +81,9 @@ def test_with_another_pack_the_primary_says_nothing_anew_of_its_own_languages(ma
     again = evaluate(model, old, OPTIONS, answers=tmp_path / "kept")
     same(plain, again)
     assert counts["primary"] == 0 and plain.report["decoded"]["primary"] == len(old)
-    assert again.report["decoded"] == {"primary": 0} | {name: plain.report["decoded"][name] for name in model.packs}
+    assert again.report["decoded"] == {"primary": 0} | {
+        name: plain.report["decoded"][name] for name in model.packs
+    }
     assert counts["pack"] == sum(again.report["decoded"].values())
 
 
@@ -91,7 +101,12 @@ def test_a_killed_evaluation_goes_on_to_the_same_report(make_model, spoken, tmp_
 
         broken.setattr(Backbone, "decode", dies)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(replace(model, selector=SelectorOptions(tau=1e9)), spoken, OPTIONS, answers=tmp_path / "kept")
+            evaluate(
+                replace(model, selector=SelectorOptions(tau=1e9)),
+                spoken,
+                OPTIONS,
+                answers=tmp_path / "kept",
+            )
     files = list((tmp_path / "kept").glob("primary-*.jsonl"))
     assert files, "the first batch was kept"
     with files[0].open("a") as file:
@@ -103,9 +118,13 @@ def test_a_killed_evaluation_goes_on_to_the_same_report(make_model, spoken, tmp_
 def test_an_answer_belongs_to_weights_settings_and_sound(make_model, tmp_path, clips):
     model = make_model(("north", "ky"))
     decode = DecodeOptions(beam=2)
-    keys = [pipeline_key(model, "primary", decode), pipeline_key(model, "north", decode),
-            pipeline_key(model, "primary", DecodeOptions(beam=3)), pipeline_key(model, "north", DecodeOptions(beam=3)),
-            pipeline_key(make_model(("west", "ga"), ("north", "ky")), "north", decode)]  # fmt: skip
+    keys = [
+        pipeline_key(model, "primary", decode),
+        pipeline_key(model, "north", decode),
+        pipeline_key(model, "primary", DecodeOptions(beam=3)),
+        pipeline_key(model, "north", DecodeOptions(beam=3)),
+        pipeline_key(make_model(("west", "ga"), ("north", "ky")), "north", decode),
+    ]
     assert len(set(keys)) == len(keys), "another seed gave the pack other weights"
     assert pipeline_key(make_model(("north", "ky"), ("west", "ga")), "primary", decode) == keys[0]
     assert digest(clips[0]) != digest(clips[0][:-1]) and digest(clips[0]) == digest(clips[0].copy())
