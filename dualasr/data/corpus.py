@@ -45,8 +45,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a corpus, as read from `path` in `layout`; `splits` are all that were seen,
-    `notes` what was guessed.
+    """One split of a corpus, or all of it.
+
+    Attributes:
+        utterances: Its utterances, in the order of the files.
+        skipped: Rows that cannot be used, with their reasons.
+        path: Where it was read from.
+        layout: How it is laid out, as "jsonl" or "fleurs".
+        splits: The names of all splits that were seen.
+        notes: What was guessed, a sentence each.
     """
 
     utterances: tuple[Utterance, ...]
@@ -58,11 +65,12 @@ class Corpus:
 
     @property
     def hours(self) -> float:
-        """Hours of sound, over the utterances whose duration is known."""
+        """Hours of sound of the utterances whose duration is known."""
         return sum(utterance.duration or 0.0 for utterance in self.utterances) / 3600
 
     @property
     def languages(self) -> tuple[str, ...]:
+        """Codes of the languages of its utterances, sorted."""
         return tuple(sorted({utterance.language for utterance in self.utterances}))
 
 
@@ -77,8 +85,7 @@ def load_corpus(
     columns: Columns = Columns(),
     tier: str | None = None,
 ) -> Corpus:
-    """The utterances of one split (None: of all of them), in the order of the files. The layout is
-    told from what is there:
+    """Read one split of a corpus. The layout is known by what is there:
 
     - jsonl: a .jsonl file, or a folder with manifest.jsonl. Fields: audio (or audio_filepath;
       absolute, or inside the manifest's folder), text, lang (or language; else `default_language`),
@@ -93,18 +100,30 @@ def load_corpus(
       once. The text is the raw transcription, the language the config's name up to the first "_"
       (`cmn_hans_cn` is `cmn`), the id config/split/file stem.
     - table: a .csv or .tsv file with a header, or a folder with one, or with train, dev and test
-      tables. `columns` names its columns; what it does not name is guessed, and said in `notes`.
-      Sound beside it, or in audio/, clips/ or wav/.
-    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem; `tier` names one
-      of the first two's.
+      tables. Sound beside it, or in audio/, clips/ or wav/.
+    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem.
 
-    valid, validation, val and dev are one split; a row without a split belongs to every split.
-    `languages` keeps only these (FLEURS: languages or configs). A row that is malformed, a
-    duplicate, a segment beyond its recording (more than 0.1 s), or without audio path, audio file,
-    language or (if `require_text`) text is skipped and listed; with `strict` it raises. Raises
-    CorpusError if the path is in no layout, lacks a column or tier, no row is usable, most of the
-    rows are not UTF-8, or an archive is damaged or climbs out; MissingExtraError without
-    `datasets`.
+    A row that is malformed, a duplicate, a segment that ends more than 0.1 s after its recording,
+    or without audio path, audio file, language or text is skipped and listed.
+
+    Args:
+        path: The corpus.
+        split: The split's name; None for all. valid, validation, val and dev are one split; a row
+            without a split belongs to every split.
+        languages: The only languages to keep (FLEURS: languages or configs); None for all.
+        default_language: Of rows that name none.
+        strict: Whether a row that would be skipped raises an error.
+        require_text: Whether a row without text is skipped.
+        columns: Names of a table's columns; the others are guessed, as `notes` say.
+        tier: Name of the tier of ELAN files and TextGrids; None for all.
+
+    Returns:
+        The utterances in the order of the files, what was skipped, and what was guessed.
+
+    Raises:
+        CorpusError: The path is in no layout, lacks a column or tier, no row is usable, most rows
+            are not UTF-8, or an archive is damaged or climbs out of its folder.
+        MissingExtraError: The layout needs the package `datasets`, which is not installed.
     """
     path, found = Path(path), ReadNotes()
     wanted = None if languages is None else frozenset(languages)
@@ -186,8 +205,17 @@ def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
 
 
 def text_file(folder: Path, language: str) -> Path:
-    """The sentences of a language in a folder of text, `<code>.txt` or `*_<code>.txt`. Raises
-    CorpusError.
+    """Find the sentences of a language in a folder of text files.
+
+    Args:
+        folder: Holds `<code>.txt` or `*_<code>.txt`.
+        language: The language's code.
+
+    Returns:
+        The file; one sentence a line.
+
+    Raises:
+        CorpusError: There is no such file.
     """
     found = sorted([*folder.glob(f"*_{language}.txt"), *folder.glob(f"{language}.txt")])
     if not found:
@@ -201,8 +229,15 @@ def text_file(folder: Path, language: str) -> Path:
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a JSONL manifest that `load_corpus` reads back, whole or not at all.
 
-    Audio inside the manifest's folder is named relative to it, so the folder can be moved; other
-    audio absolutely.
+    Audio inside the manifest's folder is named relative to it, so that the folder can be moved;
+    other audio absolutely.
+
+    Args:
+        path: The manifest.
+        utterances: Its rows.
+
+    Raises:
+        RunError: It cannot be written.
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
@@ -266,7 +301,7 @@ def _json_fields(line: bytes) -> dict | str:
 
 
 def sounds_below(path: Path) -> list[Sound]:
-    """Every sound file below a folder, sorted; of what is no folder none."""
+    """Return every sound file below a folder, sorted; none for what is no folder."""
     return (
         [Sound(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
         if path.is_dir()
@@ -275,7 +310,7 @@ def sounds_below(path: Path) -> list[Sound]:
 
 
 def splits_of(path: Path) -> tuple[str, ...]:
-    """The splits of a corpus; none of one without, or of what is no corpus."""
+    """Return the splits of a corpus; () for one without splits, or for what is no corpus."""
     try:
         return load_corpus(path, None, default_language="und", require_text=False).splits
     except CorpusError:

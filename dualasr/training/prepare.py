@@ -1,15 +1,15 @@
-"""What training needs, from what a user has: utterances that fit, labels, negatives, trunk
-activations.
+"""From corpora to what training needs: utterances that fit, labels, negatives, activations.
 
 Nothing is dropped in silence: what cannot be used is in `Prepared.skipped` with its reason.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,18 @@ LEAST_KEPT, MOST_KEPT = 8, 192  # negatives for the calibration
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What training needs, and what was left out."""
+    """What training needs, and what was left out.
+
+    Attributes:
+        train: Labelled training clips.
+        dev: Labelled dev clips.
+        dev_audio: The sound of each dev clip.
+        negatives: Clips in other languages, to train on.
+        negatives_audio: The sound of each.
+        negatives_dev: Sounds in other languages, for the calibration.
+        skipped: What cannot be used, with its reason.
+        hours: Hours of training speech.
+    """
 
     train: tuple[Clip, ...]
     dev: tuple[Clip, ...]
@@ -44,13 +55,23 @@ class Prepared:
 def find_negatives(
     paths: Sequence[Path], languages: Sequence[str], seed: int
 ) -> tuple[list[Sound], list[Sound]]:
-    """Sound files in other languages, for training and for dev: the splits of a corpus, or every
-    sound file below a folder.
+    """Find sounds in other languages: the splits of a corpus, or every sound file below a folder.
 
-    In seeded order; where there is no dev split an eighth is kept for it, of all paths together
-    eight at least. The paths take turns, and stop when fewer than half of them have a clip left:
-    one large path must not be all that a pack knows of other languages. Raises CorpusError for a
-    path that holds neither, or a corpus without train: the rest of it is not heard.
+    The sounds of a path are in a seeded order. Where it has no dev split, an eighth is kept for
+    dev, of all paths together eight at least. The paths take turns, and stop when fewer than half
+    of them have a clip left: one large path must not be all that a pack knows of other languages.
+
+    Args:
+        paths: Corpora or folders.
+        languages: Codes of the pack's own languages; clips in them are left out.
+        seed: Of the order.
+
+    Returns:
+        Sounds for training, and sounds for dev.
+
+    Raises:
+        CorpusError: A path holds neither, or is a corpus without a train split. Its other splits
+            are not used.
     """
     train: list[list[Sound]] = []
     dev: list[list[Sound]] = []
@@ -88,17 +109,13 @@ def _sounds_of(path: Path, split: str, languages: Sequence[str]) -> list[Sound]:
 
 
 def _by_turns(found: Sequence[Sequence[Sound]]) -> list[Sound]:
-    """The first of every path, the second of every path, until fewer than half of them have one
-    left.
-    """
+    """The first of every path, then the second of every path, while at least half have one left."""
     rounds = sorted(map(len, found))[len(found) // 2] if found else 0
     return [sounds[i] for i in range(rounds) for sounds in found if i < len(sounds)]
 
 
 def _split_off_dev(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[Utterance]]:
-    """Train and dev by sentence, for a corpus without a dev split: one sentence in sixteen, chosen
-    by its hash.
-    """
+    """Divide a corpus without a dev split: one sentence in sixteen, by its hash, becomes dev."""
 
     def is_dev(u: Utterance) -> bool:
         return hashlib.sha256(normalise(u.text, "marks").encode()).digest()[0] < 16
@@ -129,7 +146,10 @@ def _load(
     """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where
     none has it.
     """
-    utterances, skipped, notes, without = [], [], [], []
+    utterances: list[Utterance] = []
+    skipped: list[SkippedClip] = []
+    notes: list[str] = []
+    without: list[CorpusError] = []
     for path in options.corpora:
         only = next(iter(options.languages)) if len(options.languages) == 1 else None
         try:
@@ -227,7 +247,15 @@ def _in_turns(utterances: Sequence[Utterance]) -> list[Utterance]:
 
 
 def read_text(options: AddLanguageOptions, train: Sequence[Utterance]) -> list[str]:
-    """What the vocabulary is made from: the labels of training clips, and the text of `vocabulary`."""
+    """Return the texts that the vocabulary is made from.
+
+    Args:
+        options: The run's settings; the text of the corpora in `vocabulary` is added.
+        train: Training utterances.
+
+    Returns:
+        Labels, one a text.
+    """
     texts = [u.text for u in train]
     for path in options.vocabulary:
         texts += [u.text for u in load_corpus(path, "train", default_language="und").utterances]
@@ -235,12 +263,20 @@ def read_text(options: AddLanguageOptions, train: Sequence[Utterance]) -> list[s
 
 
 def written(text: str, target: str) -> str:
-    """The label of a text: as people read it, or normalised (mark-safe)."""
+    """Return the label of a text.
+
+    Args:
+        text: A transcript.
+        target: "written": as people read it; "normalised": by the mark-safe normaliser.
+
+    Returns:
+        The label.
+    """
     return normalise(text, "marks") if target == "normalised" else " ".join(text.split())
 
 
 def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
-    """Where a run keeps its trunk activations, and how it augments."""
+    """Return the cache of a run's trunk activations, with the augmentation of the run."""
     fork = options.secondary.resolve(backbone.layers).fork
     folder = options.cache or options.out.parent / "trunk-cache"
     return TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
@@ -249,69 +285,109 @@ def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
 def prepare(
     options: AddLanguageOptions, backbone: Backbone, tokenizer: PackTokenizer, corpora: ReadCorpora
 ) -> Prepared:
-    """Step 3: fill the trunk cache and make labelled clips of what fits the decoder."""
+    """Step 3: fill the trunk cache, and label the clips that fit the decoder.
+
+    Args:
+        options: The run's settings.
+        backbone: The frozen base.
+        tokenizer: The pack's vocabulary.
+        corpora: What `read_corpora` gave.
+
+    Returns:
+        Clips over cached activations, and why others were left out.
+
+    Raises:
+        CorpusError: With `options.strict`, a clip cannot be used; or negatives cannot be found.
+        RunError: The cache cannot be written.
+    """
     cache = trunk_cache(options, backbone)
-    codes, skipped = list(options.languages), list(corpora.skipped)
     variants = options.training.variants_of(len(corpora.train))
-
-    def entries_of(
-        audio: Sequence[Sound], count: int
-    ) -> Iterator[tuple[tuple[Path, ...], int, str | None]]:
-        """The entries of each sound, the frames of its shortest variant, and why it cannot be read."""
-        entries = cache.fill([(sound, variant) for sound in audio for variant in range(count)])
-        for i in range(len(audio)):
-            mine = tuple(entries[i * count : (i + 1) * count])
-            lost = next((str(entry) for entry in mine if isinstance(entry, AudioError)), None)
-            yield (
-                mine,
-                0 if lost else min(np.load(path, mmap_mode="r").shape[0] for path in mine),
-                lost,
-            )
-
-    def clips_of(utterances: Sequence[Utterance], count: int) -> list[Clip]:
-        clips = []
-        for u, (mine, frames, lost) in zip(
-            utterances, entries_of([u.sound for u in utterances], count), strict=True
-        ):
-            text = written(u.text, options.target)
-            if reason := lost or check_label(tokenizer, text, frames, backbone.frame_s):
-                if options.strict:
-                    raise CorpusError(f"{u.sound} ({u.id}): {reason}")
-                skipped.append(SkippedClip(u.id, reason))
-                continue
-            clips.append(
-                Clip(
-                    u.id,
-                    mine,
-                    frames,
-                    1 + codes.index(u.language),
-                    text,
-                    tuple(tokenizer.encode(text)),
-                    tuple(tokenizer.encode_characters(text)),
-                )
-            )
-        return clips
-
-    def negatives_of(audio: Sequence[Sound], count: int) -> dict[Sound, Clip]:
-        clips = {}
-        for sound, (mine, frames, lost) in zip(audio, entries_of(audio, count), strict=True):
-            if lost:
-                skipped.append(SkippedClip(str(sound), lost))
-            else:
-                clips[sound] = Clip(str(sound), mine, frames)
-        return clips
-
-    others, others_dev = find_negatives(options.negatives, codes, options.training.seed)
-    labelled, dev_clips = clips_of(corpora.train, variants), clips_of(corpora.dev, 1)
+    others, others_dev = find_negatives(
+        options.negatives, list(options.languages), options.training.seed
+    )
+    labels = _Labels(options, tokenizer, backbone.frame_s)
+    train = labels.clips(corpora.train, _cached(cache, [u.sound for u in corpora.train], variants))
+    dev = labels.clips(corpora.dev, _cached(cache, [u.sound for u in corpora.dev], 1))
+    negatives, unread = _unlabelled(others, _cached(cache, others, variants))
+    negatives_dev, unread_dev = _unlabelled(others_dev, _cached(cache, others_dev, 1))
     audio = {u.id: u.sound for u in corpora.dev}
-    negatives = negatives_of(others, variants)
     return Prepared(
-        train=tuple(labelled),
-        dev=tuple(dev_clips),
-        dev_audio=tuple(audio[clip.id] for clip in dev_clips),
+        train=tuple(train),
+        dev=tuple(dev),
+        dev_audio=tuple(audio[clip.id] for clip in dev),
         negatives=tuple(negatives.values()),
         negatives_audio=tuple(negatives),
-        negatives_dev=tuple(negatives_of(others_dev, 1)),
-        skipped=tuple(skipped),
-        hours=sum(u.duration for u in corpora.train) / 3600,
+        negatives_dev=tuple(negatives_dev),
+        skipped=(*corpora.skipped, *labels.skipped, *unread, *unread_dev),
+        hours=sum(u.duration or 0.0 for u in corpora.train) / 3600,
     )
+
+
+class _Entries(NamedTuple):
+    """The cache entries of a sound, one a variant; or why it cannot be read."""
+
+    paths: tuple[Path, ...]
+    frames: int  # of the shortest variant
+    fault: str | None = None
+
+
+def _cached(cache: TrunkCache, sounds: Sequence[Sound], variants: int) -> list[_Entries]:
+    """Compute the activations of so many variants of each sound, where they are missing."""
+    entries = cache.fill([(sound, variant) for sound in sounds for variant in range(variants)])
+    found = []
+    for i in range(len(sounds)):
+        mine = entries[i * variants : (i + 1) * variants]
+        faults = [str(entry) for entry in mine if isinstance(entry, AudioError)]
+        paths = tuple(entry for entry in mine if isinstance(entry, Path))
+        if faults:
+            found.append(_Entries((), 0, faults[0]))
+        else:
+            frames = min(np.load(path, mmap_mode="r").shape[0] for path in paths)
+            found.append(_Entries(paths, frames))
+    return found
+
+
+@dataclass
+class _Labels:
+    """Makes labelled clips of utterances, and collects those that cannot be labelled."""
+
+    options: AddLanguageOptions
+    tokenizer: PackTokenizer
+    frame_s: float
+    skipped: list[SkippedClip] = field(default_factory=list)
+
+    def clips(self, utterances: Sequence[Utterance], entries: Sequence[_Entries]) -> list[Clip]:
+        codes, found = list(self.options.languages), []
+        for u, (paths, frames, fault) in zip(utterances, entries, strict=True):
+            text = written(u.text, self.options.target)
+            reason = fault or check_label(self.tokenizer, text, frames, self.frame_s)
+            if reason and self.options.strict:
+                raise CorpusError(f"{u.sound} ({u.id}): {reason}")
+            if reason:
+                self.skipped.append(SkippedClip(u.id, reason))
+                continue
+            clip = Clip(
+                u.id,
+                paths,
+                frames,
+                1 + codes.index(u.language),
+                text,
+                tuple(self.tokenizer.encode(text)),
+                tuple(self.tokenizer.encode_characters(text)),
+            )
+            found.append(clip)
+        return found
+
+
+def _unlabelled(
+    sounds: Sequence[Sound], entries: Sequence[_Entries]
+) -> tuple[dict[Sound, Clip], list[SkippedClip]]:
+    """Negatives as clips without a label, and those that cannot be read."""
+    clips: dict[Sound, Clip] = {}
+    skipped: list[SkippedClip] = []
+    for sound, (paths, frames, fault) in zip(sounds, entries, strict=True):
+        if fault:
+            skipped.append(SkippedClip(str(sound), fault))
+        else:
+            clips[sound] = Clip(str(sound), paths, frames)
+    return clips, skipped
