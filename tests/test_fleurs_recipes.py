@@ -147,7 +147,7 @@ def test_a_corpus_of_another_layout(recipes, corpus, tiny_folder, tmp_path):
         (("ky", "--steps", -5), "steps is -5"),
         (("ky", "--learning-rate", "nan"), "learning rate nan"),
         (("ky", "--processes", 0), "--processes 0: wanted 1"),
-        (("ky", "--device", "cuda:99"), "--device cuda:99 is not to be had here"),
+        (("ky", "--device", "cuda:99"), "--device cuda:99 is not available here"),
     ],
 )
 def test_what_one_language_is_refused(

@@ -1,10 +1,4 @@
-"""What every decoder of a pack has in common: the interface that the searches call, dropout, and
-the tag step.
-
-A decoder has `start(encoded, lengths) -> (memory, state)`, two tuples of tensors whose first axis
-is the batch: the memory stays, the state changes; and `step(tokens, memory, state) -> (log_probs,
-state)`. Modules hold no hidden state.
-"""
+"""What all decoders of packs have in common: their interface, dropout and the tag step."""
 
 from typing import Protocol
 
@@ -16,8 +10,18 @@ State = tuple[torch.Tensor, ...]
 def drop_clipwise(
     values: torch.Tensor, seeds: torch.Tensor | None, share: float, site: int
 ) -> torch.Tensor:
-    """Dropout whose mask of a clip is drawn from the clip's own seed, whatever else is in the
-    batch: (batch, ...) -> same.
+    """Apply dropout with a mask that depends on the clip's seed alone.
+
+    A clip then has the same mask in every batch, on every device and after a resume.
+
+    Args:
+        values: (batch, ...) activations.
+        seeds: (batch,) a seed for each clip; None for no dropout.
+        share: Share of the activations that become 0; the others grow by 1 / (1 - share).
+        site: 0 or 1: the place in the decoder, so that two places have different masks.
+
+    Returns:
+        Activations of the same shape.
     """
     if seeds is None or not share:
         return values
@@ -29,20 +33,33 @@ def drop_clipwise(
 
 
 def spell(logits: torch.Tensor, tag_step: torch.Tensor, is_tag: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities over the tags at the tag step, over all else at the others: (...,
-    vocabulary), (...) -> same.
+    """Normalise logits over the tags at the tag step, and over all other units at other steps.
+
+    Args:
+        logits: (..., vocabulary) logits.
+        tag_step: (...) bool, whether a step predicts the tag.
+        is_tag: (vocabulary,) bool, whether a unit is a tag.
+
+    Returns:
+        (..., vocabulary) log-probabilities, about -1e4 for what is not allowed.
     """
     allowed = torch.where(tag_step.unsqueeze(-1), is_tag, ~is_tag)
     return logits.float().masked_fill(~allowed, -1e4).log_softmax(-1)
 
 
 class StepDecoder(Protocol):
-    """What the searches need of a decoder."""
+    """A decoder that predicts one token a step.
+
+    Memory and state are tuples of tensors whose first axis is the batch. The memory stays the same
+    over all steps, the state changes. The module itself keeps nothing between steps.
+    """
 
     end: int
 
-    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]: ...
+    def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
+        """Return memory and state of (batch, frames, width) encoder output and (batch,) frames."""
+        ...
 
-    def step(
-        self, tokens: torch.Tensor, memory: State, state: State
-    ) -> tuple[torch.Tensor, State]: ...
+    def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
+        """Return log-probabilities (batch, vocabulary) after tokens (batch,), and the new state."""
+        ...

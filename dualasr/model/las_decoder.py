@@ -1,12 +1,16 @@
-"""Listen, Attend and Spell: the paper's secondary decoder (section 2.2; Chan et al. 2016, arXiv
-1508.01211).
+"""Listen, Attend and Spell: the paper's secondary decoder (section 2.2).
 
-A one-layer LSTM reads the last token and the last context; its state asks an n-head additive
-attention (Bahdanau et al. 2015) over the secondary encoder's output for the next context; both
-spell the next token. As in the Listen, Attend and Spell paper, the speller attends to fewer, wider
-frames than the listener makes: `stride` neighbours are one (there a pyramid of eight). Output
-mirrors Whisper's: the language tag first, then the text. The tag step is a softmax over the pack's
-tags and `<|other|>` alone.
+The architecture is that of Chan et al. 2016 (arXiv 1508.01211), with one LSTM layer. A step:
+
+1. The LSTM reads the last token and the last context.
+2. Its output is the query of an additive attention (Bahdanau et al. 2015) with several heads over
+   the secondary encoder's output; the result is the new context.
+3. LSTM output and context together predict the next token.
+
+As in Chan et al., the attention works on fewer and wider frames than the encoder's: `stride`
+neighbours are joined to one (there a pyramid joins eight). The order of the output is Whisper's:
+first the language tag, then the text. The tag step is a softmax over the pack's tags and
+`<|other|>` alone.
 """
 
 from dataclasses import dataclass, replace
@@ -20,8 +24,13 @@ from dualasr.model.decoder import State, drop_clipwise, spell
 
 @dataclass(frozen=True)
 class LASOptions:
-    """`units` 0 means min(512, 2 x encoder width), the paper's 512 at large-v2's width; `stride`
-    frames are one memory.
+    """The shape of a LAS decoder.
+
+    Attributes:
+        units: Width of the LSTM. 0 means min(512, 2 x encoder width): the paper's 512 for large-v2.
+        heads: Number of attention heads.
+        stride: Number of encoder frames that are joined to one.
+        dropout: Share of activations that are dropped in training.
     """
 
     units: int = 0
@@ -31,9 +40,17 @@ class LASOptions:
 
 
 class LASDecoder(nn.Module):
-    """vocabulary and first_text as in PackTokenizer; encoder output of `width` features a frame."""
+    """An LSTM decoder with additive attention.
+
+    Args:
+        vocabulary: Number of units (`PackTokenizer.size`).
+        first_text: Id of the first unit that is text (`PackTokenizer.first_text`).
+        width: Features of an encoder frame.
+        options: Its shape.
+    """
 
     kind, end, spells = "las", 0, True
+    is_tag: torch.Tensor
 
     def __init__(
         self, vocabulary: int, first_text: int, width: int, options: LASOptions = LASOptions()
@@ -42,7 +59,7 @@ class LASDecoder(nn.Module):
         units = options.units or min(512, 2 * width)
         self.options, self.first_text = replace(options, units=units), first_text
         self.embedding = nn.Embedding(vocabulary, units)
-        # the LSTM's weights for the token, and for context and state
+        # the LSTM's weights, for the token, and for context and state
         self.token_gates = nn.Linear(units, 4 * units)
         self.state_gates = nn.Linear(width + units, 4 * units, bias=False)
         self.query = nn.Linear(units, width, bias=False)
@@ -56,39 +73,41 @@ class LASDecoder(nn.Module):
         self.register_buffer("is_tag", is_tag, persistent=False)
 
     def start(self, encoded: torch.Tensor, lengths: torch.Tensor) -> tuple[State, State]:
-        """encoded (batch, frames, width), lengths (batch,) -> memory, state; the first step that
-        follows is the tag step.
+        """Return memory and state of (batch, frames, width) encoder output and (batch,) frames.
+
+        The memory is keys, values and the mask of the joined frames; the state is LSTM output,
+        LSTM cell, context, and whether the next step is the tag step.
         """
         batch, frames, width = encoded.shape
         stride, device = self.options.stride, encoded.device
         inside = torch.arange(frames, device=device) < lengths.unsqueeze(1)
-        wide = F.pad(encoded * inside.unsqueeze(-1), (0, 0, 0, -frames % stride)).view(
-            batch, -1, stride * width
-        )
+        padded = F.pad(encoded * inside.unsqueeze(-1), (0, 0, 0, -frames % stride))
+        wide = padded.view(batch, -1, stride * width)
         beyond = torch.arange(wide.shape[1], device=device) * stride >= lengths.unsqueeze(1)
+        memory = (self.key(wide), self.value(wide), beyond)
         cell = encoded.new_zeros(batch, self.query.in_features)
+        context = encoded.new_zeros(batch, width)
         first = torch.ones(batch, dtype=torch.bool, device=device)
-        return (self.key(wide), self.value(wide), beyond), (
-            cell,
-            cell,
-            encoded.new_zeros(batch, width),
-            first,
-        )
+        return memory, (cell, cell, context, first)
 
-    def _attend(self, hidden, keys, values, beyond) -> torch.Tensor:
+    def _attend(
+        self, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, beyond: torch.Tensor
+    ) -> torch.Tensor:
+        """Additive attention of (batch, units) over (batch, frames, width) -> (batch, width)."""
         batch, frames, width = keys.shape
         heads = self.energy.shape[0]
         mixed = torch.tanh(keys + self.query(hidden).unsqueeze(1))
-        energy = F.linear(mixed, torch.block_diag(*self.energy)).masked_fill(
-            beyond.unsqueeze(-1), -1e4
-        )
+        # (batch, frames, heads): a head's energy comes from its own share of the features
+        energy = F.linear(mixed, torch.block_diag(*self.energy))
+        energy = energy.masked_fill(beyond.unsqueeze(-1), -1e4)
         weights = energy.softmax(1).transpose(1, 2).unsqueeze(2)  # (batch, heads, 1, frames)
-        return (weights @ values.view(batch, frames, heads, -1).transpose(1, 2)).reshape(
-            batch, width
-        )
+        by_head = values.view(batch, frames, heads, -1).transpose(1, 2)
+        return (weights @ by_head).reshape(batch, width)
 
-    def _advance(self, token_gates, memory: State, state: State) -> tuple[torch.Tensor, State]:
-        """One LSTM step; token_gates (batch, 4 x units) are the token's share of the gates."""
+    def _advance(
+        self, token_gates: torch.Tensor, memory: State, state: State
+    ) -> tuple[torch.Tensor, State]:
+        """Run one LSTM step; token_gates (batch, 4 x units) are the token's part of the gates."""
         hidden, cell, context, first = state
         gates = token_gates + self.state_gates(torch.cat([context, hidden], -1))
         enter, forget, candidate, leave = gates.chunk(4, -1)
@@ -105,7 +124,7 @@ class LASDecoder(nn.Module):
         return spell(self.output(mixed), tag_step, self.is_tag)
 
     def step(self, tokens: torch.Tensor, memory: State, state: State) -> tuple[torch.Tensor, State]:
-        """tokens (batch,), memory, state -> log-probabilities (batch, vocabulary), state."""
+        """Return log-probabilities (batch, vocabulary) after tokens (batch,), and the new state."""
         features, after = self._advance(self.token_gates(self.embedding(tokens)), memory, state)
         return self._spell(features, state[-1]), after
 
@@ -116,10 +135,13 @@ class LASDecoder(nn.Module):
         tokens: torch.Tensor,
         seeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Teacher forcing: tokens (batch, steps) from start -> log-probabilities (batch, steps,
-        vocabulary).
+        """Return the log-probabilities (batch, steps, vocabulary) of known texts (teacher forcing).
 
-        With `seeds` (batch,) there is dropout, without there is none.
+        Args:
+            encoded: (batch, frames, width) encoder output.
+            lengths: (batch,) frames of each clip.
+            tokens: (batch, steps) tokens, from start on.
+            seeds: (batch,) seeds of the dropout; None for none.
         """
         memory, state = self.start(encoded, lengths)
         gates = self.token_gates(

@@ -1,24 +1,23 @@
-"""A frozen Whisper, cut where the dual pipeline needs it cut. The only file that knows
-transformers' Whisper.
+"""A frozen Whisper, cut into the parts that the two pipelines need.
 
-Everything is read from the checkpoint: window length, mel bins, vocabulary, languages. The encoder
-is run layer by layer with transformers' own modules, so that `upper(trunk(mel, fork), fork)` is bit
-for bit what `encoder(mel)` gives; the decoder is driven by transformers' own `generate`, on encoder
-output that is computed once.
+This is the only file that knows transformers' Whisper. Window length, mel bins, vocabulary and
+languages are all read from the checkpoint.
+
+The encoder runs layer by layer with transformers' own modules, so that
+`upper(trunk(mel, fork), fork)` equals `encoder(mel)` bit for bit. The decoder runs in
+transformers' own `generate`, on encoder output that is computed once.
 """
 
 import copy
 import functools
 import hashlib
 import json
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
@@ -26,28 +25,28 @@ from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  befor
 # isort: split
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import BaseModelError, RunError
 from dualasr.model.search import Hypothesis
+from dualasr.model.token_words import token_words
 
 BUILT_IN = {"micro": Path(__file__).parent / "micro"}
 SIZES = tuple(
     size + english for size in ("tiny", "base", "small", "medium") for english in ("", ".en")
 ) + ("large-v1", "large-v2", "large-v3", "large-v3-turbo")
 LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
-# Words are told apart as by openai-whisper (MIT licence), whose lists these are.
-_SPACELESS = ("chinese", "japanese", "thai", "lao", "myanmar", "cantonese")
-_OPENING, _CLOSING = "\"'“¡¿([{-", "\"'.。,，!！?？:：”)]}、"
-_REPLACEMENT = "\ufffd"
-# that `generate` follows at once: each has keys and values of the whole window to itself
+# Most beams in one call of `generate`: each keeps the keys and values of a whole window.
 MOST_BEAMS = 20
 
 
 def base_path(name: str) -> Path:
-    """The folder of a built-in base, in the format `transformers` reads. Raises BaseModelError for
-    another name.
+    """Return the folder of a built-in base, in transformers format.
+
+    Raises:
+        BaseModelError: No built-in base has this name.
     """
     if name not in BUILT_IN:
         raise BaseModelError(
@@ -57,8 +56,10 @@ def base_path(name: str) -> Path:
 
 
 def find_device(name: str) -> str:
-    """A device of torch's, of which "auto" is the GPU where there is one. Raises RunError where it
-    is not to be had.
+    """Return the name of a torch device; for "auto" the GPU where there is one, else the CPU.
+
+    Raises:
+        RunError: This machine, or this build of torch, does not have the device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,26 +67,35 @@ def find_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # an AssertionError: torch was built without it
         raise RunError(
-            f"--device {name} is not to be had here: {str(error).splitlines()[0]}"
+            f"--device {name} is not available here: {str(error).splitlines()[0]}"
         ) from error
     return name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanguageStep:
-    """The primary decoder's first step: log-probabilities over its languages, the no-speech
-    probability, and its state.
+    """The result of the primary decoder's first step, which predicts the language.
+
+    Attributes:
+        log_probs: (batch, languages) log-probabilities, normalised over the languages.
+        no_speech_prob: (batch,) probability that the window holds no speech.
+        state: (batch, width) output of the decoder's last layer.
     """
 
-    log_probs: torch.Tensor  # (batch, languages), normalised over the languages
-    no_speech_prob: torch.Tensor  # (batch,)
-    state: torch.Tensor  # (batch, width), what the decoder's last layer makes of it
+    log_probs: torch.Tensor
+    no_speech_prob: torch.Tensor
+    state: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a window's text, between two timestamps in seconds of the window, with its tokens
-    where they are known.
+    """The part of a window's text that stands between two timestamps.
+
+    Attributes:
+        start: Seconds from the window's start.
+        end: Seconds from the window's start.
+        text: The text, without space at its ends.
+        tokens: Ids of its tokens, with the timestamps; empty where they are not known.
     """
 
     start: float
@@ -96,8 +106,14 @@ class Span:
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids of the primary: start of transcript, end, languages, what stands between tag and
-    text, timestamps.
+    """Token ids of the primary that are no text.
+
+    Attributes:
+        start: Start of transcript.
+        end: End of text.
+        languages: The language tags; the start alone for an English-only Whisper.
+        prompt: What stands between the language tag and the text: task and no-timestamps.
+        times: The timestamps; empty where the vocabulary has none.
     """
 
     start: int
@@ -107,9 +123,16 @@ class SpecialIds:
     times: range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen Whisper with its tokenizer and feature extractor. `name` is what the user called it."""
+    """A frozen Whisper with its tokenizer and feature extractor.
+
+    Attributes:
+        name: What the user called it: a folder, a hub id, a size or a built-in base.
+        model: transformers' model, in evaluation mode, without gradients.
+        tokenizer: Its tokenizer.
+        extractor: Its feature extractor, from samples to log-mel.
+    """
 
     name: str
     model: WhisperForConditionalGeneration
@@ -120,29 +143,28 @@ class Backbone:
     def load(
         cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "Backbone":
-        """Load a built-in base, a folder in transformers format, a hub id (HF_HUB_OFFLINE is
-        honoured), or one of OpenAI's by its size, as `small`.
+        """Load a Whisper and freeze it.
 
-        Raises BaseModelError where nothing is found or what is found is not Whisper.
+        Args:
+            name: A built-in base, a folder in transformers format, a size of OpenAI's as `small`,
+                or a hub id. With HF_HUB_OFFLINE set, hub ids come from the cache alone.
+            device: torch device of the weights.
+            dtype: Type of the weights; the checksum is always that of the float32 values.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            BaseModelError: Nothing is found, or what is found is not a Whisper.
         """
-        source = BUILT_IN.get(str(name), Path(name))
-        if not source.exists() and (size := LATEST.get(str(name), str(name))) in SIZES:
-            source = Path("openai", f"whisper-{size}")
-        if source.is_dir():
-            config = source / "config.json"
-            kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
-            if kind != "whisper":
-                found = f"its model_type is {kind!r}" if kind else "it has no config.json"
-                raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
+        source = _find_source(str(name))
         try:
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
             tokenizer = WhisperTokenizer.from_pretrained(source)
             extractor = WhisperFeatureExtractor.from_pretrained(source)
         except (OSError, ValueError, RuntimeError) as error:
-            reason, called = (
-                str(error).strip().splitlines()[0],
-                ("" if str(source) == str(name) else f" ({source})"),
-            )
+            reason = str(error).strip().splitlines()[0]
+            called = "" if str(source) == str(name) else f" ({source})"
             raise BaseModelError(
                 f"Cannot load the base {str(name)!r}{called}: {reason} Give a folder in"
                 " transformers format, a hub id that can be reached or is cached, or a built-in"
@@ -152,13 +174,15 @@ class Backbone:
         backbone = cls(str(name), model, tokenizer, extractor)
         if dtype != torch.float32:
             _ = backbone.checksum  # of the float32 weights, before they are rounded
-        model.to(device=device, dtype=dtype)
+        # mypy takes transformers' wrapper of Module.to for a function without its self
+        model.to(device=device, dtype=dtype)  # type: ignore[call-arg]
         return backbone
 
     @functools.cached_property
     def checksum(self) -> str:
-        """SHA-256 over names and float32 values of all tensors: the identity that packs are tied
-        to.
+        """SHA-256 over names and float32 values of all tensors.
+
+        A pack belongs to the base of this checksum and to no other.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -168,20 +192,21 @@ class Backbone:
         return digest.hexdigest()
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> WhisperEncoder:
+        """The encoder, as transformers built it."""
         return self.model.model.encoder
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> WhisperDecoder:
+        """The decoder, as transformers built it."""
         return self.model.model.decoder
 
     @functools.cached_property
     def special_ids(self) -> SpecialIds:
-        """An English-only Whisper has no tags: its start stands for them."""
+        """Ids of the tokens that are no text."""
         config, languages = self.model.generation_config, tuple(self.languages.values())
-        task = getattr(config, "task_to_id", None) or {}
         timeless = getattr(config, "no_timestamps_token_id", None)
-        prompt = [task.get("transcribe") if languages else None, timeless]
+        prompt = [self._task_ids.get("transcribe") if languages else None, timeless]
         start = config.decoder_start_token_id
         times = range(0) if timeless is None else range(timeless + 1, self.model.config.vocab_size)
         return SpecialIds(
@@ -192,35 +217,46 @@ class Backbone:
             times,
         )
 
+    @property
+    def _task_ids(self) -> dict[str, int]:
+        """Ids of the task tokens; empty for an English-only Whisper."""
+        return getattr(self.model.generation_config, "task_to_id", None) or {}
+
     def piece_ids(self, piece: str) -> list[int]:
-        """Ids of the primary's tokens that a piece of byte-level BPE falls into; `piece` in GPT-2's
-        alphabet of bytes.
+        """Return ids of the primary's tokens that spell a piece of byte-level BPE.
+
+        The piece is written in GPT-2's alphabet of bytes (`tokenizer.byte_of_character`).
         """
         return [token.id for token in self.tokenizer.backend_tokenizer.model.tokenize(piece)]
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.model.device
 
     @property
     def width(self) -> int:
+        """Features of a frame in the encoder, and of a token in the decoder."""
         return self.model.config.d_model
 
     @property
     def layers(self) -> int:
+        """Number of encoder layers."""
         return self.model.config.encoder_layers
 
     @property
     def positions(self) -> int:
-        """Encoder frames in a window."""
+        """Number of encoder frames in a window."""
         return self.model.config.max_source_positions
 
     @property
     def window_samples(self) -> int:
+        """Number of samples in a window, at 16 kHz."""
         return self.extractor.n_samples
 
     @property
     def window_s(self) -> float:
+        """Seconds of a window."""
         return self.window_samples / SAMPLE_RATE
 
     @property
@@ -230,39 +266,54 @@ class Backbone:
 
     @functools.cached_property
     def languages(self) -> dict[str, int]:
-        """Language code to tag id, in the order of `LanguageStep.log_probs`; empty for an
-        English-only Whisper.
+        """Language codes and the ids of their tags, in the order of `LanguageStep.log_probs`.
+
+        Empty for an English-only Whisper.
         """
         tags = getattr(self.model.generation_config, "lang_to_id", None) or {}
         return {tag.strip("<|>"): ident for tag, ident in tags.items()}
 
     @property
     def codes(self) -> list[str]:
-        """The languages that it can transcribe, in the order of a `LanguageStep`; one that has no
-        tags knows English alone.
+        """Codes of the languages that it can transcribe, in the order of `LanguageStep.log_probs`.
+
+        A Whisper without language tags transcribes English alone.
         """
         return list(self.languages) or ["en"]
 
     @property
     def language_names(self) -> dict[str, str]:
-        """Whisper's English names of its languages, in lower case, aliases among them, and their
-        codes.
+        """Whisper's English names of its languages, in lower case, with their codes.
+
+        Some languages have several names.
         """
         return {name: code for name, code in TO_LANGUAGE_CODE.items() if code in self.codes}
 
     def frames(self, samples: int) -> int:
-        """Encoder frames that a clip of so many samples fills (at least one, at most the window)."""
+        """Return the number of encoder frames that a clip of `samples` fills, rounded up.
+
+        At least one, and at most those of a window.
+        """
         return max(1, min(self.positions, -(-samples * self.positions // self.window_samples)))
 
     def features(self, clips: list[np.ndarray]) -> torch.Tensor:
-        """Log-mel of clips of at most a window, padded to the window: (batch, mels, 2 x positions)."""
+        """Return log-mel features (batch, mels, 2 x positions) of clips, padded to a window.
+
+        The clips are (samples,) arrays of 16 kHz mono, of at most a window each.
+        """
         mel = self.extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         return mel.to(self.device, self.model.dtype)
 
     @torch.no_grad()
     def trunk(self, mel: torch.Tensor, fork: int) -> torch.Tensor:
-        """Convolutions, positions and the layers below `fork`: (batch, mels, 2 x positions) ->
-        (batch, positions, width).
+        """Run the encoder's lower part: convolutions, positions and the layers below the fork.
+
+        Args:
+            mel: (batch, mels, 2 x positions) log-mel features.
+            fork: Number of layers to run.
+
+        Returns:
+            (batch, positions, width) activations at the fork.
         """
         encoder = self.encoder
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
@@ -273,8 +324,14 @@ class Backbone:
 
     @torch.no_grad()
     def upper(self, hidden: torch.Tensor, fork: int) -> torch.Tensor:
-        """The frozen layers from `fork` up and the final LayerNorm: the primary's encoder output,
-        same shape.
+        """Run the encoder's upper part: the frozen layers from the fork up and the last LayerNorm.
+
+        Args:
+            hidden: (batch, positions, width) activations at the fork.
+            fork: Number of layers that have run.
+
+        Returns:
+            (batch, positions, width) encoder output of the primary.
         """
         for layer in self.encoder.layers[fork:]:
             hidden = layer(hidden, None)
@@ -282,33 +339,33 @@ class Backbone:
 
     @torch.no_grad()
     def language_step(self, encoded: torch.Tensor) -> LanguageStep:
-        """One decoder step after <|startoftranscript|>: (batch, positions, width) -> LanguageStep."""
-        config = self.model.generation_config
-        start = torch.full((len(encoded), 1), config.decoder_start_token_id, device=self.device)
+        """Return the decoder's step after <|startoftranscript|>, which predicts the language.
+
+        `encoded` is the primary's encoder output (batch, positions, width).
+        """
+        start = torch.full((len(encoded), 1), self.special_ids.start, device=self.device)
         output = self.decoder(input_ids=start, encoder_hidden_states=encoded, use_cache=False)
-        logits, state = (
-            self.model.proj_out(output.last_hidden_state)[:, -1].float(),
-            output.last_hidden_state[:, -1].float(),
-        )
+        logits = self.model.proj_out(output.last_hidden_state)[:, -1].float()
+        state = output.last_hidden_state[:, -1].float()
         no_speech = self.tokenizer.convert_tokens_to_ids(["<|nospeech|>", "<|nocaptions|>"])
+        assert isinstance(no_speech, list)  # as its argument
         known = [i for i in no_speech if i is not None and i != self.tokenizer.unk_token_id]
         silence = logits.softmax(-1)[:, known].sum(-1)
-        if not self.languages:
-            return LanguageStep(torch.zeros(len(encoded), 1, device=self.device), silence, state)
-        return LanguageStep(
-            logits[:, list(self.languages.values())].log_softmax(-1), silence, state
-        )
+        if self.languages:
+            log_probs = logits[:, list(self.languages.values())].log_softmax(-1)
+        else:  # English for sure
+            log_probs = torch.zeros(len(encoded), 1, device=self.device)
+        return LanguageStep(log_probs, silence, state)
 
     @property
     def tells_time(self) -> bool:
-        """Whether it was trained to write timestamp tokens: its generation_config then limits the
-        first of them.
+        """Whether it was trained to write timestamps.
+
+        The generation_config of such a Whisper limits the first timestamp.
         """
         config = self.model.generation_config
-        return (
-            bool(self.special_ids.times)
-            and getattr(config, "max_initial_timestamp_index", None) is not None
-        )
+        limit = getattr(config, "max_initial_timestamp_index", None)
+        return bool(self.special_ids.times) and limit is not None
 
     @torch.no_grad()
     def decode(
@@ -322,14 +379,25 @@ class Backbone:
         timestamps: bool = False,
         **options,
     ) -> list[Hypothesis]:
-        """Primary decoding by transformers' `generate`: (batch, positions, width) and a language
-        each -> hypotheses.
+        """Decode windows by transformers' `generate`.
 
         With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit
-        for bit, if it is of at most MOST_BEAMS windows; more are decoded part by part. `prompt` and
-        `context` are what was said before all of them (`prompt_ids`). With `timestamps` the tokens
-        hold timestamps, too (`spans`). Raises BaseModelError for a language or a prompt that it
-        cannot take.
+        for bit, if it holds at most MOST_BEAMS windows. A larger batch is decoded in parts.
+
+        Args:
+            encoded: (batch, positions, width) encoder output of the primary.
+            languages: A language code for each window.
+            beam: Width of the beam search; 1 is greedy.
+            prompt: Text that sets style and spelling, the same for all windows.
+            context: What was said before these windows; it follows the prompt (`prompt_ids`).
+            timestamps: Whether the tokens hold timestamps (`spans`).
+            **options: Further arguments of `generate`.
+
+        Returns:
+            A hypothesis for each window.
+
+        Raises:
+            BaseModelError: The base does not have a language, or the prompt holds a special token.
         """
         if prompt.strip() or context.strip():
             options["prompt_ids"] = self.prompt_ids(prompt, context)
@@ -341,7 +409,8 @@ class Backbone:
                     f" {', '.join(self.languages)}."
                 )
             options.setdefault("task", "transcribe")
-        size, hypotheses = max(1, MOST_BEAMS // beam), []
+        size = max(1, MOST_BEAMS // beam)
+        hypotheses: list[Hypothesis] = []
         for i in range(0, len(encoded), size):
             if self.languages:
                 options["language"] = [f"<|{code}|>" for code in languages[i : i + size]]
@@ -351,6 +420,7 @@ class Backbone:
         return hypotheses
 
     def _generate(self, encoded: torch.Tensor, **options) -> list[Hypothesis]:
+        """Call `generate` once and collect each window's tokens, text and log-probability."""
         output = self.model.generate(
             encoder_outputs=BaseModelOutput(encoded),
             return_dict_in_generate=True,
@@ -358,14 +428,15 @@ class Backbone:
             force_unique_generate_call=True,
             **options,
         )
-        # with beams too: Whisper's generate has gathered the scores along the winning beam already
-        sums = self.model.compute_transition_scores(
+        # Whisper's generate has gathered the scores of the best beam: no beam indices are needed.
+        # transformers annotates `self` of this method by a Protocol that no model of its fulfils.
+        sums = self.model.compute_transition_scores(  # type: ignore[misc]
             output.sequences, output.scores, normalize_logits=True
         )
         steps = sums.shape[1]
+        end = self.special_ids.end
         hypotheses = []
         for sequence, scores in zip(output.sequences[:, -steps:].tolist(), sums, strict=True):
-            end = self.model.generation_config.eos_token_id
             count = sequence.index(end) if end in sequence else len(sequence)
             logprob = float(scores[: count + 1].float().nan_to_num(neginf=0.0).sum())
             text = self.tokenizer.decode(sequence[:count], skip_special_tokens=True)
@@ -375,10 +446,17 @@ class Backbone:
         return hypotheses
 
     def prompt_ids(self, prompt: str, context: str = "") -> torch.Tensor:
-        """The token ids of a prompt and what was said since, `<|startofprev|>` first.
+        """Return the token ids (tokens,) of a prompt and a context, after `<|startofprev|>`.
 
-        There is room for half of what the decoder can hold: for the end of the prompt, then for
-        that of the context. Raises BaseModelError for one that holds a special token.
+        They may take half of the decoder's positions. What does not fit is cut: first the
+        beginning of the context, then the beginning of the prompt.
+
+        Args:
+            prompt: Text that sets style and spelling.
+            context: What was said before the window.
+
+        Raises:
+            BaseModelError: The prompt or the context holds a special token.
         """
         try:
             first, *ids = self.tokenizer.get_prompt_ids(prompt).tolist()
@@ -387,23 +465,31 @@ class Backbone:
             raise BaseModelError(
                 f"The prompt holds a special token of {self.name}: {error} Leave it out."
             ) from error
-        room = self.model.config.max_target_positions // 2 - 1
-        ids = ids[-room:] if prompt.strip() else []
-        more = more[-(room - len(ids)) :] if context.strip() and len(ids) < room else []
+        most = self.model.config.max_target_positions // 2 - 1
+        ids = ids[-most:] if prompt.strip() else []
+        more = more[-(most - len(ids)) :] if context.strip() and len(ids) < most else []
         return torch.tensor([first, *ids, *more], device=self.device)
 
     def text_tokens(self, tokens: Sequence[int]) -> list[int]:
-        """Those that spell text, without timestamps."""
+        """Return the tokens that are no timestamps."""
         return [token for token in tokens if token not in self.special_ids.times]
 
     def spans(self, tokens: Sequence[int], seconds: float) -> tuple[Span, ...]:
-        """What stands between the timestamps of a window that lasts so long; () where there are
-        none, and no empty text.
+        """Split a window's tokens at their timestamps.
+
+        Args:
+            tokens: Token ids of the window's transcript.
+            seconds: Length of the window's sound; later timestamps are moved to its end.
+
+        Returns:
+            The spans that have text; none where the tokens hold no timestamp.
         """
         times = self.special_ids.times
         if not any(token in times for token in tokens):
             return ()
-        spans, start, inside = [], 0.0, []
+        spans: list[Span] = []
+        start = 0.0
+        inside: list[int] = []
 
         def close(end: float) -> None:
             text = self.tokenizer.decode(self.text_tokens(inside), skip_special_tokens=True).strip()
@@ -420,10 +506,8 @@ class Backbone:
         return tuple(spans)
 
     @functools.cached_property
-    def _attentive(self) -> nn.Module:
-        """The decoder's modules once more, on the same tensors, with attention that gives its
-        weights.
-        """
+    def _attentive(self) -> WhisperDecoder:
+        """A second decoder on the same tensors, whose attention returns its weights."""
         shared = {
             id(tensor): tensor for tensor in [*self.decoder.parameters(), *self.decoder.buffers()]
         }
@@ -439,99 +523,66 @@ class Backbone:
         tokens: Sequence[int],
         task: str = "transcribe",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the decoder looks while it reads a transcript: one window's (1, positions, width)
-        and its text tokens.
+        """Read a transcript with the decoder and return its cross-attention.
 
-        Cross-attention (heads, tokens + 1, positions), the last row the end's, and each token's
-        probability (tokens,). The heads are the generation_config's alignment_heads; without any,
-        those of the upper half of the layers.
+        The heads are the alignment_heads of the generation_config. Without any, they are all heads
+        of the upper half of the layers.
+
+        Args:
+            encoded: (1, positions, width) encoder output of one window.
+            language: The transcript's language; None for an English-only Whisper.
+            tokens: Text tokens of the transcript, without timestamps.
+            task: "transcribe" or "translate".
+
+        Returns:
+            Attention weights (heads, tokens + 1, positions), the last row that of the end, and each
+            token's probability (tokens,).
         """
-        config, special = self.model.generation_config, self.special_ids
+        special = self.special_ids
         start = [special.start]
         if self.languages:
-            start += [self.languages[language], config.task_to_id[task]]
-        start += [special.times.start - 1] if special.times else []
+            assert language is not None, "a Whisper with language tags needs a language"
+            start += [self.languages[language], self._task_ids[task]]
+        start += [special.times.start - 1] if special.times else []  # <|notimestamps|>
         ids = torch.tensor([[*start, *tokens]], device=self.device)
         output = self._attentive(
             input_ids=ids, encoder_hidden_states=encoded, output_attentions=True, use_cache=False
         )
-        layers = self.model.config.decoder_layers
-        upper = [
-            (i, h)
-            for i in range(layers // 2, layers)
-            for h in range(self.model.config.decoder_attention_heads)
-        ]
-        heads = getattr(config, "alignment_heads", None) or upper
-        weights = torch.stack([output.cross_attentions[i][0, h] for i, h in heads])[
-            :, len(start) - 1 :
-        ].float()
-        probs = (
-            self.model.proj_out(output.last_hidden_state)[0, len(start) - 1 : -1]
-            .float()
-            .softmax(-1)
-        )
-        return weights, probs.gather(
-            -1, torch.tensor(tokens, device=self.device).unsqueeze(-1)
-        ).squeeze(-1)
+        # Row i predicts token i + 1: the last row of the start predicts the first text token.
+        before = len(start) - 1
+        weights = torch.stack([output.cross_attentions[i][0, h] for i, h in self._alignment_heads])
+        logits = self.model.proj_out(output.last_hidden_state)[0, before:-1].float()
+        picked = torch.tensor(tokens, device=self.device).unsqueeze(-1)
+        probs = logits.softmax(-1).gather(-1, picked).squeeze(-1)
+        return weights[:, before:].float(), probs
+
+    @property
+    def _alignment_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) of the cross-attention heads that follow the sound."""
+        config = self.model.config
+        layers, heads = config.decoder_layers, config.decoder_attention_heads
+        upper = [(i, h) for i in range(layers // 2, layers) for h in range(heads)]
+        return getattr(self.model.generation_config, "alignment_heads", None) or upper
 
     def token_words(self, tokens: Sequence[int], language: str | None) -> list[tuple[str, int]]:
-        """The words that text tokens spell, with the space before it part of a word, and how many
-        tokens each has.
+        """Return the words that text tokens spell and the number of tokens of each.
+
+        Args:
+            tokens: Text tokens, without timestamps.
+            language: Code of their language; None for English.
         """
-        spaceless = LANGUAGES.get(language or "en") in _SPACELESS
-        parts = self._whole_characters(tokens)
-        words = [
-            (text, count) for text, count, _ in (parts if spaceless else _join_at_spaces(parts))
-        ]
-        return _join_punctuation(words)
-
-    def _whole_characters(self, tokens: Sequence[int]) -> list[tuple[str, int, bool]]:
-        """The shortest runs of tokens that spell whole characters: text, number of tokens, whether
-        a special token.
-        """
-        full, end = self._decoded(tokens), self.tokenizer.eos_token_id
-        parts, run, at = [], [], 0
-        for token in tokens:
-            run.append(token)
-            text = self._decoded(run)
-            # a part of a character, unless the whole text holds it, too
-            cut = text.find(_REPLACEMENT)
-            if cut < 0 or full[at + cut : at + cut + 1] in ("", _REPLACEMENT):
-                parts.append((text, len(run), run[0] >= end))
-                run, at = [], at + len(text)
-        return parts
-
-    def _decoded(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens, decode_with_timestamps=True)
+        return token_words(self.tokenizer, tokens, language)
 
 
-def _join_at_spaces(parts: Sequence[tuple[str, int, bool]]) -> list[tuple[str, int, bool]]:
-    """A part without a space before it goes to the word before; punctuation and special tokens
-    stand alone.
-    """
-    words: list[tuple[str, int, bool]] = []
-    for text, count, special in parts:
-        if words and not (special or text.startswith(" ") or text.strip() in string.punctuation):
-            before, counted, kind = words.pop()
-            text, count, special = before + text, counted + count, kind
-        words.append((text, count, special))
-    return words
-
-
-def _join_punctuation(words: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Opening punctuation goes to the word after it, then closing punctuation to the word before
-    it.
-    """
-    opened: list[tuple[str, int]] = []  # from the last to the first
-    for text, count in reversed(words):
-        if opened and text.startswith(" ") and text.strip() in _OPENING:
-            after, counted = opened.pop()
-            text, count = text + after, count + counted
-        opened.append((text, count))
-    closed: list[tuple[str, int]] = []
-    for text, count in reversed(opened):
-        if closed and not closed[-1][0].endswith(" ") and text in _CLOSING:
-            before, counted = closed.pop()
-            text, count = before + text, counted + count
-        closed.append((text, count))
-    return closed
+def _find_source(name: str) -> Path:
+    """Return the folder or hub id of a base; raise BaseModelError for a folder of another model."""
+    source = BUILT_IN.get(name, Path(name))
+    if not source.exists() and (size := LATEST.get(name, name)) in SIZES:
+        source = Path("openai", f"whisper-{size}")
+    if source.is_dir():
+        config = source / "config.json"
+        kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
+        if kind != "whisper":
+            found = f"its model_type is {kind!r}" if kind else "it has no config.json"
+            raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
+    return source

@@ -216,7 +216,9 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
 def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> PackInfo:
     """Step 5: the pack's name and languages, with its CTC weight and calibration fitted on dev."""
     data = ready.data
-    info = PackInfo(options.name or options.out.name, dict(options.languages), options.target)
+    info = PackInfo(
+        options.name or options.out.name, dict(options.languages), target=options.target
+    )
     model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary))
     some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
     weight, rates = choose_ctc_weight(model, info.name, some, refs) if some else (0.5, {})
