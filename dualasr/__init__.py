@@ -16,9 +16,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    """Import the model's parts when they are first asked for, so that `dualasr --help` needs no
-    torch.
-    """
+    """Import a public name when it is first used, so that `dualasr --help` does not load torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dualasr' has no attribute {name!r}")
     return getattr(import_module(f"dualasr.{_HOMES[name]}"), name)

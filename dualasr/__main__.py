@@ -1,4 +1,4 @@
-"""python -m dualasr"""
+"""Run the command line: `python -m dualasr`."""
 
 from dualasr.cli.main import main
 

@@ -13,20 +13,24 @@ ADVICE = "Free some space or choose another place."
 
 @contextmanager
 def atomic_file(path: str | Path, *, name: str = "", advice: str = ADVICE) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place at the end; its folder is made.
+    """Give a temporary path to write to, and move the file to `path` at the end.
 
-    Where writing fails, what stood at `path` still stands, and nothing is left beside it.
+    The folder of `path` is made if it does not exist. If writing fails, an older file at `path` is
+    still there, and nothing is left beside it.
 
     Args:
         path: Where the file is to appear.
-        name: What the message calls the file; the path if it is "".
-        advice: What the message tells to do.
+        name: What the message calls the file; "" is the path.
+        advice: What the message says to do.
+
+    Yields:
+        The temporary path, in the same folder and with the same suffix.
 
     Raises:
         RunError: The disk is full or unwritable.
     """
     path = Path(path)
-    # of the same suffix: some writers go by it
+    # with the same suffix, because some writers choose the format by it
     part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,20 +52,24 @@ def atomic_folder(
     advice: str = ADVICE,
     errors: tuple[type[Exception], ...] = (),
 ) -> Iterator[Path]:
-    """Give a folder beside `path` to fill, which takes its place at the end.
+    """Give a temporary folder to fill, and move it to `path` at the end.
 
-    Where filling it fails, what stood at `path` still stands, and nothing is left beside it.
+    If filling it fails, an older folder at `path` is still there, and nothing is left beside it.
 
     Args:
         path: Where the folder is to appear.
-        replace: Whether it may take the place of another folder that is not empty.
-        name: What the message calls the folder; the path if it is "".
-        advice: What the message tells to do.
-        errors: Exceptions besides OSError by which a writer says that the disk is full.
+        replace: Whether it may replace another folder that is not empty.
+        name: What the message calls the folder; "" is the path.
+        advice: What the message says to do.
+        errors: Exceptions besides OSError that a writer raises when the disk is full.
+
+    Yields:
+        The temporary folder, beside `path`.
 
     Raises:
-        RunError: The disk is full or unwritable, or another folder stands there.
+        RunError: The disk is full or unwritable, or there is another folder at `path`.
     """
+    caught: tuple[type[Exception], ...] = (OSError, *errors)
     path = Path(path)
     part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
     try:
@@ -69,12 +77,12 @@ def atomic_folder(
         part.mkdir(parents=True)
         yield part
         for file in filter(Path.is_file, part.rglob("*")):
-            file.chmod(0o644)  # safetensors makes files that their owner alone may read
+            file.chmod(0o644)  # safetensors makes files that only their owner may read
         if replace and path.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(path, old)
         os.replace(part, path)
-    except (OSError, *errors) as error:
+    except caught as error:
         raise cannot_write(name or path, error, advice) from error
     finally:
         if replace and old.exists():
@@ -86,6 +94,12 @@ def atomic_folder(
 
 
 def cannot_write(name: str | Path, error: Exception, advice: str = ADVICE) -> RunError:
-    """Return the error to raise where something cannot be written: what, why, and what to do."""
+    """Return the error to raise where something cannot be written.
+
+    Args:
+        name: What cannot be written.
+        error: Why.
+        advice: What to do.
+    """
     reason = str(getattr(error, "strerror", None) or error).rstrip(".")
     return RunError(f"Cannot write {name}: {reason}. {advice}")

@@ -1,14 +1,14 @@
-"""The errors dualasr raises on purpose, all in one tree.
+"""The errors that dualasr raises on purpose, all in one tree.
 
 Every message is one sentence or two that say what was found, what was wanted and what to do. The
-command line prints the message alone and exits with 1; a traceback means a bug.
+command line prints only the message and exits with 1; a traceback means a bug.
 
     DualasrError
     |-- AudioError          a file that cannot be read as sound
-    |   `-- NoSamplesError  a file, or a stretch of one, that holds no sound
+    |   `-- NoSamplesError  a file, or a part of one, that has no samples
     |-- CorpusError         a row, a manifest or a folder that cannot be used
     |-- BaseModelError      a folder or hub id that is no Whisper
-    |-- PackError           a pack that is damaged, foreign, or made for another base
+    |-- PackError           a pack that is damaged, unsafe, or made for another base
     |-- RunError            an output folder that exists, a run that cannot be resumed, a full disk
     |-- AlignmentError      word times that a pack cannot give, because torchaudio cannot be loaded
     `-- MissingExtraError   an optional dependency that is not installed
@@ -24,7 +24,7 @@ class AudioError(DualasrError):
 
 
 class NoSamplesError(AudioError):
-    """A file that can be read but holds no samples, or a stretch that lies behind its end."""
+    """A file that can be read but has no samples, or a part that lies behind its end."""
 
 
 class CorpusError(DualasrError):
@@ -48,9 +48,14 @@ class AlignmentError(DualasrError):
 
 
 class MissingExtraError(DualasrError, ImportError):
-    """An optional dependency is missing; the message holds the pip command that installs it."""
+    """An optional dependency is missing; the message gives the pip command that installs it.
 
-    def __init__(self, package: str, extra: str):
+    Args:
+        package: Name of the missing package.
+        extra: Extra of dualasr that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"{package} is not installed; install it with: pip install 'dualasr[{extra}]'"
         )

@@ -1,6 +1,4 @@
-"""The 102 languages of FLEURS: what they are called, by FLEURS, by Whisper and in English, and how
-they are written.
-"""
+"""The 102 languages of FLEURS: names in FLEURS, in Whisper and in English, and scripts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +7,14 @@ from typing import Literal
 
 from dualasr.errors import CorpusError
 
-# Written without spaces between words; two- and three-letter codes of Chinese, Cantonese, Wu, Min
-# Nan, Hakka, literary Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan, Dzongkha, Shan.
+# Languages written without spaces between words, by their two- and three-letter codes: Chinese,
+# Cantonese, Wu, Min Nan, Hakka, literary Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan,
+# Dzongkha and Shan.
 SPACELESS = frozenset(
     "zh zho cmn yue wuu nan hak lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo shn".split()
 )
 
-# config, Whisper's tag (- for none among the 99 of large-v2), script, name
+# config, Whisper's tag (- where the 99 of large-v2 have none), script, name
 _TABLE = """
 af_za        af  Latn  Afrikaans
 am_et        am  Ethi  Amharic
@@ -121,8 +120,8 @@ yue_hant_hk  -   Hant  Cantonese
 zu_za        -   Latn  Zulu
 """
 
-# The new languages of arXiv 2406.07842. Cantonese has no tag either, but counts as old: large-v2
-# hears it as Chinese.
+# The new languages of arXiv 2406.07842. Cantonese has no tag either, but is not among them:
+# large-v2 transcribes it as Chinese.
 NINETEEN: tuple[str, ...] = tuple(
     "ast_es ceb_ph ff_sn lg_ug ig_ng ga_ie kea_cv kam_ke ky_kg luo_ke nso_za ny_mw or_in om_et"
     " ckb_iq umb_ao wo_sn xh_za zu_za".split()
@@ -131,11 +130,15 @@ NINETEEN: tuple[str, ...] = tuple(
 
 @dataclass(frozen=True)
 class FleursLanguage:
-    """A config of FLEURS, as `cmn_hans_cn`.
+    """A language of FLEURS.
 
-    `code` is what this package calls the language (`cmn`), `name` its English name, `whisper` its
-    tag in Whisper large-v2 (`zh`; None without one), `script` ISO 15924 (`Hans`), `unit` what its
-    error rate counts.
+    Attributes:
+        config: Its name in FLEURS, as `cmn_hans_cn`.
+        code: Its name in this package, as `cmn`.
+        name: Its English name.
+        whisper: Its tag in Whisper large-v2, as `zh`; None without one.
+        script: Its script by ISO 15924, as `Hans`.
+        unit: What its error rate counts.
     """
 
     config: str
@@ -147,16 +150,14 @@ class FleursLanguage:
 
 
 def code_of(config: str) -> str:
-    """The language of a config folder, be it FLEURS' own or of its shape: the name up to the first
-    `_`.
-    """
+    """Return the code of a FLEURS config, or of a folder named so: the name up to the first `_`."""
     return config.split("_")[0]
 
 
 def _row(line: str) -> FleursLanguage:
     config, whisper, script, name = line.split(maxsplit=3)
     code = code_of(config)
-    unit = "character" if code in SPACELESS else "word"
+    unit: Literal["word", "character"] = "character" if code in SPACELESS else "word"
     return FleursLanguage(config, code, name, None if whisper == "-" else whisper, script, unit)
 
 
@@ -169,8 +170,10 @@ _TAGS = {language.code: language.whisper for language in LANGUAGES.values() if l
 
 
 def language_of(config: str) -> FleursLanguage:
-    """The language of a FLEURS config or of its code, `ky_kg` or `ky`. Raises CorpusError that
-    offers the nearest names.
+    """Return the language of a FLEURS config or of a code, as `ky_kg` or `ky`.
+
+    Raises:
+        CorpusError: FLEURS has no such language; the message offers the nearest names.
     """
     if found := LANGUAGES.get(config) or _BY_CODE.get(config):
         return found
@@ -194,15 +197,20 @@ def language_of(config: str) -> FleursLanguage:
 
 
 def english_name(code: str) -> str:
-    """Return the English name of a language of FLEURS by its code, `Kyrgyz` for `ky`; the code
-    itself for any other.
-    """
+    """Return the English name of a language of FLEURS, as `Kyrgyz` for `ky`; else the code."""
     return _BY_CODE[code].name if code in _BY_CODE else code
 
 
 def tag_among(language: str, tags: Iterable[str]) -> str | None:
-    """Which of a Whisper's tags means a language: the same, else the one that Whisper has for it,
-    as `zh` for `cmn`.
+    """Find the language tag of a Whisper that means a language.
+
+    Args:
+        language: Code of the language, as `cmn`.
+        tags: The tags that the model has.
+
+    Returns:
+        The tag equal to the code, else Whisper's own tag for it, as `zh`; None if the model has
+        neither.
     """
     tags = list(tags)
     return next((tag for tag in (language, _TAGS.get(language)) if tag in tags), None)

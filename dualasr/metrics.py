@@ -1,8 +1,7 @@
-"""Word and character error rates with their evidence, bootstrap intervals over sentences, and
-calibration.
+"""Word and character error rates, bootstrap intervals over sentences, and calibration error.
 
-Rates are corpus-level: the errors of all clips over the length of all references (jiwer). Give
-normalised text. `ErrorRates` is the same as a metric of the `evaluate` library; it normalises by
+Rates are corpus-level: the errors of all clips over the length of all references (jiwer). The texts
+must be normalised before. `ErrorRates` is a metric of the `evaluate` library, which normalises by
 itself.
 """
 
@@ -17,14 +16,22 @@ import numpy as np
 from dualasr.errors import MissingExtraError
 from dualasr.text import normalise, scoring_unit
 
-_CELLS = 2**20  # values that one batch of resamples holds of a column, 8 MB
+_CELLS = 2**20  # values of a column in one batch of resamples, 8 MB
 
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """`rate` = `errors` / `length`, the length of the references in words or characters.
+    """A corpus-level error rate with its counts.
 
-    Insertions into nothing but empty references make the rate infinite; nothing in nothing is 0.
+    If all references are empty, the rate is infinite with insertions, and 0 without.
+
+    Attributes:
+        rate: `errors` / `length`.
+        errors: Substitutions, deletions and insertions.
+        length: Words or characters of the references.
+        substitutions: Words or characters that are replaced by another.
+        deletions: Words or characters of the reference that are missing.
+        insertions: Words or characters that the reference does not have.
     """
 
     rate: float
@@ -36,15 +43,33 @@ class ErrorRate:
 
 
 def word_errors(refs: Sequence[str], hyps: Sequence[str]) -> ErrorRate:
-    """Corpus-level word errors. Raises ValueError if there are no clips or the lists differ in
-    length.
+    """Count word errors over a corpus.
+
+    Args:
+        refs: Reference of each clip, normalised.
+        hyps: Hypothesis of each clip, normalised.
+
+    Returns:
+        The corpus-level word error rate.
+
+    Raises:
+        ValueError: There are no clips, or the lists differ in length.
     """
     return _error_rate(refs, hyps, "word")
 
 
 def character_errors(refs: Sequence[str], hyps: Sequence[str]) -> ErrorRate:
-    """Corpus-level character errors; a space inside a line is a character. Raises like
-    `word_errors`.
+    """Count character errors over a corpus; a space inside a line is a character.
+
+    Args:
+        refs: Reference of each clip, normalised.
+        hyps: Hypothesis of each clip, normalised.
+
+    Returns:
+        The corpus-level character error rate.
+
+    Raises:
+        ValueError: There are no clips, or the lists differ in length.
     """
     return _error_rate(refs, hyps, "character")
 
@@ -52,7 +77,19 @@ def character_errors(refs: Sequence[str], hyps: Sequence[str]) -> ErrorRate:
 def per_clip_errors(
     refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]
 ) -> np.ndarray:
-    """Errors and reference length of each clip: int, shape (n, 2). Raises like `word_errors`."""
+    """Count the errors of each clip.
+
+    Args:
+        refs: Reference of each clip, normalised.
+        hyps: Hypothesis of each clip, normalised.
+        unit: What is counted.
+
+    Returns:
+        int64, shape (clips, 2): errors and reference length.
+
+    Raises:
+        ValueError: There are no clips, the lists differ in length, or the unit is unknown.
+    """
     counts = np.zeros((len(refs), 2), dtype=np.int64)
     for clip, chunks in enumerate(_process(refs, hyps, unit).alignments):
         for chunk in chunks:
@@ -66,12 +103,24 @@ def per_clip_errors(
 def per_sentence_errors(
     refs: Sequence[str], hyps: Sequence[str], unit: Literal["word", "character"]
 ) -> np.ndarray:
-    """`per_clip_errors`, the clips of one sentence in one row: int, shape (sentences, 2), in the
-    order they first occur.
+    """Count the errors of each sentence: the clips with the same reference are summed.
 
-    Who reads a sentence changes its errors less than which sentence it is: five readings are no
-    five clips, and resampled as such they would make an interval too narrow (a cluster bootstrap;
-    Davison and Hinkley 1997, section 3.8).
+    The errors of a clip depend more on its sentence than on its speaker. So five readings of a
+    sentence are not five independent clips, and to resample them as such makes an interval too
+    narrow. To resample whole sentences is a cluster bootstrap (Davison and Hinkley 1997, section
+    3.8).
+
+    Args:
+        refs: Reference of each clip, normalised.
+        hyps: Hypothesis of each clip, normalised.
+        unit: What is counted.
+
+    Returns:
+        int64, shape (sentences, 2): errors and reference length, in the order in which the
+        sentences first occur.
+
+    Raises:
+        ValueError: There are no clips, the lists differ in length, or the unit is unknown.
     """
     rows: dict[str, int] = {}
     places = [rows.setdefault(ref, len(rows)) for ref in refs]
@@ -84,8 +133,19 @@ def per_sentence_errors(
 def comparable(
     texts: Sequence[str], language: str, normaliser: str | None
 ) -> tuple[list[str], list[str]]:
-    """Texts as words are counted in, and as characters are: normalised (None: as they are), without
-    spaces where the language is written without. Raises ValueError for an unknown normaliser.
+    """Prepare texts for counting word errors and character errors.
+
+    Args:
+        texts: References or hypotheses.
+        language: Code of their language.
+        normaliser: One of `NORMALISERS`; None takes the texts as they are.
+
+    Returns:
+        The texts in which words are counted, and those in which characters are counted. The latter
+        are without spaces if the language is written without spaces.
+
+    Raises:
+        ValueError: The normaliser is unknown.
     """
     texts = [normalise(text, normaliser) for text in texts] if normaliser else list(texts)
     spaceless = scoring_unit(language) == "character"
@@ -93,33 +153,49 @@ def comparable(
 
 
 def align(ref: str, hyp: str, unit: Literal["word", "character"]) -> list[tuple[str, str, str]]:
-    """The two texts side by side, as their errors are counted: (kind, part of ref, part of hyp), of
-    kind "equal", "substitute", "delete" or "insert"; a word each, or a run of characters. Empty for
-    two empty texts.
+    """Align a hypothesis with its reference, as their errors are counted.
+
+    Args:
+        ref: Reference.
+        hyp: Hypothesis.
+        unit: What is counted.
+
+    Returns:
+        (kind, part of ref, part of hyp) in order, of kind "equal", "substitute", "delete" or
+        "insert". A part is one word, or a run of characters. Empty for two empty texts.
     """
     if not ref and not hyp:
         return []
-    chunks = _process([ref], [hyp], unit).alignments[0]
-    refs, hyps = (ref.split(), hyp.split()) if unit == "word" else (ref, hyp)
-    aligned = []
-    for chunk in chunks:
-        left, right = (
-            refs[chunk.ref_start_idx : chunk.ref_end_idx],
-            hyps[chunk.hyp_start_idx : chunk.hyp_end_idx],
-        )
-        pairs = zip_longest(left, right, fillvalue="") if unit == "word" else [(left, right)]
-        aligned += [(chunk.type, *pair) for pair in pairs]
+    ref_words, hyp_words = ref.split(), hyp.split()
+    aligned: list[tuple[str, str, str]] = []
+    for chunk in _process([ref], [hyp], unit).alignments[0]:
+        in_ref = slice(chunk.ref_start_idx, chunk.ref_end_idx)
+        in_hyp = slice(chunk.hyp_start_idx, chunk.hyp_end_idx)
+        if unit == "word":
+            pairs = zip_longest(ref_words[in_ref], hyp_words[in_hyp], fillvalue="")
+            aligned += [(chunk.type, left, right) for left, right in pairs]
+        else:
+            aligned.append((chunk.type, ref[in_ref], hyp[in_hyp]))
     return aligned
 
 
 def bootstrap_interval(
     counts: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the corpus-level rate, resampled by row (Bisani and Ney,
-    2004).
+    """Compute the percentile interval of a corpus-level error rate (Bisani and Ney 2004).
 
-    `counts` is what `per_sentence_errors` gives, or `per_clip_errors`, shape (n, 2). Raises
-    ValueError if it has no row, or no reference.
+    Args:
+        counts: Errors and reference lengths, shape (n, 2), of `per_sentence_errors` or
+            `per_clip_errors`; the rows are resampled.
+        samples: Number of resamples.
+        seed: Seed of the resamples.
+        level: Share of the resamples inside the interval.
+
+    Returns:
+        Lower and upper end of the interval.
+
+    Raises:
+        ValueError: There is no row, or every reference is empty.
     """
     errors, lengths = resampled_sums(_checked(counts), samples, seed)
     return _percentiles(_ratios(errors, lengths), level)
@@ -134,12 +210,25 @@ def paired_bootstrap(
     level: float = 0.95,
     relative: bool = False,
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of rate_a - rate_b on the same rows, or with `relative` of (rate_a -
-    rate_b) / rate_b.
+    """Compute the difference of two error rates on the same clips, with its percentile interval.
 
-    Both systems are resampled with the same rows, so what is hard for both cancels. Row i of both
-    arrays, shape (n, 2), must be the same sentence or clip. Raises ValueError if they cannot be, or
-    if `relative` and b makes no errors.
+    Both systems are resampled with the same rows, so sentences that are hard for both do not widen
+    the interval (Bisani and Ney 2004).
+
+    Args:
+        counts_a: Errors and reference lengths of system a, shape (n, 2).
+        counts_b: The same of system b, shape (n, 2); row i is the same sentence or clip.
+        samples: Number of resamples.
+        seed: Seed of the resamples.
+        level: Share of the resamples inside the interval.
+        relative: Whether to divide the difference by the rate of b.
+
+    Returns:
+        rate_a - rate_b, and the lower and upper end of its interval.
+
+    Raises:
+        ValueError: The rows cannot be the same clips, there is no row, every reference is empty, or
+            the difference is relative and b makes no errors.
     """
     counts = _same_rows(counts_a, counts_b)
     errors_a, errors_b, length = counts.sum(axis=0)
@@ -149,8 +238,7 @@ def paired_bootstrap(
             " relative=False"
         )
     sums_a, sums_b, lengths = resampled_sums(counts, samples, seed)
-    # The reference length is common to both, so a relative difference of rates is one of error
-    # counts.
+    # both have the same reference length, so it cancels in a relative difference
     difference = (errors_a - errors_b) / (errors_b if relative else length)
     resamples = _ratios(sums_a - sums_b, sums_b if relative else lengths)
     return float(difference), *_percentiles(resamples, level)
@@ -163,9 +251,22 @@ def paired_bootstrap_mean(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """`paired_bootstrap` of the mean rate over languages, (counts_a, counts_b) of each: every
-    language weighs the same, and its rows are resampled on their own. Raises ValueError like it, or
-    if there is no language.
+    """Compute the difference of two mean error rates over languages, with its percentile interval.
+
+    Every language has the same weight, and its rows are resampled on their own.
+
+    Args:
+        pairs: The arguments counts_a and counts_b of `paired_bootstrap` for each language, each of
+            shape (n, 2).
+        samples: Number of resamples.
+        seed: Seed of the resamples.
+        level: Share of the resamples inside the interval.
+
+    Returns:
+        The mean of rate_a - rate_b, and the lower and upper end of its interval.
+
+    Raises:
+        ValueError: There is no language, or `paired_bootstrap` would raise it for one of them.
     """
     if not pairs:
         raise ValueError("no languages, so there is no mean")
@@ -181,26 +282,26 @@ def paired_bootstrap_mean(
 
 
 def resampled_sums(counts: np.ndarray, samples: int, rng: int | np.random.Generator) -> np.ndarray:
-    """Sum the columns of bootstrap resamples of the rows.
+    """Draw bootstrap resamples of the rows, and sum the columns of each.
 
-    Every statistic of the resamples is then a ratio of sums, which the caller forms: a resample
-    of empty references only has no rate, and SciPy's own interval knows no such resamples.
+    A rate of a resample is then a ratio of two sums, which the caller computes. (A resample with
+    only empty references has no rate, and SciPy's own interval cannot leave such resamples out.)
 
     Args:
-        counts: numbers that can be added, as errors and reference lengths; shape (rows, columns).
-        samples: how many resamples to draw, each of as many rows, with replacement.
-        rng: a seed, or a generator that goes on from where it is.
+        counts: Errors and reference lengths, or other numbers to sum; shape (rows, columns).
+        samples: Number of resamples. Each has as many rows as `counts`, drawn with replacement.
+        rng: A seed, or a generator, which is used from its present state.
 
     Returns:
-        Float array of shape (columns, samples).
+        float64, shape (columns, samples).
 
     Raises:
-        ValueError: there is no row, or `samples` is 0.
+        ValueError: There is no row, or `samples` is 0.
     """
     from scipy.stats import bootstrap  # takes most of a second to import
 
     rows = len(counts)
-    if rows == 1:  # SciPy refuses a single row, which is its own only resample
+    if rows == 1:  # SciPy refuses a single row; every resample is this row
         return np.repeat(np.asarray(counts, dtype=float).T, samples, axis=1)
 
     def sums(*columns: np.ndarray, axis: int) -> np.ndarray:
@@ -228,53 +329,60 @@ def reliability(
     *,
     equal_mass: bool = False,
 ) -> dict:
-    """How far a confidence can be believed: {"ece", "bins": [{"low", "high", "n", "confidence",
-    "accuracy"}]}.
+    """Compare confidences with accuracy: a reliability diagram, and the calibration error (ECE).
 
-    `bins` of equal width over 0..1, each with its low edge, the last with both; with `equal_mass`
-    of as many answers each, from the lowest confidence to the highest, equal ones together. Empty
-    bins are left out. ECE is the mean distance of confidence and accuracy, weighted by n (Guo et
-    al. 2017, eq. 3), None without clips. Raises ValueError if the lists differ in length or a
-    confidence is none.
+    1. Sort the decisions into bins by their confidence. Bins of equal width contain their lower
+       edge, the last one both edges. Bins of equal mass contain equally many decisions; decisions
+       with the same confidence are in the same bin.
+    2. Take the mean confidence and the accuracy of each bin that is not empty.
+    3. ECE is the mean distance of the two, weighted by the size of the bins (Guo et al. 2017,
+       eq. 3).
+
+    Args:
+        confidences: Probability of each decision, in 0..1; shape (n,).
+        correct: Whether each decision was right; shape (n,).
+        bins: Number of bins.
+        equal_mass: Whether bins contain equally many decisions instead of being equally wide.
+
+    Returns:
+        {"ece": float, or None without decisions, "bins": [{"low", "high", "n", "confidence",
+        "accuracy"}]}. With `equal_mass`, "low" and "high" are the lowest and highest confidence.
+
+    Raises:
+        ValueError: The lists differ in length, or a confidence is not in 0..1.
     """
     from scipy.stats import rankdata
 
-    confidences, correct = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
-    if confidences.shape != correct.shape or not (np.abs(confidences - 0.5) <= 0.5 + 1e-6).all():
+    probs, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=bool)
+    if probs.shape != right.shape or not (np.abs(probs - 0.5) <= 0.5 + 1e-6).all():
         raise ValueError(
-            f"{len(confidences)} confidences for {len(correct)} answers; wanted one in 0..1 for"
-            " each"
+            f"{len(probs)} confidences for {len(right)} decisions; wanted one in 0..1 for each"
         )
-    confidences = confidences.clip(0, 1)  # sums of probabilities may miss by rounding
-    shares = (rankdata(confidences) - 0.5) / max(len(confidences), 1) if equal_mass else confidences
-    places, filled, ece = np.minimum(shares * bins, bins - 1).astype(int), [], 0.0
+    probs = probs.clip(0, 1)  # a sum of probabilities may be a little above 1 by rounding
+    ranks = (rankdata(probs) - 0.5) / max(len(probs), 1) if equal_mass else probs
+    places, filled, ece = np.minimum(ranks * bins, bins - 1).astype(int), [], 0.0
     for place in np.unique(places).tolist():
         here = places == place
-        n, confidence, accuracy = (
-            int(here.sum()),
-            float(confidences[here].mean()),
-            float(correct[here].mean()),
-        )
-        low, high = (
-            (confidences[here].min(), confidences[here].max())
-            if equal_mass
-            else (place / bins, (place + 1) / bins)
-        )
+        n, confidence, accuracy = int(here.sum()), probs[here].mean(), right[here].mean()
+        if equal_mass:
+            low, high = probs[here].min(), probs[here].max()
+        else:
+            low, high = place / bins, (place + 1) / bins
         filled.append(
             {
                 "low": float(low),
                 "high": float(high),
                 "n": n,
-                "confidence": confidence,
-                "accuracy": accuracy,
+                "confidence": float(confidence),
+                "accuracy": float(accuracy),
             }
         )
-        ece += n / len(correct) * abs(confidence - accuracy)
+        ece += n / len(right) * abs(float(confidence) - float(accuracy))
     return {"ece": ece if filled else None, "bins": filled}
 
 
 def __getattr__(name: str):
-    """`ErrorRates`, made when it is first asked for: `evaluate` takes seconds to import."""
+    """Make `ErrorRates` when it is first used, because `evaluate` takes seconds to import."""
     if name == "ErrorRates":
         return _error_rates_metric()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -289,13 +397,16 @@ def _error_rates_metric() -> type:
     from datasets import Features, Value
 
     class ErrorRates(evaluate.Metric):
-        """WER and CER as an `evaluate` metric, from no hub:
-        `ErrorRates("or").compute(predictions=..., references=...)`.
+        """WER and CER as an `evaluate` metric that needs no hub.
 
-        language: what the scoring unit is taken from. normaliser: "marks", "whisper", or None for
-        texts as they are. The result holds wer and cer as fractions, and substitutions, deletions,
-        insertions and length in the language's unit. Further arguments are `evaluate.Metric`'s;
-        nothing is written to disk unless keep_in_memory is False.
+        `ErrorRates("or").compute(predictions=..., references=...)` returns wer and cer as
+        fractions, and substitutions, deletions, insertions and length in the language's unit.
+
+        Args:
+            language: Code of the language, which decides the unit.
+            normaliser: "marks", "whisper", or None for texts as they are.
+            **kwargs: Arguments of `evaluate.Metric`. Nothing is written to disk unless
+                keep_in_memory is False.
         """
 
         def __init__(
@@ -310,7 +421,7 @@ def _error_rates_metric() -> type:
             super().__init__(**({"keep_in_memory": True} | kwargs))
 
         def _build_data_dir(self) -> str:
-            # it makes the folder even if it needs none
+            # the method of evaluate.Metric makes a folder even if it needs none
             return "" if self.keep_in_memory else super()._build_data_dir()
 
         def _info(self):
@@ -336,11 +447,13 @@ def _error_rates_metric() -> type:
                 **{name: getattr(counts, name) for name in names},
             }
 
-    ErrorRates.__qualname__ = "ErrorRates"  # found through __getattr__, so that it can be pickled
+    # pickle finds it by this name, through __getattr__
+    ErrorRates.__qualname__ = "ErrorRates"
     return ErrorRates
 
 
 def _process(refs: Sequence[str], hyps: Sequence[str], unit: str):
+    """Align each clip by jiwer: a WordOutput or a CharacterOutput."""
     import jiwer
 
     if len(refs) != len(hyps):
@@ -373,7 +486,7 @@ def _checked(counts: np.ndarray) -> np.ndarray:
 
 
 def _same_rows(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
-    """Errors of a, errors of b, and the reference length of both, shape (rows, 3)."""
+    """Return errors of a, errors of b, and the reference length of both, shape (rows, 3)."""
     counts_a, counts_b = _checked(counts_a), _checked(counts_b)
     if not np.array_equal(counts_a[:, 1], counts_b[:, 1]):
         raise ValueError(
@@ -384,11 +497,11 @@ def _same_rows(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
 
 
 def _ratios(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """The ratio of each resample, NaN where the denominator is 0."""
+    """Return the ratio of each resample, NaN where the denominator is 0."""
     return numerators / np.where(denominators > 0, denominators, np.nan)
 
 
 def _percentiles(resamples: np.ndarray, level: float) -> tuple[float, float]:
-    """The middle share `level` of the resamples that have a value."""
+    """Return both ends of the middle share `level` of the resamples that are not NaN."""
     low, high = np.nanquantile(resamples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,8 +1,8 @@
-"""One share of the work for each core.
+"""Give each CPU core its own clips.
 
-Small matrices divide badly among the threads of one operation: here a step of a pack took 0.96 s on
-one core and 0.86 s on two. So on a CPU each core takes whole clips instead, and its operations run
-on that core alone.
+To divide an operation on small matrices among several threads gains little: a step of a pack took
+0.96 s on one core and 0.86 s on two. So on a CPU each core takes whole clips, and runs their
+operations alone.
 """
 
 from collections import deque
@@ -15,10 +15,13 @@ import torch
 
 @contextmanager
 def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """A pool of as many threads as torch may use, and their number. Operations take one core each,
-    the caller's too.
+    """Open a pool of as many threads as torch may use.
 
-    At the end torch's number of threads is what it was.
+    Inside, each operation of torch takes one core, also in the caller's thread. At the end torch's
+    number of threads is as before.
+
+    Yields:
+        The pool, and its number of threads.
     """
     count = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -31,7 +34,16 @@ def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 
 def one_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple]:
-    """Each item with `function` of it, in order, while the pool is at work on the next item's."""
+    """Apply a function to each item, while the pool works on the next item already.
+
+    Args:
+        pool: Where the function runs.
+        function: A function of one item.
+        items: Its arguments; at most one is taken in advance.
+
+    Yields:
+        Each item and its result, in order.
+    """
     under_way: deque = deque()
     for item in items:
         under_way.append((item, pool.submit(function, item)))

@@ -1,9 +1,9 @@
-"""Sound files front to back in blocks, at their own rate, channels averaged: what a decoder gives,
-before resampling.
+"""Decode sound files from front to back in blocks, at their own rate, with the channels averaged.
 
-libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus; PyAV, an optional extra, reads
-m4a, mp4, webm and the like, and where it is not installed an `ffmpeg` program does, through a pipe
-that libsndfile reads. A block holds at most half a megabyte, whatever the length of the file.
+libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus. PyAV, an optional extra, reads
+m4a, mp4, webm and the like. Where PyAV is not installed, the program `ffmpeg` decodes those, and
+libsndfile reads its output through a pipe. A block holds at most half a megabyte, whatever the
+length of the file. `load.py` resamples the blocks.
 """
 
 import os
@@ -11,8 +11,8 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import soundfile
 
 from dualasr.errors import AudioError
 
-# how mkv and webm, and wma begin; mp4 has "ftyp" after four bytes
+# The first bytes of mkv and webm, and of wma. An mp4 has "ftyp" after its first four bytes.
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")
 AV_SUFFIXES = (
     ".m4a",
@@ -42,23 +42,34 @@ AV_SUFFIXES = (
     ".ac3",
     ".amr",
 )
-# Hz; outside it the header is damaged, and resampling 1 Hz would fill the memory
+# Hz. Another rate means a damaged header, and to resample from 1 Hz would fill the memory.
 _RATES = range(1_000, 768_001)
-# libsndfile's seek: silence until mp3's bit reservoir is full; Vorbis lands elsewhere
+# Formats in which libsndfile does not seek exactly. After a seek, mp3 gives silence until its bit
+# reservoir is full, and Vorbis continues at another frame.
 _INEXACT = ("MP3", "OGG")
-_BLOCK = 1 << 17  # samples of all channels together
-# libsndfile's answer for a flac or a pipe that does not know its length is above it
+_BLOCK = 1 << 17  # samples of a block, all channels together
+# libsndfile reports more frames than this for a flac or a pipe that does not know its length
 UNKNOWN_FRAMES = 1 << 48
-_UNKNOWN_BYTES = 0x7FFFF000  # sox pipes write this data size, ffmpeg and RF64 0xFFFFFFFF
+# A wav with this data size or more does not know its length: sox writes this one to a pipe, ffmpeg
+# and RF64 write 0xFFFFFFFF.
+_UNKNOWN_BYTES = 0x7FFFF000
 
 
 @contextmanager
 def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
-    """A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, float32 of
-    shape (frames,).
+    """Open a sound file with the library that reads its format.
 
-    Raises AudioError, one line that starts with the path, at the start for what the header shows,
-    at the block where decoding fails, and at the end for a file that has become shorter meanwhile.
+    Args:
+        path: A file.
+
+    Yields:
+        A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, which gives
+        float32 arrays of shape (frames,).
+
+    Raises:
+        AudioError: The file cannot be used. The message is one line that starts with the path. It
+            is raised at the start for what the header shows, at the block where decoding fails, and
+            at the end for a file that became shorter while it was read.
     """
     _check_file(path)
     try:
@@ -85,8 +96,10 @@ def _check_file(path: Path) -> None:
         raise AudioError(f"{path}: is empty")
 
 
-def _opener(path: Path, head: bytes):
-    """What opens a file of this name that begins so."""
+def _opener(
+    path: Path, head: bytes
+) -> Callable[[Path], AbstractContextManager["LibsndfileReader | AvReader"]]:
+    """Choose how to open a file by its name and its first bytes."""
     if (
         path.suffix.lower() not in AV_SUFFIXES
         and head[4:] != b"ftyp"
@@ -113,8 +126,9 @@ def _check_rate(path: Path, rate: int) -> None:
 
 
 class _FrontToBack(soundfile.SoundFile):
-    """soundfile seeks after each read, which fails at the end of a flac that does not know its
-    length, and in a pipe.
+    """A SoundFile that does not seek after each read.
+
+    soundfile's own seek fails at the end of a flac that does not know its length, and in a pipe.
     """
 
     def seekable(self) -> bool:
@@ -122,26 +136,33 @@ class _FrontToBack(soundfile.SoundFile):
 
 
 class LibsndfileReader:
-    """A file that libsndfile decodes; `ffmpeg` is the process at the other end where it is a pipe."""
+    """Reader of a file, or of the pipe from `ffmpeg`, that libsndfile decodes.
+
+    Attributes:
+        path: The file.
+        rate: Sample rate in Hz.
+    """
 
     def __init__(
         self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None
-    ):
+    ) -> None:
         _check_rate(path, file.samplerate)
         self.path, self.rate, self._file, self._ffmpeg = path, file.samplerate, file, ffmpeg
         self._frames = file.frames if file.frames < UNKNOWN_FRAMES else None
 
     def duration(self) -> float:
+        """Return the length in seconds; the file is decoded where its header does not know it."""
         frames = sum(map(len, self.blocks())) if self._frames is None else self._frames
         return frames / self.rate
 
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The frames from `first` to before `stop`, or to the end; of mp3, ogg and pipes all before
-        them are decoded.
+        """Yield the frames from `first` to before `stop` (None: the end), (frames,) float32 each.
+
+        In mp3, ogg and pipes, all frames before `first` are decoded and dropped.
         """
         file, at, size = self._file, 0, max(1, _BLOCK // self._file.channels)
         if first and self._frames is not None and file.format not in _INEXACT:
-            with suppress(soundfile.SoundFileError):  # else decode from the start and slice
+            with suppress(soundfile.SoundFileError):  # if it fails, decode from the start
                 file.seek(first)
                 at = first
         while stop is None or at < stop:
@@ -173,10 +194,10 @@ def _damaged(path: Path) -> AudioError:
 @contextmanager
 def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
     try:
-        file = _FrontToBack(os.fsencode(path))  # a name need not be text
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
+        file = _FrontToBack(os.fsencode(path))  # bytes, because a name need not be valid UTF-8
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw without header
         reason = str(getattr(error, "error_string", error)).rstrip(".")
-        # libsndfile's guess for an mp3 without a frame; the file is there
+        # libsndfile guesses so of an mp3 without a frame, though the file exists
         if "possibly a pipe" in reason:
             reason = "Format not recognised"
         raise AudioError(f"{path}: cannot be read as audio ({reason})") from error
@@ -188,8 +209,10 @@ def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
 
 
 def _check_wav_length(path: Path) -> None:
-    """libsndfile quietly shortens a wav whose data chunk is longer than the file, so the chunks are
-    walked here.
+    """Refuse a wav that is shorter than its header says.
+
+    libsndfile reads such a file to its end without an error, so the size of the data chunk is
+    compared with the size of the file here.
     """
     with path.open("rb") as file:
         magic = file.read(12)[:4]
@@ -197,10 +220,10 @@ def _check_wav_length(path: Path) -> None:
         while len(head := file.read(8)) == 8:
             name, size = struct.unpack(layout, head)
             if name == b"data":
-                held = path.stat().st_size - file.tell()
-                if held < size < _UNKNOWN_BYTES:
+                left = path.stat().st_size - file.tell()
+                if left < size < _UNKNOWN_BYTES:
                     raise AudioError(
-                        f"{path}: is truncated: its header promises {size} bytes of sound, {held}"
+                        f"{path}: is truncated: its header promises {size} bytes of sound, {left}"
                         " follow"
                     )
                 return
@@ -209,8 +232,9 @@ def _check_wav_length(path: Path) -> None:
 
 @contextmanager
 def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
-    """The first sound track as a Sun AU stream, whose header has room for any rate, and for "length
-    unknown".
+    """Open the first sound track as a Sun AU stream from `ffmpeg`.
+
+    The AU header can hold any sample rate, and it can say that the length is unknown.
     """
     command = [
         "ffmpeg",
@@ -229,17 +253,18 @@ def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
             stdout=subprocess.PIPE,
             stderr=errors,
         )
+        assert process.stdout is not None  # it is a pipe
         try:
             try:
                 file = _FrontToBack(process.stdout.fileno(), closefd=False)
             except soundfile.SoundFileError as error:
                 process.wait()
                 errors.seek(0)
-                said = errors.read().decode(errors="replace")
-                if "matches no streams" in said:
+                message = errors.read().decode(errors="replace")
+                if "matches no streams" in message:
                     raise AudioError(f"{path}: has no sound track") from error
                 raise AudioError(
-                    f"{path}: cannot be read as audio ({said.strip().rpartition(': ')[2]})"
+                    f"{path}: cannot be read as audio ({message.strip().rpartition(': ')[2]})"
                 ) from error
             with file:
                 yield LibsndfileReader(path, file, process)
@@ -250,14 +275,20 @@ def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
 
 
 class AvReader:
-    """The first sound track of a file that PyAV opened."""
+    """Reader of the first sound track of a file that PyAV opened.
 
-    def __init__(self, path: Path, container):
+    Attributes:
+        path: The file.
+        rate: Sample rate in Hz.
+    """
+
+    def __init__(self, path: Path, container) -> None:
         self.path, self._container, self._stream = path, container, container.streams.audio[0]
         self.rate = self._stream.rate or 0
         _check_rate(path, self.rate)
 
     def duration(self) -> float:
+        """Return the length in seconds; the file is decoded where its header does not know it."""
         if self._stream.duration and self._stream.time_base:
             return float(self._stream.duration * self._stream.time_base)
         if self._container.duration:
@@ -265,7 +296,10 @@ class AvReader:
         return sum(map(len, self.blocks())) / self.rate
 
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The frames from `first` to before `stop`, or to the end; all before them are decoded."""
+        """Yield the frames from `first` to before `stop` (None: the end), (frames,) float32 each.
+
+        All frames before `first` are decoded and dropped.
+        """
         at = 0
         for block in self._decoded():
             start, at = at, at + len(block)
@@ -278,8 +312,7 @@ class AvReader:
         from av import AudioResampler
         from av.error import FFmpegError
 
-        # PyAV brings every frame to one format; the channels are averaged here, as for any other
-        # file.
+        # PyAV converts every frame to float32; the channels are averaged here, as in other files
         planar, last = AudioResampler(format="fltp", rate=self.rate), None
         frames = self._container.decode(self._stream)
         while True:
@@ -295,7 +328,9 @@ class AvReader:
                     f"{self.path}: changes its sample rate midway, {change}; convert it to wav"
                     " first"
                 )
-            for part in planar.resample(frame) if frame or last else ():  # None flushes it
+            for part in (
+                planar.resample(frame) if frame or last else ()
+            ):  # None flushes the resampler
                 yield part.to_ndarray().mean(axis=0)
             if frame is None:
                 break
@@ -303,7 +338,10 @@ class AvReader:
         self._check_end(last)
 
     def _check_end(self, last) -> None:
-        """The index of an mp4 knows its length; one cut between two packets gives no error."""
+        """Refuse an mp4 that ends before the length in its index.
+
+        An mp4 that was cut between two packets is decoded without an error.
+        """
         stream = self._stream
         if (
             last
@@ -325,8 +363,8 @@ def _open_av(path: Path) -> Iterator[AvReader]:
     import av
 
     try:
-        # a relative "a:b.mp4" would be taken for the protocol "a"; what is written of title and
-        # artist may be in any encoding
+        # The absolute path, because PyAV reads "a:b.mp4" as the protocol "a". Title and artist may
+        # be in any encoding.
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no sound track")

@@ -1,8 +1,7 @@
-"""Sound files in, 16 kHz mono out, whole or as a stream, and long recordings cut where they are
-quietest.
+"""Load sound files as 16 kHz mono, whole or as a stream, and cut long recordings at quiet places.
 
-Resampling is soxr's "HQ" (20-bit precision, linear phase, pass band to 91 % of Nyquist), librosa's
-default.
+Resampling is soxr's "HQ", the default of librosa: 20-bit precision, linear phase, pass band up to
+91 % of the Nyquist frequency.
 """
 
 from collections.abc import Iterator
@@ -17,16 +16,22 @@ from dualasr.audio.files import AV_SUFFIXES, UNKNOWN_FRAMES, open_sound_file
 from dualasr.errors import AudioError, NoSamplesError
 
 SAMPLE_RATE = 16_000
-# samples, 25 ms: one frame of Whisper's spectrogram; what is shorter has no transcript
+# Samples, 25 ms: one frame of Whisper's spectrogram. A shorter sound has no transcript.
 SHORTEST = 400
 
-# looked for where no file is named
+# the files to look for where only a folder is named
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", *AV_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A stretch of a file, `start` to `end` in seconds; `end` None is the end of the file."""
+    """A file, or a part of one.
+
+    Attributes:
+        path: The file.
+        start: Where the part begins, in seconds from the beginning of the file.
+        end: Where it ends, in seconds; None is the end of the file.
+    """
 
     path: Path
     start: float = 0.0
@@ -34,10 +39,11 @@ class Sound:
 
     @property
     def is_whole(self) -> bool:
+        """Whether this is the whole file."""
         return self.start == 0.0 and self.end is None
 
     def __str__(self) -> str:
-        """The path, with the stretch if it is not the whole file: `talk.wav[3.2-5.75]`."""
+        """Return the path, with the times if it is not the whole file: `talk.wav[3.2-5.75]`."""
         return (
             str(self.path)
             if self.is_whole
@@ -46,10 +52,16 @@ class Sound:
 
 
 def load_audio(audio: str | Path | Sound) -> np.ndarray:
-    """The sound of a file or of a stretch of it: float32, shape (samples,), 16 kHz, channels
-    averaged, full scale at +-1.
+    """Load a file, or a part of one, into one array.
 
-    The blocks of `stream_audio` in one array; raises AudioError as it does.
+    Args:
+        audio: A file, or a part of one.
+
+    Returns:
+        float32, shape (samples,), 16 kHz, channels averaged, full scale at +-1.
+
+    Raises:
+        AudioError: As `stream_audio` raises it.
     """
     return np.concatenate(list(stream_audio(audio)))
 
@@ -58,14 +70,14 @@ def load_window(audio: str | Path | Sound, samples: int) -> np.ndarray:
     """Load the beginning of a sound, and read no more of it than that.
 
     Args:
-        audio: A file or a part of one.
-        samples: Most samples at 16 kHz.
+        audio: A file, or a part of one.
+        samples: The largest number of samples to return, at 16 kHz.
 
     Returns:
-        The first samples of what `load_audio` gives, (at most `samples`,).
+        The first samples of what `load_audio` returns: float32, shape (n,), n at most `samples`.
 
     Raises:
-        AudioError: What is read cannot be used.
+        AudioError: The part that is read cannot be used.
     """
     blocks, count = [], 0
     for block in stream_audio(audio):
@@ -77,7 +89,7 @@ def load_window(audio: str | Path | Sound, samples: int) -> np.ndarray:
 
 
 def header_duration(path: Path) -> float:
-    """Return the seconds of sound that a file's header promises; 0 where the header does not know."""
+    """Return the length in seconds by a file's header; 0 where the header does not know it."""
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, TypeError):  # m4a and the like, or no sound at all
@@ -86,17 +98,27 @@ def header_duration(path: Path) -> float:
 
 
 def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
-    """The sound of a file or of a stretch of it in blocks, for files longer than memory.
+    """Load a file, or a part of one, in blocks, for files that are larger than the memory.
 
-    Blocks are float32, of shape (samples,) with at least one sample, 16 kHz, channels averaged,
-    full scale at +-1. A stretch ends with the file at the latest. Of wav, flac and the like it is
-    read by seeking; mp3, ogg, opus, m4a and friends are decoded from their start for it, which for
-    many stretches of a long file is slow, but exact. Raises AudioError, one line that starts with
-    the path: when the first block is asked for, if the file is missing, a folder, empty, not audio,
-    a cut wav, without channels or sound track, or m4a and friends where neither PyAV nor an
-    `ffmpeg` program is installed; when the stream gets there, if it is truncated (seen in flac and
-    mp4; mp3, ogg and webm hold no reliable length and are read as far as they go), becomes shorter
-    while it is read, or has NaN or infinite samples; at the end NoSamplesError, if there were none.
+    A part ends at the end of the file at the latest. In wav, flac and the like, the reader seeks to
+    its start. Mp3, ogg, opus, m4a and the like are decoded from the start of the file: this is slow
+    for many parts of a long file, but exact.
+
+    Args:
+        audio: A file, or a part of one.
+
+    Yields:
+        float32 blocks, each of shape (samples,) with at least one sample, 16 kHz, channels
+        averaged, full scale at +-1.
+
+    Raises:
+        AudioError: The file cannot be used. The message is one line that starts with the path.
+            With the first block: the file is missing, a folder, empty, not audio, a wav that was
+            cut, without channels or sound track, or it needs PyAV or `ffmpeg` and neither is
+            installed. At a later block: the file is truncated, became shorter while it was read, or
+            has NaN or infinite samples. Truncation is noticed in flac and mp4; mp3, ogg and webm
+            have no reliable length, and are read as far as they go.
+        NoSamplesError: The file, or the part, ended without a sample.
     """
     sound, empty = _sound(audio), True
     with open_sound_file(sound.path) as file:
@@ -111,12 +133,18 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
 
 
 def audio_duration(audio: str | Path | Sound) -> float:
-    """Length of a file or stretch in seconds, from the header; decoded only where the header does
-    not know.
+    """Return the length of a file, or of a part of one, in seconds.
 
-    Raises AudioError like `load_audio`, for all that can be seen without decoding: a cut wav is
-    refused, a cut flac or a NaN is not noticed. The length of an mp3 without a Xing header is
-    libsndfile's estimate.
+    The header gives the length; a file is decoded only where its header does not know it. For an
+    mp3 without a Xing header it is libsndfile's estimate.
+
+    Args:
+        audio: A file, or a part of one.
+
+    Raises:
+        AudioError: As `load_audio` raises it, for what can be seen without decoding: a wav that was
+            cut is refused, a flac that was cut or a NaN is not noticed.
+        NoSamplesError: The part lies behind the end of the file.
     """
     sound = _sound(audio)
     with open_sound_file(sound.path) as file:
@@ -128,11 +156,19 @@ def audio_duration(audio: str | Path | Sound) -> float:
 
 
 def split_windows(samples: np.ndarray, window_s: float) -> list[tuple[int, int]]:
-    """Sample ranges (start, end) that cover `samples`, shape (n,), 16 kHz, in order and without
-    overlap.
+    """Cut a sound into windows: each ends at the quietest place that `quietest_cut` finds.
 
-    Each is at most `window_s` seconds; a longer one is cut by `quietest_cut`. Short sound gives one
-    range, no sound none. Raises ValueError if the window is shorter than a sample.
+    Args:
+        samples: float, shape (n,), 16 kHz.
+        window_s: Longest window, in seconds.
+
+    Returns:
+        (first sample, sample after the last) of each window, in order; together they cover the
+        sound without overlap. A sound that fits into one window is one range; a sound without
+        samples has none.
+
+    Raises:
+        ValueError: The window is shorter than a sample.
     """
     window = window_size(window_s)
     ranges, start = [], 0
@@ -144,7 +180,11 @@ def split_windows(samples: np.ndarray, window_s: float) -> list[tuple[int, int]]
 
 
 def window_size(window_s: float) -> int:
-    """Samples of a window of `window_s` seconds. Raises ValueError if it is shorter than a sample."""
+    """Return the number of samples of a window of `window_s` seconds, at 16 kHz.
+
+    Raises:
+        ValueError: It is shorter than a sample.
+    """
     if (window := int(window_s * SAMPLE_RATE)) < 1:
         raise ValueError(
             f"window_s is {window_s}; it must be at least one sample, 1/{SAMPLE_RATE} s"
@@ -153,10 +193,19 @@ def window_size(window_s: float) -> int:
 
 
 def quietest_cut(window: np.ndarray) -> int:
-    """Where a full window, shape (n,), 16 kHz, of a longer sound ends: at least 1, at most n.
+    """Find where to end a window of a longer sound: in the quietest 20 ms of its last third.
 
-    The cut falls in the last third, in the middle of the 20 ms with the least energy (smoothed over
-    60 ms, so that a stop consonant is no pause; of equals, the latest).
+    1. Cut the last third into frames of 20 ms, and take the mean energy of each.
+    2. Sum the energies of three neighbours (60 ms), so that a stop consonant is not taken for a
+       pause.
+    3. End the window in the middle of the frame with the least; of equal ones, the latest, which
+       gives the longest window.
+
+    Args:
+        window: float, shape (n,), 16 kHz; n samples are the longest window.
+
+    Returns:
+        The number of samples before the cut, from 1 to n.
     """
     frame = SAMPLE_RATE // 50
     count = len(window) // 3 // frame
@@ -187,7 +236,7 @@ def _finite(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """The same to the bit as the whole resampled at once, however it is cut into blocks."""
+    """Resample to 16 kHz; the result does not depend on how the sound is cut into blocks."""
     if rate == SAMPLE_RATE:
         yield from blocks
         return

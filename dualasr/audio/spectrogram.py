@@ -1,4 +1,4 @@
-"""Pictures of sound for HTML pages: spectrograms by librosa, with the words where they are said."""
+"""Spectrograms for HTML pages, drawn by librosa, with each word above the time it is said."""
 
 import io
 import warnings
@@ -10,12 +10,12 @@ from dualasr.audio.load import SAMPLE_RATE
 
 TimedText = tuple[float, float, str]  # start and end in seconds, and what is said
 
-SHOWN_S = 30.0  # of a longer clip, its start
-_BANDS, _COLUMNS = 64, 450  # a picture's cells: what the eye sees, in a few kilobytes
-_FLOOR_DB, _STEP_DB = 60.0, 6.0  # below the loudest cell; a step is one colour
+SHOWN_S = 30.0  # seconds; of a longer clip only the beginning is shown
+_BANDS, _COLUMNS = 64, 450  # cells of a picture: enough for the eye, and a few kilobytes
+_FLOOR_DB, _STEP_DB = 60.0, 6.0  # the range below the loudest cell, and the range of one colour
 _WIDTH_PT, _HEIGHT_PT, _ROW_PT = 691.0, 110.0, 11.0  # of the axes, and of a row of words
-_LEFT_PT, _RIGHT_PT, _BELOW_PT, _FONT_PT = 38.0, 8.0, 30.0, 8.0
-_MOST_ROWS = 4
+_LEFT_PT, _RIGHT_PT, _BELOW_PT, _FONT_PT = 38.0, 8.0, 30.0, 8.0  # margins, and size of the text
+_MOST_ROWS = 4  # of words above the picture
 
 
 def spectrogram_svg(
@@ -26,16 +26,18 @@ def spectrogram_svg(
     scale: str = "mel",
     line_hz: float | None = None,
 ) -> str:
-    """Draw a spectrogram with its words above as an SVG element that holds the picture as PNG.
+    """Draw a spectrogram, with the words above it, as an SVG element that holds a PNG.
 
-    The words are text of the page, so that the browser's fonts write every script.
+    The words are text of the page, so the browser's fonts can write every script.
 
     Args:
         samples: float, shape (samples,), 16 kHz; the first 30 s are shown.
         label: What the picture shows, for a screen reader. Pictures of one page need different
-        ones. words: Words to write where they start, in seconds of `samples`; a bar ends where the
-        word ends. scale: Of the frequencies, "mel" or "linear". line_hz: Where to draw a dashed
-        line, in Hz.
+            labels.
+        words: Words with their start and end, in seconds from the first sample. A word is written
+            where it starts, and a bar shows how long it lasts.
+        scale: Scale of the frequency axis, "mel" or "linear".
+        line_hz: Frequency of a dashed line, in Hz; None draws none.
 
     Returns:
         An SVG element in the page's own colour, about 20 kB.
@@ -55,7 +57,7 @@ def spectrogram_svg(
     axes = figure.add_axes(
         (_LEFT_PT / across, _BELOW_PT / height, _WIDTH_PT / across, _HEIGHT_PT / height)
     )
-    # 1. the sound in cells, of which few are told apart: a small PNG
+    # 1. the energy of each cell in dB, rounded to few levels, which makes a small PNG
     hop = max(SAMPLE_RATE // 100, len(samples) // _COLUMNS)
     if scale == "mel":
         power = librosa.feature.melspectrogram(
@@ -81,7 +83,7 @@ def spectrogram_svg(
     axes.set_ylabel("kHz", fontsize=_FONT_PT)
     if line_hz is not None:
         axes.axhline(line_hz, color="white", linestyle="--", linewidth=1)
-    # 3. the words: a line through the sound where each starts, a bar from start to end, the text
+    # 3. each word: a line through the picture at its start, a bar from start to end, its text
     over = axes.get_xaxis_transform()  # x in seconds, y in heights of the axes
     tops = [1 + (2 + row * _ROW_PT) / _HEIGHT_PT for _, row in places]
     starts, ends = [start for start, _, _ in words], [min(end, seconds) for _, end, _ in words]
@@ -94,10 +96,10 @@ def spectrogram_svg(
 
 
 def _places(words: Sequence[TimedText], seconds: float) -> list[tuple[float, int]]:
-    """Choose where each word is written: a time in s, and the lowest row that is free there.
+    """Choose the time in seconds and the row where each word is written.
 
-    Where no row is free, it is the one that is free first. A word that would pass the end is moved
-    to the left.
+    A word takes the lowest row that is free at its start; where none is, the row that is free
+    first. A word that would pass the right end is moved to the left.
     """
     free_s, places = [0.0] * _MOST_ROWS, []
     for start, end, text in words:
@@ -110,16 +112,26 @@ def _places(words: Sequence[TimedText], seconds: float) -> list[tuple[float, int
 
 
 def figure_svg(figure, label: str) -> str:
-    """Return a figure as an SVG element in the page's own colour and font; the same for the same
-    figure.
+    """Return a figure as an SVG element in the page's own colour and font.
+
+    The same figure with the same label gives the same text.
+
+    Args:
+        figure: A matplotlib Figure.
+        label: What the figure shows, for a screen reader.
     """
     import matplotlib
     from markupsafe import escape
 
-    label = label.encode("utf-8", "backslashreplace").decode()  # of a file name that is no UTF-8
+    # the name of a file in the label need not be valid UTF-8
+    label = label.encode("utf-8", "backslashreplace").decode()
     out = io.StringIO()
-    as_text = {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
-    with matplotlib.rc_context(as_text), warnings.catch_warnings():
+    with (
+        matplotlib.rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
+        ),
+        warnings.catch_warnings(),
+    ):
         # matplotlib's own font lacks most scripts, but the browser writes the text
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(

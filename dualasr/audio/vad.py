@@ -1,9 +1,9 @@
-"""Where somebody speaks: Silero VAD's probabilities, and the stretches of speech they make.
+"""Voice activity detection: the probabilities of Silero VAD, and the segments of speech they make.
 
 The model is the ONNX file of the package `silero-vad` (the extra `vad`), run by onnxruntime in one
-thread. The package itself is not imported: that would set torch's number of threads to one. The
-model hears 512 samples (32 ms) at a time with the 64 before them, and remembers through a state
-that is passed in and comes out.
+thread. The package itself is not imported, because its import sets torch's number of threads to
+one. The model takes 512 samples (32 ms) at a time, together with the 64 before them. Its recurrent
+state is passed in and returned.
 """
 
 import importlib.util
@@ -17,20 +17,29 @@ from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import MissingExtraError
 
 CHUNK = 512  # samples that get one probability
-_CONTEXT = 64  # samples before them that the model hears too
+_CONTEXT = 64  # samples before the chunk that the model takes too
 
 
 @dataclass(frozen=True)
 class VadOptions:
-    """What counts as speech. The names are those of Silero VAD and faster-whisper, the defaults
-    faster-whisper's.
+    """What counts as speech; names as in Silero VAD and faster-whisper, defaults of faster-whisper.
 
-    Speech starts where the probability reaches threshold, and ends where it has fallen below
-    neg_threshold (None: threshold - 0.15, at least 0.01) and has not reached threshold again for
-    min_silence_duration_ms, or for twice speech_pad_ms if that is longer, so that paddings never
-    overlap. Speech of min_speech_duration_ms or less is none; other speech is padded by
-    speech_pad_ms on both sides. max_speech_duration_s limits windows as their own length does.
-    Raises ValueError for a value out of range.
+    Speech starts where the probability reaches `threshold`. It ends where the probability has
+    fallen below `neg_threshold` and does not reach `threshold` again during the minimum silence.
+
+    Attributes:
+        threshold: Probability at which speech starts.
+        neg_threshold: Probability below which silence starts; None is threshold - 0.15, at least
+            0.01.
+        min_speech_duration_ms: Speech that lasts this many milliseconds or less is dropped.
+        max_speech_duration_s: Longest window of speech, in seconds; the window's own length limits
+            it, too.
+        min_silence_duration_ms: Milliseconds of silence that end speech. It is at least twice
+            `speech_pad_ms`, so that paddings never overlap.
+        speech_pad_ms: Milliseconds added to speech on both sides.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     threshold: float = 0.5
@@ -40,7 +49,7 @@ class VadOptions:
     min_silence_duration_ms: int = 2000
     speech_pad_ms: int = 400
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be a probability above 0")
         if self.neg_threshold is not None and not 0 < self.neg_threshold <= self.threshold:
@@ -57,10 +66,13 @@ class VadOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VadState:
-    """What the model remembers: its recurrent state, shape (2, 1, 128), and the last samples, shape
-    (64,).
+    """State of the model between two chunks.
+
+    Attributes:
+        recurrent: Recurrent state, float32, shape (2, 1, 128).
+        context: The last samples before the next chunk, float32, shape (64,).
     """
 
     recurrent: np.ndarray
@@ -68,9 +80,13 @@ class VadState:
 
 
 class SileroVad:
-    """The model. Raises MissingExtraError where silero-vad or onnxruntime is not installed."""
+    """The model Silero VAD, which gives the probability of speech.
 
-    def __init__(self):
+    Raises:
+        MissingExtraError: silero-vad or onnxruntime is not installed.
+    """
+
+    def __init__(self) -> None:
         package = importlib.util.find_spec("silero_vad")  # found, not imported
         if package is None:
             raise MissingExtraError("silero-vad", "vad")
@@ -80,6 +96,7 @@ class SileroVad:
             raise MissingExtraError("onnxruntime", "vad") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        assert package.submodule_search_locations  # it is a package, not a module
         path = Path(package.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -87,27 +104,32 @@ class SileroVad:
         self._rate = np.array(SAMPLE_RATE, np.int64)
 
     def start(self) -> VadState:
-        """The state before the first sample."""
+        """Return the state before the first sample."""
         return VadState(np.zeros((2, 1, 128), np.float32), np.zeros(_CONTEXT, np.float32))
 
     def hear(self, chunk: np.ndarray, state: VadState) -> tuple[float, VadState]:
-        """The probability that `chunk` is speech, and the state after it.
+        """Return the probability that a chunk is speech, and the state after it.
 
-        The chunk is float32 of shape (n,), 16 kHz, with at most 512 samples; silence is put after a
-        shorter one.
+        Args:
+            chunk: float32, shape (n,), 16 kHz, n at most 512; a shorter chunk is padded with
+                silence.
+            state: The state after the chunk before, or `start()`.
         """
-        heard = np.concatenate([state.context, chunk, np.zeros(CHUNK - len(chunk), np.float32)])
-        inputs = {"input": heard[None], "state": state.recurrent, "sr": self._rate}
+        samples = np.concatenate([state.context, chunk, np.zeros(CHUNK - len(chunk), np.float32)])
+        inputs = {"input": samples[None], "state": state.recurrent, "sr": self._rate}
         probability, recurrent = self._session.run(None, inputs)
-        return float(probability[0, 0]), VadState(recurrent, heard[-_CONTEXT:])
+        return float(probability[0, 0]), VadState(recurrent, samples[-_CONTEXT:])
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Speech from sample `start` to before sample `end`, without padding.
+    """A segment of speech, which may still grow, without padding.
 
-    quiet: nobody has spoken since `end`, which moves on if somebody does. over: the silence was
-        long enough, `end` stays.
+    Attributes:
+        start: Its first sample.
+        end: The sample after its last one, so far.
+        quiet: Whether silence has begun at `end`; `end` moves on if speech comes again.
+        over: Whether the silence was long enough to end the segment; `end` is final.
     """
 
     start: int
@@ -116,26 +138,34 @@ class Stretch:
     over: bool = False
 
     def is_speech(self, options: VadOptions) -> bool:
-        """Whether it is long enough; what is not may become so until it is over."""
+        """Whether it is long enough to count; a shorter one may still grow until it is over."""
         return self.end - self.start > options.min_speech_duration_ms * SAMPLE_RATE / 1000
 
 
 def follow(
     stretch: Stretch | None, probability: float, at: int, options: VadOptions
 ) -> Stretch | None:
-    """The stretch after the chunk that starts at sample `at`: begun, gone on, quiet, over, or None
-    where nobody speaks.
+    """Return the segment of speech after one more chunk; None where there is no speech.
+
+    Args:
+        stretch: The segment before this chunk, or None.
+        probability: Probability of speech in the chunk.
+        at: First sample of the chunk.
+        options: What counts as speech.
     """
+    # Two thresholds (a hysteresis), as in Silero VAD's get_speech_timestamps:
+    # 1. outside speech, only `threshold` starts a segment
+    # 2. within speech, a probability from `threshold` on extends it and ends any silence
+    # 3. a probability between the two thresholds extends it too, unless silence has begun
+    # 4. a lower one begins silence, or goes on with it until it is long enough
     if stretch is None or stretch.over:
         return Stretch(at, at + CHUNK) if probability >= options.threshold else None
     if probability >= options.threshold:
         return replace(stretch, end=at + CHUNK, quiet=False)
-    leave = (
-        max(options.threshold - 0.15, 0.01)
-        if options.neg_threshold is None
-        else options.neg_threshold
-    )
-    if probability >= leave:
+    lower = options.neg_threshold
+    if lower is None:
+        lower = max(options.threshold - 0.15, 0.01)
+    if probability >= lower:
         return stretch if stretch.quiet else replace(stretch, end=at + CHUNK)
     silence = max(options.min_silence_duration_ms, 2 * options.speech_pad_ms) * SAMPLE_RATE / 1000
     return replace(stretch, quiet=True, over=at - stretch.end >= silence)

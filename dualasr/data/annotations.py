@@ -1,8 +1,7 @@
-"""Long recordings with their transcript beside them: ELAN, Praat TextGrid, SRT, WebVTT. Each
-segment is an utterance.
+"""Read long recordings with a transcript beside them: ELAN, Praat TextGrid, SRT and WebVTT.
 
-The parsers are our own because a row that cannot be used has to be named by its line: readers on
-the package index drop it or stop at it.
+Each segment is an utterance. The parsers are our own, because a segment that cannot be used must be
+reported with its line. The readers on the package index drop such a segment, or stop at it.
 """
 
 import html
@@ -21,7 +20,15 @@ from dualasr.errors import CorpusError
 
 
 class Annotation(NamedTuple):
-    """What is said from `start` to `end`, in seconds; None where the file gives no time."""
+    """A segment of a recording.
+
+    Attributes:
+        text: What is said.
+        start: Start in seconds; None where the file gives no time.
+        end: End in seconds; None where the file gives no time.
+        tier: Name of its tier; "" in formats without tiers.
+        speaker: Name of the speaker, if known.
+    """
 
     text: str
     start: float | None
@@ -30,7 +37,8 @@ class Annotation(NamedTuple):
     speaker: str | None = None
 
 
-Annotations = Iterator[tuple[int, Annotation | str]]  # line, and the segment or why there is none
+# line of each segment, and the segment or the reason why it cannot be used
+Annotations = Iterator[tuple[int, Annotation | str]]
 
 _CUE_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _CUE = re.compile(rf"\s*{_CUE_TIME}\s*-->\s*{_CUE_TIME}(?:\s.*)?")
@@ -40,7 +48,7 @@ _PRAAT = re.compile(r'"((?:[^"]|"")*+)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?
 
 
 def find_segments(path: Path) -> list[Path]:
-    """The transcripts below a folder, or the file itself."""
+    """Return the transcripts below a folder, or the file itself if it is one."""
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     return [
         file
@@ -50,17 +58,25 @@ def find_segments(path: Path) -> list[Path]:
 
 
 def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of transcripts, each beside a recording of the same stem. Files in a folder train, dev
-    or test are of that split.
+    """Yield the segments of transcripts, each beside a recording with the same stem.
 
-    All tiers are read unless one is asked for; empty intervals are no rows. Raises CorpusError if
-    no file has the tier.
+    Files below a folder train, dev or test belong to that split. Empty intervals are no rows.
+
+    Args:
+        root: The corpus, a folder or a transcript.
+        files: The transcripts in it.
+        query: Which rows are wanted; all tiers are read unless it names one.
+        notes: Splits, tiers and advice are noted here.
+
+    Raises:
+        CorpusError: No file has the tier that the query names.
     """
     tiers: dict[str, int] = {}
     for file in files:
         place = Path(file.name) if file == root else file.relative_to(root)
         split = next((part for part in place.parts[:-1] if names_a_split(part)), None)
-        notes.splits.update({split} - {None})
+        if split is not None:
+            notes.splits.add(split)
         if not query.takes_split(split) or not query.takes_language(query.default_language):
             continue
         audio = next(
@@ -122,7 +138,10 @@ def _beside(file: Path, suffix: str) -> list[Path]:
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark. Raises ValueError."""
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Raises ValueError for another encoding.
+    """
     data = file.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -134,7 +153,12 @@ def _text(file: Path) -> str:
 
 
 def parse_subtitles(text: str) -> Annotations:
-    """The cues of an SRT or WebVTT file, without their markup; a <v> of WebVTT is the speaker."""
+    """Yield the cues of an SRT or WebVTT file, without markup; a <v> of WebVTT is the speaker.
+
+    1. Cut the text into blocks at blank lines; skip the blocks of WebVTT that are no cues.
+    2. Find the times in the first two lines of a block; the first may be a number or a name.
+    3. The lines after the times are the text.
+    """
     lines = [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]
     is_vtt, first = lines[0].startswith("WEBVTT"), 0
     for i, line in enumerate(lines):
@@ -150,27 +174,30 @@ def parse_subtitles(text: str) -> Annotations:
         if not (times := _CUE.fullmatch(block[at])):
             yield began + at, f"its times cannot be read: {block[at][:60]!r}"
             continue
-        clock = [
+        start, end = (
             3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{f}")
             for h, m, s, f in (times.groups()[:4], times.groups()[4:])
-        ]
+        )
         said = " ".join(block[at + 1 :])
         voice = _VOICE.search(said)
         said = _MARKUP.sub("", said)
-        yield (
-            began + at,
-            Annotation(
-                html.unescape(said) if is_vtt else said, *clock, speaker=voice and voice[1].strip()
-            ),
-        )
+        if is_vtt:
+            said = html.unescape(said)
+        speaker = voice[1].strip() if voice else None
+        yield began + at, Annotation(said, start, end, speaker=speaker)
 
 
 def parse_textgrid(text: str) -> Annotations:
-    """The intervals of a Praat TextGrid, long or short; points have no length and are left out.
-    Raises ValueError.
+    """Yield the intervals of a Praat TextGrid in its long or short format.
 
-    As Praat does, only quoted strings and numbers that stand alone are read: then both formats are
-    the same.
+    Only quoted strings and numbers that stand alone are read, as Praat does. In these tokens the
+    two formats are the same. Points have no length and are left out.
+
+    Args:
+        text: The content of the file.
+
+    Raises:
+        ValueError: The text is no TextGrid, or is cut short.
     """
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     tokens = (match for match in _PRAAT.finditer(text) if match.lastindex)
@@ -216,9 +243,17 @@ def parse_textgrid(text: str) -> Annotations:
 
 
 def parse_elan(text: str) -> Annotations:
-    """The annotations of an ELAN file. Those of a dependent tier have the times of the annotation
-    that they depend on, and several of one are joined. A file with a DOCTYPE is refused: ELAN
-    writes none, and entities could fill the memory. Raises ValueError.
+    """Yield the annotations of an ELAN file.
+
+    An annotation of a dependent tier has the times of the annotation that it depends on. If several
+    depend on the same one, they are joined. A file with a DOCTYPE is refused: ELAN writes none, and
+    its entities could fill the memory.
+
+    Args:
+        text: The content of the file.
+
+    Raises:
+        ValueError: The text is no ELAN file, or has a DOCTYPE.
     """
     root = _xml(text)
     if root.tag != "ANNOTATION_DOCUMENT":
@@ -231,7 +266,8 @@ def parse_elan(text: str) -> Annotations:
     parents = {a.get("ANNOTATION_ID"): a.get("ANNOTATION_REF") for a in root.iter("REF_ANNOTATION")}
 
     def aligned(id: str | None) -> str | None:
-        for _ in range(len(parents) + 1):  # no circle is longer
+        """Follow the references to the annotation that has times."""
+        for _ in range(len(parents) + 1):  # stops at a circle of references
             if id in spans or id not in parents:
                 break
             id = parents[id]
@@ -269,7 +305,10 @@ def parse_elan(text: str) -> Annotations:
 
 
 def _xml(text: str) -> Element:
-    """A tree whose elements carry their line. Raises ValueError for a DOCTYPE and for bad XML."""
+    """Return the root of a tree whose elements have their line as the attribute `line`.
+
+    Raises ValueError for a DOCTYPE and for bad XML.
+    """
 
     def refuse(*_) -> None:
         raise ValueError("has a DOCTYPE, which no ELAN file has; it was not read")

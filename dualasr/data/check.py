@@ -1,4 +1,4 @@
-"""What is in a corpus, and what is wrong with it: `dualasr corpus check`."""
+"""Check what is in a corpus, and what is wrong with it: `dualasr corpus check`."""
 
 import base64
 import hashlib
@@ -22,33 +22,53 @@ from dualasr.data.utterance import canonical_split
 from dualasr.errors import AudioError, CorpusError
 from dualasr.text import normalise
 
-SILENT_DBFS = -60.0  # RMS
+SILENT_DBFS = -60.0  # RMS level; a clip below it is silent
+# a clip is clipped if more than this share of its samples reaches this level
 FULL_SCALE, MOST_AT_FULL_SCALE = 0.999, 0.001
 MOST_CHARACTERS_A_SECOND = 25.0
-LONG_S = 30.0
+LONG_S = 30.0  # seconds, one window of Whisper
 NARROW_HZ = 4400.0  # telephone speech ends at 3.4 to 4 kHz; codecs smear it a little upwards
-FEW_NARROW = 0.05  # of the clips: a voice without strong s has that many
-SHOWN = 20  # of a list that may be long
+# Share of the clips. If fewer are narrow, the reason may be a voice without a strong s.
+FEW_NARROW = 0.05
+SHOWN = 20  # items shown of a long list
 PICTURED = 3  # clips of a split that get a spectrogram
-_BAND_S = 60  # of a long clip, what its band is measured on
+_BAND_S = 60  # seconds of a long clip whose band is measured
 
-# The letters of one script; Japanese is written in three.
+# The scripts of Japanese, which may be mixed in a word. Letters of other scripts may not.
 _JAPANESE = {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK"}
 
 
 class NarrowClip(NamedTuple):
-    """A clip without sound above about 4 kHz; `upper_hz` as `level_and_band` measures it."""
+    """A clip without sound above about 4 kHz.
+
+    Attributes:
+        id: Its name in the corpus.
+        upper_hz: The upper end of its band in Hz, as `level_and_band` measures it.
+        sound: Its file, or the part of it.
+    """
 
     id: str
     upper_hz: float
     sound: Sound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitCheck:
-    """One split. `issues` names the clips (or words) of each kind of issue; `durations` are
-    seconds, `rates` characters a second, of the clips that can be read; `narrow` are the clips with
-    a narrow band, the narrowest first. `error` says why a split cannot be read at all.
+    """What is in one split, and what is wrong with it.
+
+    Attributes:
+        split: Its name; "" for a corpus without splits.
+        clips: Number of clips.
+        hours: Hours of the clips that can be read.
+        speakers: Number of known speakers.
+        sentences: Number of different sentences.
+        characters: Each character and its count, the most frequent first.
+        issues: Each kind of issue, and the clips or words that have it.
+        skipped: Rows that could not be used.
+        durations: Seconds of each clip that can be read.
+        rates: Characters a second of each clip that can be read.
+        narrow: Clips with a narrow band, the narrowest first.
+        error: Why the split cannot be read at all; "" if it can.
     """
 
     split: str
@@ -66,7 +86,7 @@ class SplitCheck:
 
     @property
     def advice(self) -> str:
-        """What a narrow band means and what to do about it; empty where no clip has one."""
+        """What a narrow band means and what to do about it; "" where no clip has one."""
         if not self.narrow:
             return ""
         share = len(self.narrow) / len(self.durations)
@@ -75,18 +95,25 @@ class SplitCheck:
             " above about 4 kHz, as telephone speech, or speech recorded at 8 kHz and resampled."
         )
         if share < FEW_NARROW:
-            return f"{found} So few may only be speech without s, f or sh. Listen to them."
+            return f"{found} So few may only be speech without s, f or sh. Play them to find out."
         return (
-            f"{found} Whisper listens up to 8 kHz: a pack trained on such clips hears recordings"
-            " with the whole band worse, and may tell its language from others by the missing"
-            " band. Use recordings made at 16 kHz or more. If the pack is for telephone speech,"
-            " give it --negatives with the same band."
+            f"{found} Whisper uses frequencies up to 8 kHz. A pack trained on such clips makes more"
+            " errors on recordings with the whole band, and may recognise its language by the"
+            " missing band. Use recordings made at 16 kHz or more. If the pack is for telephone"
+            " speech, give it --negatives with the same band."
         )
 
 
 @dataclass(frozen=True)
 class CorpusCheck:
-    """All splits of a corpus; `notes` are what was guessed to read it."""
+    """What is in a corpus, and what is wrong with it.
+
+    Attributes:
+        path: The corpus.
+        layout: The layout in which it was read.
+        notes: A sentence for each guess that was made to read it.
+        splits: The check of each split.
+    """
 
     path: Path
     layout: str
@@ -102,16 +129,32 @@ def check_corpus(
     tier: str | None = None,
     progress: bool | None = None,
 ) -> CorpusCheck:
-    """Read every clip of every split. `progress` None shows a bar on a terminal. Raises CorpusError
-    like `load_corpus`.
+    """Read every clip of every split, and check it.
+
+    Args:
+        path: A corpus in any layout of `load_corpus`.
+        default_language: Language of rows that name none.
+        columns: Names of a table's columns.
+        tier: The only tier of annotations to read.
+        progress: Whether to show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The check of the corpus. A split that cannot be read has its `error` set.
+
+    Raises:
+        CorpusError: The corpus as a whole cannot be read, as in `load_corpus`.
     """
-    how = {"default_language": default_language or "und", "columns": columns, "tier": tier}
-    whole = load_corpus(path, None, **how)
+
+    def load(split: str | None) -> Corpus:
+        language = default_language or "und"
+        return load_corpus(path, split, default_language=language, columns=columns, tier=tier)
+
+    whole = load(None)
     names = {canonical_split(name): name for name in whole.splits}.values()
     corpora: dict[str, Corpus | str] = {}
     for name in names or ("",):
         try:
-            corpora[name] = load_corpus(path, name, **how) if name else whole
+            corpora[name] = load(name) if name else whole
         except CorpusError as error:
             corpora[name] = str(error)
     total = sum(len(corpus.utterances) for corpus in corpora.values() if isinstance(corpus, Corpus))
@@ -120,7 +163,7 @@ def check_corpus(
     ) as bar:
         splits = [
             (
-                SplitCheck(name, error=corpus)
+                SplitCheck(split=name, error=corpus)
                 if isinstance(corpus, str)
                 else _check_split(name, corpus, bar)
             )
@@ -130,6 +173,7 @@ def check_corpus(
 
 
 def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:
+    """Read each clip of a split once, then count its sentences, words and characters."""
     issues: dict[str, list[str]] = defaultdict(list)
     durations, rates, narrow = [], [], []
     first: dict[bytes, str] = {}
@@ -172,27 +216,29 @@ def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:
     issues |= odd_words(u.text for u in corpus.utterances)
     characters = Counter(char for u in corpus.utterances for char in u.text if char != " ")
     return SplitCheck(
-        name,
-        len(corpus.utterances),
-        sum(durations) / 3600,
-        len({u.speaker for u in corpus.utterances} - {None}),
-        len(sentences),
-        tuple(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
-        tuple((kind, tuple(found)) for kind, found in issues.items() if found),
-        corpus.skipped,
-        tuple(durations),
-        tuple(rates),
-        tuple(narrow),
+        split=name,
+        clips=len(corpus.utterances),
+        hours=sum(durations) / 3600,
+        speakers=len({u.speaker for u in corpus.utterances} - {None}),
+        sentences=len(sentences),
+        characters=tuple(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
+        issues=tuple((kind, tuple(found)) for kind, found in issues.items() if found),
+        skipped=corpus.skipped,
+        durations=tuple(durations),
+        rates=tuple(rates),
+        narrow=tuple(narrow),
     )
 
 
 def level_and_band(samples: np.ndarray) -> tuple[float, float]:
-    """How loud a clip is and up to which frequency it has sound.
+    """Measure the level of a clip, and the highest frequency at which it has sound.
 
-    The upper end is the 99th percentile, over the frames within 40 dB of the loudest one, of the
-    frequency below which 99 % of a frame's energy lies. The frames of s, f and sh reach it; a few
-    clicks do not lift it. Recordings of the whole band mostly reach 6 to 8 kHz, telephone speech
-    stays below 4.4 kHz.
+    1. Take the frames whose level is within 40 dB of the loudest frame.
+    2. For each, find the frequency below which 99 % of its energy lies (the spectral roll-off).
+    3. The upper end of the band is the 99th percentile of these frequencies: the frames of s, f and
+       sh reach it, and a few clicks do not change it.
+
+    Recordings of the whole band mostly reach 6 to 8 kHz. Telephone speech stays below 4.4 kHz.
 
     Args:
         samples: float, shape (samples,), 16 kHz, full scale at +-1.
@@ -202,10 +248,11 @@ def level_and_band(samples: np.ndarray) -> tuple[float, float]:
     """
     import librosa
 
-    whole = {"frame_length": len(samples), "hop_length": len(samples), "center": False}
-    level = librosa.amplitude_to_db(librosa.feature.rms(y=samples, **whole), top_db=None)
-    samples = np.pad(samples[: _BAND_S * SAMPLE_RATE], (0, max(0, 512 - len(samples))))
-    # whole frames alone: beside padding, the clip's first and last sample would sound as clicks
+    count = len(samples)  # one frame, as long as the clip
+    rms = librosa.feature.rms(y=samples, frame_length=count, hop_length=count, center=False)
+    level = librosa.amplitude_to_db(rms, top_db=None)
+    samples = np.pad(samples[: _BAND_S * SAMPLE_RATE], (0, max(0, 512 - count)))
+    # no padded frames (center=False): at the padding, the ends of the clip would be clicks
     spectrum = np.abs(librosa.stft(samples, n_fft=512, hop_length=256, center=False))
     levels = librosa.feature.rms(S=spectrum, frame_length=512)[0]
     loud = librosa.amplitude_to_db(levels, ref=np.max, top_db=None) > -40
@@ -216,15 +263,18 @@ def level_and_band(samples: np.ndarray) -> tuple[float, float]:
 
 
 def sentence_of(utterance: Utterance) -> str:
-    """What makes two texts the same sentence: the normalised text, or the text itself where nothing
-    is left of it.
+    """Return the key of a sentence: two texts with the same key are the same sentence.
+
+    It is the normalised text, or the text itself where nothing is left of it.
     """
     return normalise(utterance.text, "marks") or utterance.text
 
 
 def odd_words(texts: Iterable[str]) -> dict[str, list[str]]:
-    """The distinct words with control or private-use characters, letters of several scripts, or
-    digits, by kind.
+    """Return the different words that are odd, by kind of oddity.
+
+    The kinds are control characters, private-use or unassigned characters, letters of several
+    scripts, and digits.
     """
     kinds: dict[str, dict[str, None]] = {}
     for word in (word for text in texts for word in text.split(" ")):
@@ -249,8 +299,9 @@ def odd_words(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _script(char: str) -> str | None:
-    """The script of a letter, by the first word of its Unicode name; None for what several scripts
-    share.
+    """Return the script of a letter, which is the first word of its Unicode name.
+
+    It is None for characters that several scripts share.
     """
     name = unicodedata.name(char, "")
     return (
@@ -261,7 +312,7 @@ def _script(char: str) -> str | None:
 
 
 def to_text(check: CorpusCheck) -> str:
-    """The check in lines for a terminal."""
+    """Return the check as lines of text for a terminal."""
     lines = [f"{check.path}: {check.layout}, {len(check.splits)} split(s)", *check.notes]
     for s in check.splits:
         lines.append(f"\n{s.split or 'all splits'}")
@@ -290,7 +341,11 @@ def _shown(char: str) -> str:
 
 
 def write_html(path: Path, check: CorpusCheck) -> None:
-    """Write the check as a page that needs nothing beside it, whole or not at all.
+    """Write the check as one HTML file that needs no other file, whole or not at all.
+
+    Args:
+        path: Where to write it.
+        check: The check of a corpus.
 
     Raises:
         RunError: The page cannot be written.
@@ -310,7 +365,10 @@ def write_html(path: Path, check: CorpusCheck) -> None:
 
 
 def _pictures(s: SplitCheck) -> list[tuple[NarrowClip, str]]:
-    """Draw the clips with the narrowest band; a file that can no longer be read has no picture."""
+    """Return the clips with the narrowest band and their spectrograms as SVG.
+
+    A clip whose file can no longer be read is left out.
+    """
     from dualasr.audio.spectrogram import spectrogram_svg
 
     found = []
@@ -330,7 +388,7 @@ def _printable(text: str) -> str:
 
 
 def _histograms(s: SplitCheck) -> str:
-    """Durations and characters a second, as a PNG in base64."""
+    """Draw histograms of durations and of characters a second, as a PNG in base64."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")

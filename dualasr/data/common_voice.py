@@ -1,4 +1,4 @@
-"""Common Voice releases: a table for each split, clips beside them."""
+"""Read Common Voice releases: a table for each split, and the clips beside them."""
 
 import os
 from itertools import islice
@@ -17,8 +17,10 @@ from dualasr.data.utterance import (
 
 
 def find_common_voice(path: Path) -> list[Path]:
-    """The tables of a Common Voice folder, which has clips/ or clips.tar.gz, of a folder of such,
-    or such a table itself.
+    """Return the tables of a Common Voice release; none if it is none.
+
+    Args:
+        path: A folder with clips/ or clips.tar.gz, a folder of such folders, or one table.
     """
 
     def has_clips(folder: Path) -> bool:
@@ -37,21 +39,21 @@ def find_common_voice(path: Path) -> list[Path]:
 
 
 def _first(table: Path) -> list[str]:
-    """The cells of a TSV's first line."""
+    """Return the cells of a TSV's first line."""
     with table.open("rb") as file:
         return file.readline(100_000).decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
 
 
 def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of Common Voice's tables, clips in clips/; no quoting. Each table is a split of its own
-    name.
+    """Yield the rows of Common Voice's tables. Each table is a split of its own name.
 
-    Where validated.tsv stands without train, dev and test, its rows belong to every split.
+    The clips are in clips/. Where validated.tsv stands without train, dev and test, its rows belong
+    to every split.
     """
     notes.splits.update(table.stem for table in tables)
     divided = {table.parent for table in tables if names_a_split(table.stem)}
-    # each clip once: train, dev and test are drawn from validated; other and invalidated are
-    # neither
+    # For all splits, read each clip once: train, dev and test are drawn from validated, and other
+    # and invalidated are not used.
     if query.split is None:
         tables = [
             t
@@ -65,7 +67,7 @@ def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Row
         clips, header = unpacked(table.parent, "clips"), _first(table)
         for source, line in islice(numbered_lines(table), 1, None):
             try:
-                # no quoting: a " is a character of the text
+                # the tables have no quoting: a " is a character of the text
                 cells = line.decode().rstrip("\r\n").split("\t")
             except UnicodeDecodeError:
                 yield source, NOT_UTF8

@@ -1,11 +1,11 @@
-"""Generated speech: espeak-ng in process, through the wheel `espeakng-loader` (the extra `synth`).
+"""Generate speech with espeak-ng, from the wheel `espeakng-loader` (the extra `synth`).
 
-espeak-ng is a formant synthesiser that reads about a hundred languages at nearly a thousand times
-real time. Voices are split once and for all: the variants, pitches and rates of `role="test"` never
-sound in `role="train"`.
+espeak-ng is a formant synthesiser that reads about a hundred languages, almost a thousand times
+faster than real time. The voices are split: `role="train"` never has a variant, pitch or rate of
+`role="test"`.
 
-The library keeps state between texts and crashes on a rare one (some voices, about one text in ten
-thousand), so it runs in a process of its own behind `Speaker`, which goes on after a crash.
+The library keeps state between texts, and some voices crash on about one text in ten thousand. So
+it runs in a child process behind `Speaker`, which starts it again after a crash.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ TRAIN_VARIANTS = (
 ).split()
 ACCENTS = {"en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland"), "es": ("es", "es-419")}
 
-# events of phones, in IPA
+# numbers of speak_lib.h; the phone events are wanted in IPA
 _SYNCHRONOUS, _PHONE_EVENTS, _CHARS_UTF8, _POS_CHARACTER = 2, 1 | 2, 1, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 _EVENT_WORD, _EVENT_PHONE = 1, 7
@@ -66,8 +66,14 @@ class _Event(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Voice:
-    """How a text is read: variant of espeak-ng's voice, rate in words a minute, pitch and pitch
-    range in 0..99.
+    """How a text is read.
+
+    Attributes:
+        variant: Variant of espeak-ng's voice.
+        rate: Speed in words a minute.
+        pitch: Pitch in 0..99.
+        pitch_range: Range of the pitch in 0..99; 0 is monotone.
+        accent: Number of the accent, for languages that have several (modulo their number).
     """
 
     variant: str
@@ -77,13 +83,14 @@ class Voice:
     accent: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Utterance:
-    """A text that was read: samples of shape (n,) at 16 kHz, and the phones and words with the
-    second each starts at.
+    """A text that was read aloud.
 
-    A phone is IPA without stress marks; the empty one is a pause. A word is the place of its first
-    character in the text.
+    Attributes:
+        samples: float32, shape (n,), 16 kHz.
+        phones: Each phone, in IPA without stress marks, and its start in seconds; "" is a pause.
+        words: Index of each word's first character in the text, and its start in seconds.
     """
 
     samples: np.ndarray
@@ -92,8 +99,16 @@ class Utterance:
 
 
 def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voice:
-    """Draw a voice; test voices differ from every training voice in variant, and in rate and pitch
-    range too.
+    """Draw a voice at random.
+
+    The variants, the rates and the pitches of the two roles do not overlap.
+
+    Args:
+        rng: Source of the random choice.
+        role: Whether the voice is for training or for testing.
+
+    Returns:
+        The voice.
     """
     if role == "test":
         variant, rate, pitch = (
@@ -112,9 +127,7 @@ def draw_voice(rng: np.random.Generator, role: Literal["train", "test"]) -> Voic
 
 @functools.cache
 def _library():
-    """espeak-ng holds its state in the process: loaded once, at the first word spoken. Returns
-    (library, rate in Hz).
-    """
+    """Load espeak-ng, once in a process, and return the library and its sample rate in Hz."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -138,7 +151,7 @@ def _library():
 
 
 def _utter(text: str, language: str, voice: Voice) -> Utterance:
-    """Read `text` aloud in this process: samples in float32, peak about 0.5."""
+    """Read a text aloud in this process: float32 samples with a peak of about 0.5."""
     library, rate = _library()
     accents = ACCENTS.get(language, (language,))
     name = f"{accents[voice.accent % len(accents)]}+{voice.variant}"
@@ -160,6 +173,7 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
     )
     def receive(wave, count, events):
+        """Collect the samples and the events that the library hands over; 0 means "go on"."""
         if count > 0:
             pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())
         for event in itertools.takewhile(
@@ -174,7 +188,7 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
         return 0
 
     library.espeak_SetSynthCallback(receive)
-    library.espeak_ng_SetRandSeed(1)  # breath is noise, seeded with the time otherwise
+    library.espeak_ng_SetRandSeed(1)  # breath is noise, otherwise seeded with the time
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
     if not pieces:
@@ -189,28 +203,32 @@ def _utter(text: str, language: str, voice: Voice) -> Utterance:
 
 
 def _serve() -> None:
-    """The child's loop: pickled (text, language, voice) in, an utterance or an error out, by stdin
-    and stdout.
+    """Run the child: read pickled (text, language, voice) from stdin until it ends.
+
+    For each, an `Utterance` or an error is pickled to stdout.
     """
-    pickle.dump(_library()[1], sys.stdout.buffer)  # the greeting
+    pickle.dump(_library()[1], sys.stdout.buffer)  # says that espeak-ng started
     sys.stdout.flush()
+    reply: Utterance | DualasrError
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            answer = _utter(*request)
+            reply = _utter(*request)
         except DualasrError as error:
-            answer = error
-        pickle.dump(answer, sys.stdout.buffer)
+            reply = error
+        pickle.dump(reply, sys.stdout.buffer)
         sys.stdout.flush()
 
 
 class Speaker:
     """espeak-ng in a child process: `with Speaker() as speaker: speaker.speak(text, "ky", voice)`.
 
-    Raises MissingExtraError without espeakng-loader, DualasrError where the child cannot start.
+    Raises:
+        MissingExtraError: espeakng-loader is not installed.
+        DualasrError: The child process cannot start.
     """
 
     def __enter__(self) -> "Speaker":
@@ -220,9 +238,9 @@ class Speaker:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+        self._requests.close()
         self._process.wait()
-        self._process.stdout.close()
+        self._replies.close()
 
     def _start(self) -> None:
         command = [sys.executable, "-c", "from dualasr.data.espeak import _serve; _serve()"]
@@ -230,31 +248,50 @@ class Speaker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both pipes
+        self._requests, self._replies = self._process.stdin, self._process.stdout
         try:
-            pickle.load(self._process.stdout)
+            pickle.load(self._replies)
         except (EOFError, pickle.UnpicklingError) as error:
             raise DualasrError(
                 f"espeak-ng's process ended at its start, exit code {self._process.wait()}."
             ) from error
 
     def speak(self, text: str, language: str, voice: Voice) -> np.ndarray:
-        """The samples of `utter`: float32, shape (samples,), 16 kHz, peak about 0.5."""
+        """Read a text aloud, and return its samples alone.
+
+        Args:
+            text: What to read.
+            language: Code of the language, as espeak-ng calls it.
+            voice: How to read it.
+
+        Returns:
+            float32, shape (samples,), 16 kHz, peak about 0.5; empty where espeak-ng crashed.
+        """
         return self.utter(text, language, voice).samples
 
     def utter(self, text: str, language: str, voice: Voice) -> Utterance:
-        """Read `text` aloud; nothing is heard, no sample and no phone, where espeak-ng crashed on
-        it.
+        """Read a text aloud, with the times of its phones and words.
 
-        Raises DualasrError for a language or variant that espeak-ng does not have.
+        Args:
+            text: What to read.
+            language: Code of the language, as espeak-ng calls it.
+            voice: How to read it.
+
+        Returns:
+            The samples, phones and words; none of them where espeak-ng crashed on the text.
+
+        Raises:
+            DualasrError: espeak-ng does not have the language or the variant.
         """
         try:
-            pickle.dump((text, language, voice), self._process.stdin)
-            self._process.stdin.flush()
-            answer = pickle.load(self._process.stdout)
+            pickle.dump((text, language, voice), self._requests)
+            self._requests.flush()
+            reply = pickle.load(self._replies)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             self._process.wait()
             self._start()
             return Utterance(np.zeros(0, np.float32), ())
-        if isinstance(answer, DualasrError):
-            raise answer
-        return answer
+        if isinstance(reply, DualasrError):
+            raise reply
+        return reply

@@ -1,4 +1,4 @@
-"""FLEURS folders: tables without header, sound in archives."""
+"""Read FLEURS folders: tables without a header, sound in archives."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dualasr.languages import code_of
 
 
 def find_fleurs(path: Path) -> list[Path]:
-    """The config folders of a FLEURS folder."""
+    """Return the config folders of a FLEURS folder; none if it is none."""
     for pattern in ("data/*/*.tsv", "*/*.tsv", "*.tsv"):
         if found := sorted({table.parent for table in path.glob(pattern) if _is_fleurs(table)}):
             return found
@@ -39,7 +39,7 @@ def _is_fleurs(table: Path) -> bool:
 
 
 def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of FLEURS' tables, which have no header and no quoting."""
+    """Yield the rows of FLEURS' tables, which have no header and no quoting."""
     for config in configs:
         name = config.resolve().name
         if not query.takes_language(name, code_of(name)):
@@ -54,7 +54,7 @@ def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
 
 def _fleurs_row(line: bytes, config: str, split: str, audio: Path, query: Query) -> Utterance | str:
     try:
-        # no quoting: a " is a character of the text
+        # the tables have no quoting: a " is a character of the text
         columns = line.decode("utf-8-sig").rstrip("\r\n").split("\t")
     except UnicodeDecodeError:
         return NOT_UTF8

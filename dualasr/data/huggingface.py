@@ -1,4 +1,4 @@
-"""Corpora of Hugging Face `datasets`: a folder that save_to_disk wrote, or a hub id."""
+"""Read corpora of Hugging Face `datasets`: a folder that save_to_disk wrote, or a hub id."""
 
 import os
 import re
@@ -20,19 +20,26 @@ def is_saved(path: Path) -> bool:
 
 
 def is_hub_id(path: str | Path) -> bool:
-    """`datasets:owner/name`, `hf://datasets/owner/name`, each with :config if there is one."""
+    """Whether this is `datasets:owner/name` or `hf://datasets/owner/name`, maybe with :config."""
     return _HUB.fullmatch(str(path)) is not None
 
 
 def dataset_rows(path: Path, query: Query, notes: ReadNotes) -> Rows:
-    """Rows of a saved data set; sound inside it is written once to {path}.audio beside it.
+    """Yield the rows of a saved data set; its sound is written once to {path}.audio beside it.
 
-    Raises MissingExtraError without `datasets`, CorpusError for a folder that it cannot load.
+    Args:
+        path: The folder that save_to_disk wrote.
+        query: Which rows are wanted.
+        notes: Splits and guesses are noted here.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        CorpusError: `datasets` cannot load the folder.
     """
     datasets = _datasets()
     try:
         loaded = datasets.load_from_disk(str(path))
-    except Exception as error:  # it raises anything from KeyError to Arrow's own
+    except Exception as error:  # it raises KeyError, Arrow's own errors and more
         raise CorpusError(
             f"{path}: `datasets` cannot load it ({type(error).__name__}: {error})"
         ) from error
@@ -42,13 +49,23 @@ def dataset_rows(path: Path, query: Query, notes: ReadNotes) -> Rows:
 
 
 def hub_rows(path: str | Path, query: Query, notes: ReadNotes) -> Rows:
-    """Rows of a data set on the hub, which is downloaded whole. Not run here: the hub cannot be
-    reached from our machines.
+    """Yield the rows of a data set on the hub, which is downloaded whole.
 
-    Raises like `dataset_rows`.
+    This was never run against the hub, which our machines cannot reach.
+
+    Args:
+        path: What `is_hub_id` accepts.
+        query: Which rows are wanted.
+        notes: Splits and guesses are noted here.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        CorpusError: `datasets` cannot load the data set.
     """
     datasets = _datasets()
-    name, config = _HUB.fullmatch(str(path)).groups()
+    found = _HUB.fullmatch(str(path))
+    assert found, "only for what is_hub_id accepts"
+    name, config = found.groups()
     try:
         loaded = datasets.load_dataset(name, config)
     except Exception as error:
@@ -77,18 +94,19 @@ def _rows(
         {own if names_a_split(own) else "": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     )
     for split, part in parts.items():
-        notes.splits.update({split} - {""})
+        if split:
+            notes.splits.add(split)
         at, guessed = match_columns(query.columns, part.column_names, query.require_text, where)
         if guessed:
             notes.add(guessed)
         if "split" not in at and not query.takes_split(split):
             continue
         names = {field: part.column_names[i] for field, i in at.items()}
-        # of what it holds: another data set at this place has another
+        # the fingerprint is a hash of the contents: another data set at this path has another one
         folder = cache / part._fingerprint
         is_sound = isinstance(part.features[names["audio"]], Audio)
         if is_sound:
-            # decoding needs torchcodec
+            # the bytes alone, because `datasets` decodes them by torchcodec
             part = part.cast_column(names["audio"], Audio(decode=False))
         for i, row in enumerate(part.select_columns(list(dict.fromkeys(names.values())))):
             source = f"{where}:{split or 'row'}:{i}"
@@ -121,15 +139,15 @@ def _rows(
 
 
 def _cell(value, feature) -> str | None:
-    """A value as a table holds it; a class label by its name."""
+    """Return a value as a string, as a cell of a table; a class label by its name."""
     if value is not None and hasattr(feature, "int2str"):
         value = feature.int2str(value)
     return None if value is None else str(value).strip()
 
 
 def _written(path: Path, data: bytes) -> Path:
-    """A file with these bytes; whole or not at all. Raises RunError."""
-    path = Path(os.path.abspath(path))  # a relative one would be looked for inside the corpus
+    """Write a file if it is not there yet, whole or not at all, and return it. Raises RunError."""
+    path = Path(os.path.abspath(path))  # a relative path would be looked for inside the corpus
     if path.is_file():
         return path
     with atomic_file(path, name=f"the data set's sound to {path.parent}") as part:

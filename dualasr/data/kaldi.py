@@ -1,4 +1,4 @@
-"""Kaldi data folders: wav.scp and text, and if there are segments, utt2spk, utt2lang."""
+"""Read Kaldi data folders: wav.scp and text; segments, utt2spk and utt2lang where they exist."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ Table = dict[str, tuple[str, str]]  # key -> file:line, rest of the line
 
 
 def find_kaldi(path: Path) -> list[Path]:
-    """The folders with a wav.scp: the folder itself, or those one level below it or below its data."""
+    """Return the folders with a wav.scp: the folder itself, else those below it or below data/."""
     if (path / "wav.scp").is_file():
         return [path]
     for pattern in ("*/wav.scp", "data/*/wav.scp"):
@@ -27,16 +27,16 @@ def find_kaldi(path: Path) -> list[Path]:
 
 
 def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of Kaldi folders. A folder below `root` is a split of its own name; relative paths start
-    there or at `root`.
+    """Yield the rows of Kaldi folders. A folder below `root` is a split of its own name.
 
-    An entry of wav.scp that is a command is refused and never run. An end of -1 in segments is the
-    recording's.
+    Relative paths of sound start at the folder or at `root`. An entry of wav.scp that is a command
+    is refused and never run. An end of -1 in segments means the end of the recording.
     """
     for folder in folders:
         name = folder.resolve().name
         split = name if folder != root or names_a_split(name) else None
-        notes.splits.update({split} - {None})
+        if split is not None:
+            notes.splits.add(split)
         if not query.takes_split(split):
             continue
         tables, bad = {}, []
@@ -45,10 +45,10 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
             bad += unusable
         yield from bad
         sounds, texts, segments = tables["wav.scp"], tables["text"], tables["segments"]
-        divided = (folder / "segments").is_file()
-        rows = segments if divided else sounds
+        has_segments = (folder / "segments").is_file()
+        rows = segments if has_segments else sounds
         yield from (
-            (source, f"{id!r} is in text and not in {'segments' if divided else 'wav.scp'}")
+            (source, f"{id!r} is in text and not in {'segments' if has_segments else 'wav.scp'}")
             for id, (source, _) in texts.items()
             if id not in rows
         )
@@ -58,8 +58,8 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
             )
             if not query.takes_language(language or query.default_language):
                 continue
-            span, audio = {}, rest
-            if divided:
+            start, end, audio = None, None, rest
+            if has_segments:
                 if len(parts := rest.split()) != 3:
                     yield (
                         source,
@@ -69,10 +69,8 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
                 if parts[0] not in sounds:
                     yield source, f"its recording {parts[0]!r} is not in wav.scp"
                     continue
-                span = {
-                    "start": number(parts[1]),
-                    "end": None if number(parts[2]) == -1 else number(parts[2]),
-                }
+                start = number(parts[1])
+                end = None if number(parts[2]) == -1 else number(parts[2])
                 audio = sounds[parts[0]][1]
             if audio.endswith("|") or audio.startswith("|"):
                 yield (
@@ -94,14 +92,16 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
                     split,
                     id=id,
                     speaker=speaker,
-                    **span,
+                    start=start,
+                    end=end,
                 ),
             )
 
 
 def _table(path: Path) -> tuple[Table, list[tuple[str, str]]]:
-    """Lines by their key, and those that cannot be used with the reason; nothing if there is no
-    such file.
+    """Return the lines of a file by their key, and file:line and reason of those without use.
+
+    Both are empty if there is no such file.
     """
     rows, bad = {}, []
     for source, line in numbered_lines(path) if path.is_file() else ():

@@ -1,7 +1,7 @@
-"""Train, dev and test without a sentence in two of them, or a speaker: `dualasr corpus split`.
+"""Split a corpus into train, dev and test that share no sentence: `dualasr corpus split`.
 
-Clips that share a sentence (and, by speaker, clips that share a speaker) form a group; groups are
-dealt in seeded order.
+Clips that share a sentence form a group. With `by_speaker`, so do clips that share a speaker. Whole
+groups are assigned to splits, in an order drawn with a seed.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,14 @@ from dualasr.errors import CorpusError, RunError
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Shares of the clips for dev and test; train has the rest."""
+    """How to split a corpus.
+
+    Attributes:
+        dev: Share of the clips for dev, in 0..1.
+        test: Share of the clips for test, in 0..1; train has the rest.
+        by_speaker: Whether a speaker may be in one split only.
+        seed: Seed of the order of the groups.
+    """
 
     dev: float = 0.1
     test: float = 0.1
@@ -34,9 +41,22 @@ def split_corpus(
     columns: Columns = Columns(),
     tier: str | None = None,
 ) -> dict[str, int]:
-    """Write out/manifest.jsonl with the clips of all splits of a corpus dealt anew; the clips of
-    each split, and those skipped. Raises RunError if the manifest exists, CorpusError like
-    `load_corpus` and `deal`.
+    """Write out/manifest.jsonl, which assigns all clips of a corpus to new splits.
+
+    Args:
+        path: A corpus in any layout of `load_corpus`; its own splits are ignored.
+        out: Folder of the manifest.
+        options: Shares and seed.
+        default_language: Language of rows that name none.
+        columns: Names of a table's columns.
+        tier: The only tier of annotations to read.
+
+    Returns:
+        Number of clips in "train", "dev" and "test", and of rows "skipped".
+
+    Raises:
+        RunError: The manifest exists already, or cannot be written.
+        CorpusError: As `load_corpus` and `deal` raise it.
     """
     manifest = out / "manifest.jsonl"
     if manifest.exists():
@@ -58,11 +78,20 @@ def split_corpus(
 
 
 def deal(utterances: Sequence[Utterance], options: SplitOptions) -> list[str]:
-    """The split of each utterance, in order. A split that no group fits gets the smallest group
-    left.
+    """Return the split of each utterance, in their order.
 
-    Raises CorpusError for shares that leave nothing for train, and where a group is too large to be
-    dealt.
+    1. Put the groups of clips in random order.
+    2. For dev and then for test, go through the groups that are left, and take each one that still
+       fits into the share (a greedy solution of the knapsack problem).
+    3. If none fits, take the smallest.
+    4. The rest is train.
+
+    Args:
+        utterances: The clips.
+        options: Shares and seed.
+
+    Raises:
+        CorpusError: The shares leave nothing for train, or a group is too large to be assigned.
     """
     shares = {"dev": options.dev, "test": options.test}
     if not all(0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
@@ -74,15 +103,15 @@ def deal(utterances: Sequence[Utterance], options: SplitOptions) -> list[str]:
     order = [groups[i] for i in np.random.default_rng(options.seed).permutation(len(groups))]
     splits = ["train"] * len(utterances)
     for name, share in shares.items():
-        room, chosen = round(share * len(utterances)), []
+        left, chosen = round(share * len(utterances)), []
         for group in order:
-            if len(group) <= room:
+            if len(group) <= left:
                 chosen.append(group)
-                room -= len(group)
+                left -= len(group)
         if share and not chosen and order:
             chosen = [min(order, key=len)]
-        taken = {group[0] for group in chosen}
-        order = [group for group in order if group[0] not in taken]
+        used = {group[0] for group in chosen}
+        order = [group for group in order if group[0] not in used]
         for i in (i for group in chosen for i in group):
             splits[i] = name
     if 2 * splits.count("train") < (1 - sum(shares.values())) * len(utterances) or any(
@@ -91,15 +120,16 @@ def deal(utterances: Sequence[Utterance], options: SplitOptions) -> list[str]:
         what = "a sentence or a speaker" if options.by_speaker else "a sentence"
         raise CorpusError(
             f"{len(max(groups, key=len))} of {len(utterances)} clips hang together, clip to clip by"
-            f" {what}, and there are {len(groups)} such groups: too few to divide them as asked. "
+            f" {what}, and there are {len(groups)} such groups: too few for these shares. "
             + ("Split without --by-speaker." if options.by_speaker else "Ask for smaller shares.")
         )
     return splits
 
 
 def _groups(utterances: Sequence[Utterance], by_speaker: bool) -> list[list[int]]:
-    """Connected components: utterances that share a sentence or, if asked, a known speaker; in
-    order of their first.
+    """Group the utterances that share a sentence or, by speaker, a known speaker.
+
+    The groups are connected components, as indices of utterances, in the order of their first.
     """
     from scipy.cluster.hierarchy import DisjointSet
 

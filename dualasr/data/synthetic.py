@@ -1,9 +1,9 @@
-"""A FLEURS-shaped corpus read aloud by espeak-ng: data/{config}/{train,dev,test}.tsv and
-audio/{split}/, 16 kHz FLAC.
+"""Generate a corpus in FLEURS' layout, read aloud by espeak-ng.
 
+Its files are data/{config}/{train,dev,test}.tsv and data/{config}/audio/{split}/, FLAC at 16 kHz.
 The sentences are dualasr's own (data/sentences). No test sentence and no test voice is in a
-training set. A new language has three splits; one of the base has a test, and a train from other
-words, for audio that a pack learns not to claim.
+training set. A new language has three splits. A language of the base has a test split, and a train
+split of other words: speech that a pack learns to score low.
 """
 
 import logging
@@ -27,8 +27,8 @@ from dualasr.text import normalise
 
 log = logging.getLogger("dualasr")
 
-# A number for each language, for its random stream: it sounds the same whatever is generated beside
-# it.
+# The random stream of each language has its own number, so a language sounds the same whatever else
+# is generated.
 NUMBERS = {
     "ky_kg": 0,
     "ga_ie": 1,
@@ -40,17 +40,21 @@ NUMBERS = {
     "or_in": 7,
     "om_et": 8,
 }
-NEW = ("ky_kg", "ga_ie", "or_in", "om_et")  # that have sentences for every split
-ENLARGED = 4000  # training clips of a new language, at least, where `text` gives more sentences
+NEW = ("ky_kg", "ga_ie", "or_in", "om_et")  # languages with sentences for every split
+ENLARGED = 4000  # the least training clips of a new language, where `text` gives more sentences
 NEGATIVES = 240  # training clips of a language of the base
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """`readings` voices for each training sentence, `test_readings` for each of test.
+    """How much speech to generate.
 
-    `text` is a folder of more sentences, <code>.txt or *_<code>.txt; `limit` takes the first
-    sentences of each split alone.
+    Attributes:
+        readings: Number of voices that read each training sentence.
+        test_readings: Number of voices that read each test sentence.
+        text: Folder with more training sentences, <code>.txt or *_<code>.txt; None for none.
+        seed: Seed of voices and new sentences.
+        limit: Only the first sentences of each split are read, this many; None reads all.
     """
 
     readings: int = 2
@@ -61,7 +65,7 @@ class GenerateOptions:
 
 
 def sentences(language: str, split: str) -> list[str]:
-    """The committed sentences of a language and split, one a line."""
+    """Return the sentences in this package of a language and split."""
     return (
         (files("dualasr.data") / "sentences" / f"{language}.{split}.txt")
         .read_text(encoding="utf-8")
@@ -70,6 +74,7 @@ def sentences(language: str, split: str) -> list[str]:
 
 
 def _grams(text: str) -> set[str]:
+    """Return the character 4-grams of a normalised text."""
     text = f" {normalise(text, 'marks')} "
     return {text[i : i + GRAM] for i in range(len(text) - GRAM + 1)}
 
@@ -77,14 +82,24 @@ def _grams(text: str) -> set[str]:
 def recombine(
     pool: list[str], count: int, rng: np.random.Generator, held: Sequence[str] = ()
 ) -> list[str]:
-    """Further sentences from the words of two others: the start of one and the end of the other, as
-    read by nobody yet.
+    """Make new sentences: each is the start of one sentence and the end of another.
 
-    Half a question remains a question: a pack that never heard one in other languages takes the
-    melody for its own. None of them is nearly one of `held`: Jaccard similarity of character
-    4-grams well below the limit of the audit (contamination.py), which estimates it.
+    Half a question stays a question. A pack that was trained on questions only in its own language
+    would recognise the language by their melody.
+
+    Args:
+        pool: Sentences to take the halves from.
+        count: Number of sentences to make.
+        rng: Source of the random choices.
+        held: Sentences of dev and test. No new sentence is nearly one of them: the Jaccard
+            similarity of their character 4-grams is below 0.6. (`contamination.py` reports 0.7 and
+            above, but only estimates the similarity.)
+
+    Returns:
+        The new sentences, `count` of them.
     """
-    made, kept = [], [_grams(text) for text in held]
+    made: list[str] = []
+    kept = [_grams(text) for text in held]
     while len(made) < count:
         first, second = (pool[rng.integers(len(pool))].split() for _ in range(2))
         text = " ".join(
@@ -99,7 +114,7 @@ def recombine(
 def texts_of(
     config: str, split: str, options: GenerateOptions, rng: np.random.Generator
 ) -> tuple[list[str], list[int]]:
-    """Texts to read and their sentence ids."""
+    """Return the texts to read for a split, and the sentence id of each."""
     code, limit = code_of(config), options.limit
     if config not in NEW and split == "train":
         texts = recombine(
@@ -124,10 +139,13 @@ def texts_of(
 
 
 def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
-    """Tables and audio of a config into an empty folder, the same every time, whatever was spoken
-    before.
+    """Write tables and audio of a config into an empty folder.
 
-    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    They are the same every time, whatever was generated before.
+
+    Raises:
+        CorpusError: The language has no sentences.
+        MissingExtraError: espeakng-loader is not installed.
     """
     if config not in NUMBERS:
         raise CorpusError(f"{config} has no sentences to be read; there is {', '.join(NUMBERS)}.")
@@ -139,6 +157,7 @@ def speak_config(config: str, folder: Path, options: GenerateOptions) -> None:
 def _speak_split(
     config: str, split: str, folder: Path, options: GenerateOptions, speaker: Speaker
 ) -> None:
+    """Write the table and the audio of one split; a text without speech is left out."""
     rng = np.random.default_rng([options.seed, NUMBERS[config], len(split)])
     texts, ids = texts_of(config, split, options, rng)
     (folder / "audio" / split).mkdir(parents=True)
@@ -161,9 +180,16 @@ def _speak_split(
 def generate_corpus(
     root: Path, configs: Sequence[str], options: GenerateOptions = GenerateOptions()
 ) -> None:
-    """`root`/data/{config} of each config that is not there yet, whole or not at all.
+    """Write root/data/{config} of each config that is not there yet, whole or not at all.
 
-    Raises CorpusError for a language without sentences, MissingExtraError without espeak-ng.
+    Args:
+        root: Folder of the corpus.
+        configs: Languages as FLEURS calls them, or their codes.
+        options: How much speech to generate.
+
+    Raises:
+        CorpusError: A language has no sentences.
+        MissingExtraError: espeakng-loader is not installed.
     """
     for config in (language_of(config).config for config in configs):
         folder = root / "data" / config

@@ -1,4 +1,4 @@
-"""Corpora whose rows stand in CSV or TSV files with a header."""
+"""Read corpora whose rows are in CSV or TSV files with a header."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ from dualasr.data.utterance import (
 )
 from dualasr.errors import CorpusError
 
-_GUESSES = {  # in order of preference
+_GUESSES = {  # common names of each column, in order of preference
     "audio": (
         "audio path file filename file_name audio_path audio_file audio_filename audio_filepath"
         " filepath file_path wav wav_path wav_file clip recording"
@@ -40,13 +40,18 @@ _GUESSES = {  # in order of preference
     "end": "end end_time end_s stop",
 }
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
-_LONGEST = 10  # lines of one quoted row; more is a quote that was never closed
+_LONGEST = 10  # lines of one quoted row; if it has more, its quote was never closed
 _SOUND_FOLDERS = ("audio", "clips", "wav", "wavs")
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The tables of a corpus: a file, train/dev/test tables in a folder, or the only table of one.
-    Raises CorpusError.
+    """Return the tables of a corpus; none if there are none.
+
+    Args:
+        path: A table, a folder with tables named train, dev and test, or a folder with one table.
+
+    Raises:
+        CorpusError: A folder holds several tables, and none has the name of a split.
     """
     if path.is_file():
         return [path] if path.suffix.lower() in (".csv", ".tsv") else []
@@ -65,8 +70,10 @@ def find_tables(path: Path) -> list[Path]:
 
 
 def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Rows of CSV or TSV files with a header; sound beside the table or in a folder audio, clips,
-    wav or the split's.
+    """Yield the rows of CSV or TSV files with a header.
+
+    Sound is looked for beside the table, in the folders audio, clips, wav and wavs beside it, and
+    in folders of the split's name in each of these.
     """
     for table in tables:
         lines = _lines_of(table)
@@ -75,7 +82,8 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
         if guessed:
             notes.add(guessed)
         split = table.stem if names_a_split(table.stem) else None
-        notes.splits.update({split} - {None})
+        if split is not None:
+            notes.splits.add(split)
         if "split" not in at and not query.takes_split(split):
             continue
         roots = [
@@ -104,11 +112,18 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
 def row_of_fields(
     fields: dict, query: Query, notes: ReadNotes, roots: list[Path], split: str | None
 ) -> Utterance | str | None:
-    """The row of a table's cells by `Columns` name, where `split` is the table's own; None if it is
-    not asked for.
+    """Return the utterance of a table's row, the reason why there is none, or None.
+
+    Args:
+        fields: The cells of the row by their names in `Columns`.
+        query: Which rows are wanted; another row gives None.
+        notes: The split of the row is noted here.
+        roots: Folders in which the sound is looked for.
+        split: Split of the table, for a row that names none.
     """
     own, language = fields.get("split") or split, fields.get("language")
-    notes.splits.update({own} - {None})
+    if own is not None:
+        notes.splits.add(own)
     if not query.takes_split(own) or not query.takes_language(language or query.default_language):
         return None
     audio = fields["audio"]
@@ -129,8 +144,20 @@ def row_of_fields(
 def match_columns(
     columns: Columns, header: list[str], require_text: bool, where: str
 ) -> tuple[dict[str, int], str]:
-    """Where each column stands, by its `Columns` name, and a sentence on what was guessed. Raises
-    CorpusError.
+    """Find the columns of a table.
+
+    Args:
+        columns: The names that the user gave.
+        header: The names in the table.
+        require_text: Whether a table without text is refused.
+        where: What a message calls the table.
+
+    Returns:
+        The position of each column by its name in `Columns`, and a sentence on what was guessed
+        ("" if nothing was).
+
+    Raises:
+        CorpusError: A named column is missing, or none can be guessed to hold audio or text.
     """
     names = [name.strip() for name in header]
     lower = [name.lower() for name in names]
@@ -178,12 +205,14 @@ def _lines_of(table: Path) -> list[bytes]:
 
 
 def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Line number and cells of each row, or why it has none.
+    """Yield the line number of each row, and its cells or the reason why it has none.
 
-    A row that does not parse costs one line, so that a quote which is never closed does not swallow
-    the rows after it. In a TSV such a quote is a character of the text.
+    1. Parse a row from at most ten lines, since a quoted cell may hold line breaks.
+    2. If that fails, skip only one line: a quote that is never closed does not cost the rows after
+       it. In a TSV such a quote is a character of the text, and the line is cut at its tabs.
     """
     i = 0
+    record: list[str] | str
     while i < len(lines):
         used = 1
         if lines[i].strip():
@@ -205,8 +234,10 @@ def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str
 
 
 def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], str]:
-    """The header and its delimiter: the one by which most of the wanted columns are there, of those
-    the most columns.
+    """Return the header of a table and its delimiter. Raises CorpusError.
+
+    Of the possible delimiters it is the one that gives most known columns. Of equal ones, it is the
+    one that gives most columns, then the usual one for the file's suffix.
     """
     known = {name for field in asdict(query.columns) for name in _GUESSES[field].split()}
     wanted = {name for name in asdict(query.columns).values() if name}
@@ -237,8 +268,16 @@ def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], s
 
 
 def unpacked(folder: Path, name: str) -> Path:
-    """folder/{name}, unpacked from folder/{name}.tar.gz if need be; it appears whole or not at all.
-    Raises CorpusError.
+    """Return folder/{name}, unpacked from folder/{name}.tar.gz if it is not there yet.
+
+    It appears whole or not at all.
+
+    Args:
+        folder: Where the archive is.
+        name: Name of the folder in it.
+
+    Raises:
+        CorpusError: The archive cannot be unpacked, or has a file outside its folder.
     """
     target, archive = folder / name, folder / f"{name}.tar.gz"
     if target.is_dir() or not archive.is_file():
@@ -250,8 +289,8 @@ def unpacked(folder: Path, name: str) -> Path:
                 tar.extractall(flat, filter="data")
             nested = flat / name
             os.rename(nested if nested.is_dir() else flat, target)
-    # TarError: also a member that climbs out
+    # TarError is raised for a member outside the folder, too
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        if not target.is_dir():  # else another process was faster
+        if not target.is_dir():  # otherwise another process was faster
             raise CorpusError(f"{archive}: cannot be unpacked ({error})") from error
     return target

@@ -1,29 +1,37 @@
-"""One transcribed clip, what is asked of a corpus, and the checks that the rows of every layout
-pass.
-"""
+"""A transcribed clip, a query to a corpus, and the checks that the rows of every layout pass."""
 
 import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from dualasr.audio.load import Sound, audio_duration
 from dualasr.errors import AudioError
 
 NOT_UTF8 = "is not UTF-8"
-SLACK = 0.1  # s that a segment may end after its recording
+SLACK = 0.1  # seconds by which a segment may end after its recording
 _DEV = {"valid", "validation", "val", "dev"}
 _NAMED_SPLITS = _DEV | {"train", "test"}
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip and what is said in it; `duration` in seconds, `sentence` the FLoRes id that FLEURS
-    languages share.
+    """One clip and its text: a whole file, or a segment of a recording.
 
-    A segment of a recording has `start` and `end`, seconds into `audio`; a clip that is the whole
-    file has neither.
+    Attributes:
+        id: Name of the clip, used once in a corpus.
+        text: What is said.
+        language: Code of the language.
+        audio: The sound file.
+        duration: Length in seconds; None where it is not known.
+        split: Name of the split.
+        speaker: Name of the speaker, if known.
+        sentence: FLoRes id of the sentence, which all languages of FLEURS share.
+        start: Where a segment begins, in seconds from the beginning of the file; None for a whole
+            file.
+        end: Where a segment ends, in seconds; None for a whole file, or for the end of the file.
     """
 
     id: str
@@ -39,13 +47,13 @@ class Utterance:
 
     @property
     def sound(self) -> Sound:
-        """What `load_audio` reads."""
+        """The sound of the clip, for `load_audio`."""
         return Sound(self.audio, self.start or 0.0, self.end)
 
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that could not be used; `source` is file:line."""
+    """A row that could not be used; `source` is its file:line, `reason` says why."""
 
     source: str
     reason: str
@@ -53,7 +61,18 @@ class SkippedRow:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of a table's columns; None is guessed from common names."""
+    """Names of a table's columns; a column whose name is None is guessed from common names.
+
+    Attributes:
+        audio: Column with the path of the sound file.
+        text: Column with what is said.
+        language: Column with the code of the language.
+        split: Column with the name of the split.
+        speaker: Column with the name of the speaker.
+        id: Column with the id of the clip.
+        start: Column with the start of a segment, in seconds.
+        end: Column with the end of a segment, in seconds.
+    """
 
     audio: str | None = None
     text: str | None = None
@@ -67,7 +86,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Query:
-    """Which rows a reader is asked for; `split` and `languages` None are all of them."""
+    """Which rows a reader gives, and how it reads them.
+
+    Attributes:
+        split: Split of the rows; None is all of them.
+        languages: Languages of the rows; None is all of them.
+        default_language: Language of rows that name none.
+        require_text: Whether a row must have text.
+        columns: Names of a table's columns.
+        tier: The only tier of annotations to read; None is all of them.
+    """
 
     split: str | None
     languages: frozenset[str] | None = None
@@ -77,36 +105,41 @@ class Query:
     tier: str | None = None
 
     def takes_split(self, split: str | None) -> bool:
-        """A row without a split belongs to every split."""
+        """Whether rows of this split are wanted; a row without a split belongs to every split."""
         return not split or self.split is None or same_split(split, self.split)
 
     def takes_language(self, *names: str | None) -> bool:
-        """A row without a language is taken, and then skipped with a reason."""
+        """Whether rows are wanted whose language has one of these names.
+
+        A row without a language is accepted here, and skipped later with a reason.
+        """
         return self.languages is None or not any(names) or not self.languages.isdisjoint(names)
 
 
 @dataclass
 class ReadNotes:
-    """What a reader meets on its way: the splits, and what it guessed, as a sentence each."""
+    """Notes that a reader makes: the splits that it found, and a sentence for each guess."""
 
     splits: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def add(self, note: str) -> None:
+        """Add a sentence, once."""
         if note not in self.notes:
             self.notes.append(note)
 
 
-# file:line, and what it holds or why it holds nothing usable
+# file:line of each row, and its utterance or the reason why it cannot be used
 Rows = Iterator[tuple[str, Utterance | str]]
 
 
 def canonical_split(split: str) -> str:
-    """One name for valid, validation, val and dev."""
+    """Return "dev" for valid, validation, val and dev; any other name as it is."""
     return "dev" if split.lower() in _DEV else split
 
 
 def same_split(one: str, other: str) -> bool:
+    """Whether two names mean the same split."""
     return canonical_split(one) == canonical_split(other)
 
 
@@ -116,7 +149,7 @@ def names_a_split(name: str) -> bool:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines that are not blank, each with its file:line."""
+    """Yield the lines that are not blank, each with its file:line."""
     with path.open("rb") as file:  # bytes, so that one line of bad UTF-8 is one skipped row
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -138,11 +171,21 @@ def row_of(
     end: float | str | None = None,
     duration: float | str | None = None,
 ) -> Utterance | str:
-    """The utterance of a row's fields, or why there is none. Relative audio is looked for in each
-    of `roots`.
+    """Return the utterance of a row's fields, or the reason why there is none.
 
-    Times are seconds; a `start` with a `duration` and no `end` is a segment, too. A row without id
-    has its audio path, and a segment its stretch of it.
+    Args:
+        query: The query to the corpus.
+        audio: Path of the sound file.
+        roots: Folders in which a relative path is looked for, in this order.
+        text: What is said.
+        language: Code of the language; else the query's default is taken.
+        split: Split of the row.
+        id: Name of the clip; else the audio path, followed by the times of a segment.
+        speaker: Name of the speaker.
+        sentence: FLoRes id of the sentence.
+        start: Start of a segment in seconds. A string is refused with a reason, here and below.
+        end: End of a segment in seconds.
+        duration: Length in seconds; it gives the end of a segment with a start and no end.
     """
     language = language or query.default_language
     if not audio:
@@ -154,43 +197,55 @@ def row_of(
         )
     if not language:
         return "has no lang, and no default language was given"
+    times: list[float | None] = []
     for name, value in (("start", start), ("end", end), ("duration", duration)):
-        if value is not None and not (type(value) in (int, float) and 0 <= value < 1e9):
+        if value is None:
+            times.append(None)
+        elif _is_number(value) and 0 <= value < 1e9:
+            times.append(float(value))
+        else:
             return f"{name} is {value!r}, not seconds"
-    if start is not None and end is None and duration is not None:
-        end = start + duration
-    if start is not None or end is not None:
-        start, end = float(start or 0), None if end is None else float(end)
-        if end is not None and end <= start:
-            return f"its end, {end:g} s, is not after its start, {start:g} s"
-        duration = None if end is None else end - start
+    first, last, length = times
+    if first is not None and last is None and length is not None:
+        last = first + length
+    if first is not None or last is not None:
+        first = first or 0.0
+        if last is not None and last <= first:
+            return f"its end, {last:g} s, is not after its start, {first:g} s"
+        length = None if last is None else last - first
     found = (
         next((root / audio for root in roots if os.path.isfile(root / audio)), None)
         if len(roots) > 1
         else None
     )
-    duration = None if duration is None else float(duration)
     split = (split if query.split is None else query.split) or ""
-    # W3C Media Fragments
-    stretch = "" if start is None else f"#t={start:.3f}" + ("" if end is None else f",{end:.3f}")
+    # the times of a segment as W3C Media Fragments write them
+    fragment = "" if first is None else f"#t={first:.3f}" + ("" if last is None else f",{last:.3f}")
     return Utterance(
-        id or audio + stretch,
-        (text or "").strip(),
-        language,
-        found or roots[0] / audio,
-        duration,
-        split,
-        speaker or None,
-        sentence,
-        start,
-        end,
+        id=id or audio + fragment,
+        text=(text or "").strip(),
+        language=language,
+        audio=found or roots[0] / audio,
+        duration=length,
+        split=split,
+        speaker=speaker or None,
+        sentence=sentence,
+        start=first,
+        end=last,
     )
 
 
-def within_recording(row: Utterance, lengths: dict[Path, float | str]) -> Utterance | str:
-    """A segment that ends within its recording, or why it does not; a whole clip as it is.
+def _is_number(value: float | str) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    `lengths` keeps the seconds of each recording asked for, or why it cannot be read.
+
+def within_recording(row: Utterance, lengths: dict[Path, float | str]) -> Utterance | str:
+    """Return a segment cut to its recording, or the reason why it lies beyond it.
+
+    Args:
+        row: An utterance; one that is a whole file is returned as it is.
+        lengths: A cache, which this function fills: the length of each recording in seconds, or the
+            reason why it cannot be read.
     """
     if row.start is None:
         return row
@@ -213,8 +268,9 @@ def within_recording(row: Utterance, lengths: dict[Path, float | str]) -> Uttera
 
 
 def number(cell: str | None) -> float | str | None:
-    """A cell's number; a cell that holds none as it is, for `row_of` to refuse; None for an empty
-    one.
+    """Return the number in a cell of a table; None for an empty cell.
+
+    A cell that holds no number is returned as it is, and `row_of` refuses it with a reason.
     """
     if cell is None or not cell.strip():
         return None
