@@ -115,7 +115,7 @@ class Script:
     def start(self):
         return 0
 
-    def hear(self, chunk, state):
+    def speech_probs(self, chunk, state):
         return self.probabilities[state], state + 1
 
 
@@ -358,7 +358,7 @@ def check_against_the_package(samples, folder):
     vad = SileroVad()
     state, probabilities = vad.start(), []
     for at in range(0, len(samples), CHUNK):
-        probability, state = vad.hear(samples[at : at + CHUNK], state)
+        probability, state = vad.speech_probs(samples[at : at + CHUNK], state)
         probabilities.append(probability)
     assert max(expected) > 0.9 > 0.1 > min(expected)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)

@@ -107,7 +107,7 @@ class SileroVad:
         """Return the state before the first sample."""
         return VadState(np.zeros((2, 1, 128), np.float32), np.zeros(_CONTEXT, np.float32))
 
-    def hear(self, chunk: np.ndarray, state: VadState) -> tuple[float, VadState]:
+    def speech_probs(self, chunk: np.ndarray, state: VadState) -> tuple[float, VadState]:
         """Return the probability that a chunk is speech, and the state after it.
 
         Args:

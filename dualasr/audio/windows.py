@@ -137,7 +137,7 @@ def _speech(
         if chunk is None:  # the end of the sound ends any speech
             stretch = replace(stretch, over=True) if stretch and not stretch.over else None
         else:
-            probability, state = vad.hear(chunk, state)
+            probability, state = vad.speech_probs(chunk, state)
             stretch = follow(stretch, probability, recent.end, options)
             recent.add(chunk)
         start = max(cut, (stretch.start if stretch else recent.end) - pad)
