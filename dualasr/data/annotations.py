@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from dualasr.audio.load import SUFFIXES
-from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Rows, names_a_split, row_of
+from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Row, Rows, names_a_split, row_of
 from dualasr.errors import CorpusError
 
 
@@ -91,7 +91,7 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
         try:
             for line, segment in _PARSERS[file.suffix.lower()](_text(file)):
                 if isinstance(segment, str):
-                    yield f"{file}:{line}", segment
+                    yield Row(f"{file}:{line}", segment, split)
                     continue
                 tier, text = segment.tier, " ".join(segment.text.split())
                 if not text:
@@ -102,26 +102,24 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
                     if query.tier not in (None, tier):
                         continue
                 if segment.start is None or segment.end is None:
-                    yield f"{file}:{line}", "has no time"
+                    yield Row(f"{file}:{line}", "has no time", split)
                     continue
                 id = ":".join(filter(None, (place.as_posix(), tier, str(numbers[tier]))))
-                yield (
-                    f"{file}:{line}",
-                    row_of(
-                        query,
-                        audio.name,
-                        [file.parent],
-                        text,
-                        None,
-                        split,
-                        id=id,
-                        speaker=segment.speaker,
-                        start=segment.start,
-                        end=segment.end,
-                    ),
+                row = row_of(
+                    query,
+                    audio.name,
+                    [file.parent],
+                    text,
+                    None,
+                    split,
+                    id=id,
+                    speaker=segment.speaker,
+                    start=segment.start,
+                    end=segment.end,
                 )
+                yield Row(f"{file}:{line}", row, split)
         except ValueError as error:
-            yield str(file), str(error)
+            yield Row(str(file), str(error), split)
     if query.tier is not None and tiers and query.tier not in tiers:
         near = get_close_matches(query.tier, tiers, 1)
         raise CorpusError(

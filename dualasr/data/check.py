@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dualasr.atomic import atomic_file
 from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, load_audio
-from dualasr.data.corpus import Columns, Corpus, SkippedRow, Utterance, load_corpus
+from dualasr.data.corpus import Columns, Corpus, SkippedRow, Utterance, load_corpus, load_splits
 from dualasr.data.utterance import canonical_split
 from dualasr.errors import AudioError, CorpusError
 from dualasr.text import normalise
@@ -144,32 +144,26 @@ def check_corpus(
     Raises:
         CorpusError: The corpus as a whole cannot be read, as in `load_corpus`.
     """
-
-    def load(split: str | None) -> Corpus:
-        language = default_language or "und"
-        return load_corpus(path, split, default_language=language, columns=columns, tier=tier)
-
-    whole = load(None)
-    names = {canonical_split(name): name for name in whole.splits}.values()
-    corpora: dict[str, Corpus | str] = {}
-    for name in names or ("",):
-        try:
-            corpora[name] = load(name) if name else whole
-        except CorpusError as error:
-            corpora[name] = str(error)
+    language = default_language or "und"
+    whole = load_corpus(path, None, default_language=language, columns=columns, tier=tier)
+    corpora: dict[str, Corpus | CorpusError] = {"": whole}
+    if whole.splits:
+        names = list({canonical_split(name): name for name in whole.splits}.values())
+        splits = load_splits(path, names, default_language=language, columns=columns, tier=tier)
+        corpora = dict(splits.found)
     total = sum(len(corpus.utterances) for corpus in corpora.values() if isinstance(corpus, Corpus))
     with tqdm(
         total=total, desc="clips", unit="clip", disable=None if progress is None else not progress
     ) as bar:
-        splits = [
+        checks = [
             (
-                SplitCheck(split=name, error=corpus)
-                if isinstance(corpus, str)
+                SplitCheck(split=name, error=str(corpus))
+                if isinstance(corpus, CorpusError)
                 else _check_split(name, corpus, bar)
             )
             for name, corpus in corpora.items()
         ]
-    return CorpusCheck(Path(path), whole.layout, whole.notes, tuple(splits))
+    return CorpusCheck(Path(path), whole.layout, whole.notes, tuple(checks))
 
 
 def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:

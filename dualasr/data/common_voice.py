@@ -9,6 +9,7 @@ from dualasr.data.utterance import (
     NOT_UTF8,
     Query,
     ReadNotes,
+    Row,
     Rows,
     names_a_split,
     numbered_lines,
@@ -54,7 +55,7 @@ def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Row
     divided = {table.parent for table in tables if names_a_split(table.stem)}
     # For all splits, read each clip once: train, dev and test are drawn from validated, and other
     # and invalidated are not used.
-    if query.split is None:
+    if query.splits is None:
         tables = [
             t
             for t in tables
@@ -70,26 +71,24 @@ def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Row
                 # the tables have no quoting: a " is a character of the text
                 cells = line.decode().rstrip("\r\n").split("\t")
             except UnicodeDecodeError:
-                yield source, NOT_UTF8
+                yield Row(source, NOT_UTF8, split)
                 continue
             if len(cells) != len(header):
-                yield source, f"has {len(cells)} columns, the header has {len(header)}"
+                yield Row(source, f"has {len(cells)} columns, the header has {len(header)}", split)
                 continue
             row = dict(zip(header, cells, strict=True))
             if not query.takes_language(row.get("locale") or query.default_language):
                 continue
             if os.path.basename(row["path"]) != row["path"]:
-                yield source, f"audio path {row['path']} climbs out of {clips}"
+                yield Row(source, f"audio path {row['path']} climbs out of {clips}", split)
                 continue
-            yield (
-                source,
-                row_of(
-                    query,
-                    row["path"],
-                    [clips],
-                    row["sentence"],
-                    row.get("locale"),
-                    split,
-                    speaker=row["client_id"],
-                ),
+            made = row_of(
+                query,
+                row["path"],
+                [clips],
+                row["sentence"],
+                row.get("locale"),
+                split,
+                speaker=row["client_id"],
             )
+            yield Row(source, made, split)

@@ -6,8 +6,8 @@ with its file, line and reason, so that utterances and skipped rows add up to th
 
 import json
 import os
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dualasr.atomic import atomic_file
@@ -23,11 +23,13 @@ from dualasr.data.utterance import (
     Columns,
     Query,
     ReadNotes,
+    Row,
     Rows,
     SkippedRow,
     Utterance,
     numbered_lines,
     row_of,
+    same_split,
     within_recording,
 )
 from dualasr.errors import CorpusError
@@ -38,6 +40,7 @@ __all__ = [
     "SkippedRow",
     "Utterance",
     "load_corpus",
+    "load_splits",
     "text_file",
     "write_manifest",
 ]
@@ -125,54 +128,158 @@ def load_corpus(
             are not UTF-8, or an archive is damaged or climbs out of its folder.
         MissingExtraError: The layout needs the package `datasets`, which is not installed.
     """
-    path, found = Path(path), ReadNotes()
     wanted = None if languages is None else frozenset(languages)
-    asked = Query(split, wanted, default_language, require_text, columns, tier)
-    layout, rows = _read(path, asked, found)
-    utterances: dict[str, Utterance] = {}
-    skipped: list[SkippedRow] = []
-    lengths: dict[Path, float | str] = {}
-    garbled = 0
-    for source, row in rows:
+    splits = None if split is None else (split,)
+    query = Query(splits, wanted, default_language, require_text, columns, tier)
+    collected, _ = _collect(Path(path), query, splits or (None,), strict)
+    [found] = collected.values()
+    if isinstance(found, CorpusError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True)
+class CorpusSplits:
+    """Several splits of a corpus, from one reading.
+
+    Attributes:
+        found: By the split's name, what was read, or why there is nothing usable.
+        names: The names of all splits that were seen.
+    """
+
+    found: Mapping[str, Corpus | CorpusError]
+    names: tuple[str, ...]
+
+    def split(self, name: str) -> Corpus:
+        """Return one of these splits. Raises CorpusError if it has no usable row."""
+        found = self.found[name]
+        if isinstance(found, CorpusError):
+            raise found
+        return found
+
+
+def load_splits(
+    path: str | Path,
+    splits: Sequence[str],
+    *,
+    languages: Collection[str] | None = None,
+    default_language: str | None = None,
+    strict: bool = False,
+    require_text: bool = True,
+    columns: Columns = Columns(),
+    tier: str | None = None,
+) -> CorpusSplits:
+    """Read several splits of a corpus at once. Each is what `load_corpus` gives for it.
+
+    Args:
+        path: The corpus.
+        splits: The splits' names.
+        languages: As in `load_corpus`, like all that follow.
+        default_language: Of rows that name none.
+        strict: Whether a row that would be skipped is an error of its split.
+        require_text: Whether a row without text is skipped.
+        columns: Names of a table's columns.
+        tier: Name of the tier of ELAN files and TextGrids.
+
+    Returns:
+        The splits.
+
+    Raises:
+        CorpusError: The corpus as a whole cannot be read.
+        MissingExtraError: The layout needs the package `datasets`, which is not installed.
+    """
+    wanted = None if languages is None else frozenset(languages)
+    query = Query(tuple(splits), wanted, default_language, require_text, columns, tier)
+    collected, notes = _collect(Path(path), query, splits, strict)
+    found = {name: corpus for name, corpus in collected.items() if name is not None}
+    return CorpusSplits(found, tuple(sorted(notes.splits)))
+
+
+def _collect(
+    path: Path, query: Query, splits: Sequence[str | None], strict: bool
+) -> tuple[dict[str | None, Corpus | CorpusError], ReadNotes]:
+    """Read the rows once, and give each to the splits that it belongs to; the split None is all."""
+    notes = ReadNotes()
+    lengths: dict[Path, float | str] = {}  # seconds of recordings, or why there are none
+    layout, rows = _read(path, query, notes)
+    collectors = [_Collector(split, query, strict, lengths) for split in splits]
+    for row in rows:
+        for collector in collectors:
+            collector.add(row)
+    return {
+        collector.split: collector.finish(path, layout, notes) for collector in collectors
+    }, notes
+
+
+@dataclass
+class _Collector:
+    """The usable rows of one split, and why others are not usable."""
+
+    split: str | None
+    query: Query
+    strict: bool
+    lengths: dict[Path, float | str]
+    utterances: dict[str, Utterance] = field(default_factory=dict)
+    skipped: list[SkippedRow] = field(default_factory=list)
+    garbled: int = 0  # rows that are not UTF-8
+    error: CorpusError | None = None
+
+    def add(self, row: Row) -> None:
+        """Take a row if it belongs to the split."""
+        if self.error or (self.split and row.split and not same_split(row.split, self.split)):
+            return
+        usable = self._usable(row.content)
+        if not isinstance(usable, str):
+            self.utterances[usable.id] = usable
+            return
+        self.garbled += NOT_UTF8 in usable
+        self.skipped.append(SkippedRow(row.source, usable))
+        if self.strict:
+            self.error = CorpusError(f"{row.source}: {usable}")
+
+    def _usable(self, row: Utterance | str) -> Utterance | str:
+        """The utterance under the split's own name, or why it cannot be used."""
         if isinstance(row, str):
-            reason = row
-            garbled += NOT_UTF8 in row
-        elif require_text and not row.text:
-            reason = "has no text"
-        elif not os.path.isfile(row.audio):
-            reason = f"audio file {row.audio} is missing"
-        elif row.id in utterances:
-            reason = f"id {row.id!r} was used before"
-        elif isinstance(bounded := within_recording(row, lengths), str):
-            reason = bounded
-        else:
-            utterances[row.id] = bounded
-            continue
-        if strict:
-            raise CorpusError(f"{source}: {reason}")
-        skipped.append(SkippedRow(source, reason))
-    if 2 * garbled > len(utterances) + len(skipped):
-        raise CorpusError(
-            f"{path}: {garbled} of {len(utterances) + len(skipped)} rows are not UTF-8; if it is"
-            " Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+            return row
+        if self.query.require_text and not row.text:
+            return "has no text"
+        if not os.path.isfile(row.audio):
+            return f"audio file {row.audio} is missing"
+        if row.id in self.utterances:
+            return f"id {row.id!r} was used before"
+        bounded = within_recording(row, self.lengths)
+        if isinstance(bounded, str) or self.split is None:
+            return bounded
+        return replace(bounded, split=self.split)
+
+    def finish(self, path: Path, layout: str, notes: ReadNotes) -> Corpus | CorpusError:
+        """The split as a corpus, or why there is none."""
+        utterances, skipped, query = self.utterances, self.skipped, self.query
+        if self.error:
+            return self.error
+        if 2 * self.garbled > len(utterances) + len(skipped):
+            return CorpusError(
+                f"{path}: {self.garbled} of {len(utterances) + len(skipped)} rows are not UTF-8; if"
+                " it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW"
+            )
+        if not utterances:
+            languages = ", ".join(sorted(query.languages or ()))
+            of = "" if query.languages is None else f" for the languages {languages}"
+            names = ", ".join(sorted(notes.splits)) or "none"
+            splits = f"splits found: {names}; {len(skipped)} rows were skipped"
+            first = (
+                f", the first one at {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+            )
+            which = "" if self.split is None else f"split {self.split!r} "
+            return CorpusError(f"{path}: {which}has no usable rows{of}; {splits}{first}")
+        return Corpus(
+            tuple(utterances.values()),
+            tuple(skipped),
+            path,
+            layout,
+            tuple(sorted(notes.splits)),
+            tuple(notes.notes),
         )
-    if not utterances:
-        of = "" if wanted is None else f" for the languages {', '.join(sorted(wanted))}"
-        splits = (
-            f"splits found: {', '.join(sorted(found.splits)) or 'none'}; {len(skipped)} rows were"
-            " skipped"
-        )
-        first = f", the first one at {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        which = "" if split is None else f"split {split!r} "
-        raise CorpusError(f"{path}: {which}has no usable rows{of}; {splits}{first}")
-    return Corpus(
-        tuple(utterances.values()),
-        tuple(skipped),
-        path,
-        layout,
-        tuple(sorted(found.splits)),
-        tuple(found.notes),
-    )
 
 
 def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
@@ -256,33 +363,34 @@ def _jsonl_rows(manifest: Path, query: Query, notes: ReadNotes) -> Rows:
     for source, line in numbered_lines(manifest):
         fields = _json_fields(line)
         if isinstance(fields, str):
-            yield source, fields
+            yield Row(source, fields, None)
             continue
         split, language = fields["split"], fields["lang"] or fields["language"]
         notes.splits.update({split} - {None, ""})
-        if query.takes_split(split) and query.takes_language(language or query.default_language):
-            id, speaker, sentence = (
-                None if fields.get(name) is None else str(fields[name])
-                for name in ("id", "speaker", "sentence")
-            )
-            start = fields.get("start") if fields.get("start") is not None else fields.get("offset")
-            yield (
-                source,
-                row_of(
-                    query,
-                    fields["audio"] or fields["audio_filepath"],
-                    [manifest.parent],
-                    fields["text"],
-                    language,
-                    split,
-                    id=id,
-                    speaker=speaker,
-                    sentence=sentence,
-                    start=start,
-                    end=fields.get("end"),
-                    duration=fields.get("duration"),
-                ),
-            )
+        if not query.takes_split(split):
+            continue
+        if not query.takes_language(language or query.default_language):
+            continue
+        id, speaker, sentence = (
+            None if fields.get(name) is None else str(fields[name])
+            for name in ("id", "speaker", "sentence")
+        )
+        start = fields.get("start") if fields.get("start") is not None else fields.get("offset")
+        row = row_of(
+            query,
+            fields["audio"] or fields["audio_filepath"],
+            [manifest.parent],
+            fields["text"],
+            language,
+            split,
+            id=id,
+            speaker=speaker,
+            sentence=sentence,
+            start=start,
+            end=fields.get("end"),
+            duration=fields.get("duration"),
+        )
+        yield Row(source, row, split)
 
 
 def _json_fields(line: bytes) -> dict | str:

@@ -9,6 +9,7 @@ from dualasr.data.utterance import (
     NOT_UTF8,
     Query,
     ReadNotes,
+    Row,
     Rows,
     Utterance,
     canonical_split,
@@ -49,7 +50,8 @@ def fleurs_rows(configs: list[Path], query: Query, notes: ReadNotes) -> Rows:
             if query.takes_split(table.stem):
                 audio = unpacked(config / "audio", table.stem)
                 for source, line in numbered_lines(table):
-                    yield source, _fleurs_row(line, name, table.stem, audio, query)
+                    row = _fleurs_row(line, name, table.stem, audio, query)
+                    yield Row(source, row, canonical_split(table.stem))
 
 
 def _fleurs_row(line: bytes, config: str, split: str, audio: Path, query: Query) -> Utterance | str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dualasr.atomic import atomic_file
 from dualasr.data.tables import match_columns, row_of_fields
-from dualasr.data.utterance import Query, ReadNotes, Rows, names_a_split
+from dualasr.data.utterance import Query, ReadNotes, Row, Rows, names_a_split
 from dualasr.errors import CorpusError, MissingExtraError
 
 _HUB = re.compile(r"(?:datasets:|hf:/+datasets/)([^:]+?)/?(?::(.+))?")
@@ -135,7 +135,7 @@ def _rows(
                     {**fields, "audio": sound and str(sound)}, query, notes, roots, split
                 )
             ) is not None:
-                yield source, made
+                yield Row(source, made, fields.get("split") or split)
 
 
 def _cell(value, feature) -> str | None:

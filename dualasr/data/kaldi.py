@@ -6,6 +6,7 @@ from dualasr.data.utterance import (
     NOT_UTF8,
     Query,
     ReadNotes,
+    Row,
     Rows,
     names_a_split,
     number,
@@ -43,12 +44,16 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
         for file in ("wav.scp", "text", "segments", "utt2spk", "utt2lang"):
             tables[file], unusable = _table(folder / file)
             bad += unusable
-        yield from bad
+        yield from (Row(source, reason, split) for source, reason in bad)
         sounds, texts, segments = tables["wav.scp"], tables["text"], tables["segments"]
         has_segments = (folder / "segments").is_file()
         rows = segments if has_segments else sounds
         yield from (
-            (source, f"{id!r} is in text and not in {'segments' if has_segments else 'wav.scp'}")
+            Row(
+                source,
+                f"{id!r} is in text and not in {'segments' if has_segments else 'wav.scp'}",
+                split,
+            )
             for id, (source, _) in texts.items()
             if id not in rows
         )
@@ -61,41 +66,37 @@ def kaldi_rows(root: Path, folders: list[Path], query: Query, notes: ReadNotes) 
             start, end, audio = None, None, rest
             if has_segments:
                 if len(parts := rest.split()) != 3:
-                    yield (
-                        source,
-                        f"has {len(parts) + 1} columns, wanted utterance, recording, start and end",
+                    reason = (
+                        f"has {len(parts) + 1} columns, wanted utterance, recording, start and end"
                     )
+                    yield Row(source, reason, split)
                     continue
                 if parts[0] not in sounds:
-                    yield source, f"its recording {parts[0]!r} is not in wav.scp"
+                    yield Row(source, f"its recording {parts[0]!r} is not in wav.scp", split)
                     continue
                 start = number(parts[1])
                 end = None if number(parts[2]) == -1 else number(parts[2])
                 audio = sounds[parts[0]][1]
             if audio.endswith("|") or audio.startswith("|"):
-                yield (
-                    source,
-                    (
-                        f"its sound is a command, which is never run: {audio[:60]}; write the sound"
-                        " to a file first"
-                    ),
+                reason = (
+                    f"its sound is a command, which is never run: {audio[:60]}; write the sound"
+                    " to a file first"
                 )
+                yield Row(source, reason, split)
                 continue
-            yield (
-                source,
-                row_of(
-                    query,
-                    audio,
-                    [folder, root],
-                    text,
-                    language,
-                    split,
-                    id=id,
-                    speaker=speaker,
-                    start=start,
-                    end=end,
-                ),
+            row = row_of(
+                query,
+                audio,
+                [folder, root],
+                text,
+                language,
+                split,
+                id=id,
+                speaker=speaker,
+                start=start,
+                end=end,
             )
+            yield Row(source, row, split)
 
 
 def _table(path: Path) -> tuple[Table, list[tuple[str, str]]]:

@@ -15,6 +15,7 @@ from dualasr.data.utterance import (
     Columns,
     Query,
     ReadNotes,
+    Row,
     Rows,
     Utterance,
     names_a_split,
@@ -102,11 +103,11 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
             if isinstance(record, list) and len(record) != len(header):
                 record = f"has {len(record)} columns, the header has {len(header)}"
             if isinstance(record, str):
-                yield f"{table}:{line}", record
+                yield Row(f"{table}:{line}", record, split)
                 continue
             fields = {name: record[i].strip() for name, i in at.items()}
             if (row := row_of_fields(fields, query, notes, roots, split)) is not None:
-                yield f"{table}:{line}", row
+                yield Row(f"{table}:{line}", row, fields.get("split") or split)
 
 
 def row_of_fields(

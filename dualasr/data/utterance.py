@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from dualasr.audio.load import Sound, audio_duration
 from dualasr.errors import AudioError
@@ -89,7 +89,7 @@ class Query:
     """Which rows a reader gives, and how it reads them.
 
     Attributes:
-        split: Split of the rows; None is all of them.
+        splits: Splits of the rows; None is all of them.
         languages: Languages of the rows; None is all of them.
         default_language: Language of rows that name none.
         require_text: Whether a row must have text.
@@ -97,7 +97,7 @@ class Query:
         tier: The only tier of annotations to read; None is all of them.
     """
 
-    split: str | None
+    splits: tuple[str, ...] | None
     languages: frozenset[str] | None = None
     default_language: str | None = None
     require_text: bool = True
@@ -106,7 +106,9 @@ class Query:
 
     def takes_split(self, split: str | None) -> bool:
         """Whether rows of this split are wanted; a row without a split belongs to every split."""
-        return not split or self.split is None or same_split(split, self.split)
+        if not split or self.splits is None:
+            return True
+        return any(same_split(split, wanted) for wanted in self.splits)
 
     def takes_language(self, *names: str | None) -> bool:
         """Whether rows are wanted whose language has one of these names.
@@ -129,8 +131,21 @@ class ReadNotes:
             self.notes.append(note)
 
 
-# file:line of each row, and its utterance or the reason why it cannot be used
-Rows = Iterator[tuple[str, Utterance | str]]
+class Row(NamedTuple):
+    """A row of a corpus.
+
+    Attributes:
+        source: file:line.
+        content: The utterance, or why there is none.
+        split: The split that it belongs to; None or "" is every split.
+    """
+
+    source: str
+    content: Utterance | str
+    split: str | None
+
+
+Rows = Iterator[Row]
 
 
 def canonical_split(split: str) -> str:
@@ -218,7 +233,6 @@ def row_of(
         if len(roots) > 1
         else None
     )
-    split = (split if query.split is None else query.split) or ""
     # the times of a segment as W3C Media Fragments write them
     fragment = "" if first is None else f"#t={first:.3f}" + ("" if last is None else f",{last:.3f}")
     return Utterance(
@@ -227,7 +241,7 @@ def row_of(
         language=language,
         audio=found or roots[0] / audio,
         duration=length,
-        split=split,
+        split=split or "",
         speaker=speaker or None,
         sentence=sentence,
         start=first,

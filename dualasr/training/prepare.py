@@ -6,6 +6,7 @@ Nothing is dropped in silence: what cannot be used is in `Prepared.skipped` with
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dualasr.audio.load import Sound, audio_duration
-from dualasr.data.corpus import Utterance, load_corpus, sounds_below, splits_of
+from dualasr.data.corpus import Utterance, load_corpus, load_splits, sounds_below
 from dualasr.errors import AudioError, CorpusError
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
@@ -76,23 +77,11 @@ def find_negatives(
     train: list[list[Sound]] = []
     dev: list[list[Sound]] = []
     for path in map(Path, paths):
-        try:
-            sounds = _sounds_of(path, "train", languages)
-        except CorpusError:
-            if splits := splits_of(path):
-                raise CorpusError(
-                    f"{path} has no train split, only {', '.join(splits)}, which a pack must not"
-                    " hear; leave it out, or name a folder of sound files."
-                ) from None
-            if not (sounds := sounds_below(path)):
-                raise
+        sounds, kept = _negatives_of(path, languages)
         rng = np.random.default_rng([seed, 17, len(train)])
         sounds = [sounds[i] for i in rng.permutation(len(sounds))]
-        try:
-            known = set(sounds)
-            kept = [sound for sound in _sounds_of(path, "dev", languages) if sound not in known]
-        except CorpusError:
-            kept = []
+        known = set(sounds)
+        kept = [sound for sound in kept if sound not in known]
         kept = [kept[i] for i in rng.permutation(len(kept))]
         if not kept:
             count = max(ceil(LEAST_KEPT / len(paths)), len(sounds) // 8)
@@ -102,10 +91,33 @@ def find_negatives(
     return _by_turns(train)[:MOST_NEGATIVES], _by_turns(dev)[:MOST_KEPT]
 
 
-def _sounds_of(path: Path, split: str, languages: Sequence[str]) -> list[Sound]:
-    """A split of a corpus, without these languages. Raises CorpusError."""
-    corpus = load_corpus(path, split, default_language="und", require_text=False)
-    return [u.sound for u in corpus.utterances if u.language not in languages]
+def _negatives_of(path: Path, languages: Sequence[str]) -> tuple[list[Sound], list[Sound]]:
+    """Train and dev sounds of a corpus, without these languages, or all sounds below a folder."""
+    try:
+        splits = load_splits(path, ("train", "dev"), default_language="und", require_text=False)
+    except CorpusError:
+        if not (sounds := sounds_below(path)):
+            raise
+        return sounds, []
+    try:
+        train = splits.split("train")
+    except CorpusError:
+        if splits.names:
+            raise CorpusError(
+                f"{path} has no train split, only {', '.join(splits.names)}, which a pack must not"
+                " hear; leave it out, or name a folder of sound files."
+            ) from None
+        if not (sounds := sounds_below(path)):
+            raise
+        return sounds, []
+    dev: Sequence[Utterance] = ()
+    with suppress(CorpusError):
+        dev = splits.split("dev").utterances
+    own = set(languages)
+    return (
+        [u.sound for u in train.utterances if u.language not in own],
+        [u.sound for u in dev if u.language not in own],
+    )
 
 
 def _by_turns(found: Sequence[Sequence[Sound]]) -> list[Sound]:
@@ -140,47 +152,33 @@ class ReadCorpora:
     notes: tuple[str, ...] = ()
 
 
-def _load(
-    options: AddLanguageOptions, split: str
-) -> tuple[list[Utterance], list[SkippedClip], list[str]]:
-    """A split of all corpora that have it, what was skipped, and notes. Raises CorpusError where
-    none has it.
+def _divide(options: AddLanguageOptions) -> ReadCorpora:
+    """Train and dev as the corpora divide them; clips of every split are divided by sentence.
+
+    Dev is that of the corpora that have one. Where none has, some training sentences become dev.
     """
-    utterances: list[Utterance] = []
+    train: list[Utterance] = []
+    dev: list[Utterance] = []
     skipped: list[SkippedClip] = []
     notes: list[str] = []
-    without: list[CorpusError] = []
+    only = next(iter(options.languages)) if len(options.languages) == 1 else None
     for path in options.corpora:
-        only = next(iter(options.languages)) if len(options.languages) == 1 else None
-        try:
-            corpus = load_corpus(
-                path,
-                split,
-                languages=list(options.languages),
-                default_language=only,
-                strict=options.strict,
-                columns=options.columns,
-                tier=options.tier,
-            )
-        except CorpusError as error:
-            without.append(error)
-            if split == "train" or len(without) == len(options.corpora):
-                raise
-            continue
-        notes += [f"{path.name}: {note}" for note in corpus.notes]
-        utterances += corpus.utterances
+        splits = load_splits(
+            path,
+            ("train", "dev"),
+            languages=list(options.languages),
+            default_language=only,
+            strict=options.strict,
+            columns=options.columns,
+            tier=options.tier,
+        )
+        corpus = splits.split("train")
+        train += corpus.utterances
         skipped += [SkippedClip(row.source, row.reason) for row in corpus.skipped]
-    return utterances, skipped, notes
-
-
-def _divide(options: AddLanguageOptions) -> ReadCorpora:
-    """Train and dev as the corpora divide them; of clips that belong to every split some become
-    dev.
-    """
-    train, skipped, notes = _load(options, "train")
-    try:
-        dev, _, _ = _load(options, "dev")
-    except CorpusError:
+        notes += [f"{path.name}: {note}" for note in corpus.notes]
+        with suppress(CorpusError):
+            dev += splits.split("dev").utterances
+    if not dev:
         train, dev = _split_off_dev(train)
     both = {u.sound for u in train} & {u.sound for u in dev}
     undivided, more_dev = _split_off_dev([u for u in train if u.sound in both])
