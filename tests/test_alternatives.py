@@ -256,7 +256,15 @@ def test_the_papers_selector_over_tau_and_beta(recipe):
             Hypothesis((1, 2), text, 3 * average, True)
             for text, average in zip(texts, averages, strict=True)
         ]
-        return tables.Evidence(code, "right", 2.0, best_tag, score, *both)
+        return tables.Evidence(
+            language=code,
+            ref="right",
+            seconds=2.0,
+            best_tag=best_tag,
+            score=score,
+            primary=both[0],
+            secondary=both[1],
+        )
 
     sure, doubtful = clip("en", -0.01, -0.9, (-0.2, -0.9)), clip("ky", -0.1, -0.3, (-1.0, -0.9))
     rows = {(row["tau"], row["beta"]): row for row in tables.sweep([sure, doubtful], ["ky"])}

@@ -7,7 +7,7 @@ import torch
 from dualasr.model.secondary import Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.dataset import Clip
-from dualasr.training.language_head import UNHEARD, fit_language_head
+from dualasr.training.language_head import NO_CLIPS, fit_language_head
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_large_class_is_no_likelier_than_a_small_one(backbone, cached):
 def test_without_negatives_nothing_is_known_of_others(backbone, cached):
     one, two = make_secondary(backbone, ("ky",)), make_secondary(backbone, ("ky", "ga"))
     fit_language_head(one, cached(1, 5, 0), [])
-    assert logits(one, cached(1, 2, 1)).tolist() == [[UNHEARD, 0.0]] * 4
+    assert logits(one, cached(1, 2, 1)).tolist() == [[NO_CLIPS, 0.0]] * 4
     fit_language_head(two, [*cached(1, 12, 0), *cached(2, 12, 0)], [])
     found = logits(two, cached(2, 6, 1))
-    assert (found.argmax(-1) == 2).all() and (found[:, 0] == UNHEARD).all()
+    assert (found.argmax(-1) == 2).all() and (found[:, 0] == NO_CLIPS).all()

@@ -17,16 +17,8 @@ from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import PRIMARY, Calibration, Logistic, PackScore, SelectorOptions
 from dualasr.packs.format import read_selector, save_pack, write_selector
-from dualasr.training.set_calibration import (
-    ScoredClip,
-    SetOptions,
-    calibrate_set,
-    decide,
-    fit_set,
-    measure,
-    read_unknown,
-    score_clips,
-)
+from dualasr.training.calibrate_set import calibrate_set, read_unknown, score_clips
+from dualasr.training.set_calibration import ScoredClip, SetOptions, decide, fit_set, measure
 
 SECOND_PASS = Calibration(second_pass=Logistic((1.0, 1.0, 0.0)))
 

@@ -60,12 +60,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dualasr.data.corpus import load_corpus
-    from dualasr.training.set_calibration import (
-        SetOptions,
-        calibrate_set,
-        read_unknown,
-        refuse_test,
-    )
+    from dualasr.training.calibrate_set import calibrate_set, read_unknown, refuse_test
+    from dualasr.training.set_calibration import SetOptions
     from dualasr.training.set_calibration_report import draw, to_text, write_calibration
 
     refuse_test(args.split)

@@ -1,7 +1,14 @@
-"""Add a language: from a corpus to a pack folder, in numbered steps, resumable at each.
+"""Add a language: from a corpus to a pack folder, in numbered steps. A stopped run can be resumed.
 
-`OUT.run` holds the run: resolved arguments, metrics.jsonl, checkpoints while it trains, dev scores.
-`OUT` is the pack; it appears whole at the end. The trunk cache may be shared between runs.
+1. Read the corpora, and leave out what cannot be used (prepare.py).
+2. Make the vocabulary from the training text (tokenizer.py).
+3. Compute the trunk's activations of every clip and variant (trunk_cache.py).
+4. Train the secondary (trainer.py), and fit its language head (language_head.py).
+5. Choose the CTC weight and fit the calibration, on dev (calibration.py).
+6. Write the pack.
+
+`OUT.run` holds the run: resolved arguments, metrics.jsonl, and checkpoints while it trains. `OUT`
+is the pack; it appears whole at the end. Runs may share a trunk cache.
 """
 
 import json
@@ -45,18 +52,22 @@ from dualasr.training.trainer import checkpoints, train_secondary
 
 log = logging.getLogger("dualasr")
 
-# of processes that wait for the first one's trunk activations and calibration
+# how long processes wait for the first one's trunk activations and calibration
 PATIENCE = timedelta(days=1)
 MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
 
 def _settings(options: AddLanguageOptions) -> dict:
-    """Resolved arguments as JSON holds them."""
+    """Return the resolved arguments as JSON holds them."""
     return json.loads(json.dumps(asdict(options), default=str, ensure_ascii=False))
 
 
 def open_run(options: AddLanguageOptions, resume: bool) -> None:
-    """Make OUT.run and keep the arguments there, or check that they are the same. Raises RunError."""
+    """Make OUT.run and write the arguments there, or check that they are the same.
+
+    Raises:
+        RunError: A code or the folder cannot be used, or the run has other settings.
+    """
     for code in options.languages:
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
             raise RunError(
@@ -86,8 +97,11 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
 
 
 def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None:
-    """The pack to go on from, if any. Raises RunError where it is of another shape or its languages
-    do not come first.
+    """Load the pack to go on from, if there is one.
+
+    Raises:
+        PackError: It cannot be loaded.
+        RunError: It is of another shape, or its languages do not come first.
     """
     if options.init is None:
         return None
@@ -100,7 +114,7 @@ def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None
         )
     if pack.secondary.options != options.secondary.resolve(backbone.layers):
         raise RunError(
-            f"{options.init} has other settings than asked for ({pack.secondary.options}); go on"
+            f"{options.init} has other settings than wanted ({pack.secondary.options}); go on"
             " with the same."
         )
     return pack
@@ -108,8 +122,13 @@ def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """What steps 1 to 3 give: an untrained secondary, what it is trained on, and the pack that it
-    goes on from.
+    """The results of steps 1 to 3.
+
+    Attributes:
+        secondary: The untrained secondary.
+        corpora: Utterances of train and dev.
+        data: Clips over cached activations.
+        before: The pack to go on from; None without one.
     """
 
     secondary: Secondary
@@ -119,12 +138,12 @@ class Ready:
 
 
 def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
-    """Run steps 1 to 3. Raises CorpusError, AudioError, PackError or RunError."""
+    """Run steps 1 to 3. Raises as `add_language`."""
     log.info("1 data")
     corpora = read_corpora(options, backbone.window_s)
     for note in corpora.notes:
         log.info(f"  {note}")
-    hours = sum(u.duration for u in corpora.train) / 3600
+    hours = sum(u.duration or 0.0 for u in corpora.train) / 3600
     log.info(f"  {len(corpora.train)} training and {len(corpora.dev)} dev clips, {hours:.2f} hours")
 
     log.info("2 tokenizer")
@@ -172,7 +191,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
         AudioError: With `options.strict`, a clip cannot be read.
         BaseModelError: The base cannot be loaded.
         PackError: The pack to go on from cannot be loaded.
-        RunError: The settings cannot be, the folder is taken, or the disk is full.
+        RunError: A setting is outside its range, the folder exists, or the disk is full.
     """
     began, processes = time.time(), PartialState(cpu=options.device == "cpu", timeout=PATIENCE)
     backbone = Backbone.load(options.base, device=find_device(options.device))
@@ -214,7 +233,7 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
 
 
 def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> PackInfo:
-    """Step 5: the pack's name and languages, with its CTC weight and calibration fitted on dev."""
+    """Run step 5: return the pack's record, with CTC weight and calibration fitted on dev."""
     data = ready.data
     info = PackInfo(
         options.name or options.out.name, dict(options.languages), target=options.target
@@ -229,7 +248,7 @@ def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Read
     )
     if not calibration.negatives:
         log.info(
-            "  no --negatives: the pack cannot tell its languages from others; routing beside the"
+            "  no --negatives: the pack never met other languages; routing beside the"
             " primary is unreliable"
         )
     scores = {"dev CER": round(rates[weight], 4)} if rates else {}
@@ -237,7 +256,7 @@ def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Read
 
 
 def training_record(options: AddLanguageOptions, data: Prepared, minutes: float) -> dict:
-    """What pack.json and the model card say of the training."""
+    """Return the record of the training for pack.json and the model card."""
     training = options.training
     record = {
         "clips": len(data.train),
@@ -257,7 +276,7 @@ def training_record(options: AddLanguageOptions, data: Prepared, minutes: float)
 def statistics_of(
     options: AddLanguageOptions, backbone: Backbone, ready: Ready
 ) -> LanguageStatistics:
-    """How the pack's languages sound to the primary, from its training clips."""
+    """Fit the statistics of the pack's languages on its training clips."""
     variants = options.training.variants_of(len(ready.corpora.train))
     labelled = {clip.id for clip in ready.data.train}
     utterances = [u for u in ready.corpora.train if u.id in labelled]
@@ -267,10 +286,8 @@ def statistics_of(
 
 
 def fingerprints_of(ready: Ready) -> Fingerprints:
-    """Fingerprints of all that the pack was trained on, and of what the pack was trained on that it
-    goes on from.
-    """
-    heard = [(u.sound, u.text, u.language) for u in ready.corpora.train]
-    heard += [(sound, "", "und") for sound in ready.data.negatives_audio]
+    """Return the fingerprints of all training clips, those of the earlier pack's training too."""
+    clips = [(u.sound, u.text, u.language) for u in ready.corpora.train]
+    clips += [(sound, "", "und") for sound in ready.data.negatives_audio]
     earlier = read_fingerprints(ready.before.folder) if ready.before else None
-    return join([fingerprint(heard), *([earlier] if earlier else [])])
+    return join([fingerprint(clips), *([earlier] if earlier else [])])

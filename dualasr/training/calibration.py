@@ -1,14 +1,15 @@
-"""What a pack learns after training: from dev the weight of CTC in its joint score and its place in
-the selector, from training clips how its languages sound to the primary.
+"""Fit what a pack needs beside its weights, after training.
 
-Positives of dev are clips of the pack's languages; negatives are clips in other languages that
-training never saw.
+The weight of CTC in the joint score and the selector's calibration are fitted on dev. Its positives
+are clips in the pack's languages; its negatives are clips in other languages that training did not
+use. The statistics of the pack's languages come from training clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from tqdm import tqdm
 
@@ -30,15 +31,17 @@ from dualasr.parallel import worker_pool
 from dualasr.text import normalise
 from dualasr.training.trunk_cache import TrunkCache
 
-PENALTY = 1e-3  # on a squared weight
-PRIOR_PENALTY = 0.1  # on a weight's squared distance from a prior
+PENALTY = 1e-3  # of a squared weight
+PRIOR_PENALTY = 0.1  # of a squared distance from a prior
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
-MOST_HEARD = 400  # training clips of a language, for its statistics
+MOST_CLIPS = 400  # training clips of a language that its statistics are fitted on
 
 
-def _batches(model: DualWhisper, clips: Sequence[Sound], size: int = 8):
-    """Clips, cut at the window, in batches: lists of (samples,) arrays."""
+def _batches(
+    model: DualWhisper, clips: Sequence[Sound], size: int = 8
+) -> Iterator[list[np.ndarray]]:
+    """Load clips in batches, as (samples,) arrays of at most a window."""
     for first in range(0, len(clips), size):
         yield [
             load_window(sound, model.backbone.window_samples)
@@ -55,12 +58,23 @@ def choose_ctc_weight(
     beam: int = 5,
     weights: Sequence[float] = CTC_WEIGHTS,
 ) -> tuple[float, dict[float, float]]:
-    """The largest of `weights` whose dev CER exceeds the lowest by at most a standard error, and
-    the CER of each.
+    """Choose the weight of CTC in a pack's joint score.
 
-    Dev is small, and often of the same kind of sentences as train, where the attention decoder does
-    well from memory: on others it wrote fluent sentences that nobody had said. Where dev cannot
-    tell, the more is left to CTC, which hears. Of a pack that has nothing but CTC it is 1.
+    It is the largest whose dev CER exceeds the lowest CER by at most a standard error. Dev is
+    small, and its sentences are often like those of train, which the attention decoder partly knows
+    by heart: on other sentences it wrote fluent text that nobody had said. CTC depends more on the
+    sound, so it gets the largest weight that dev allows. A pack with the CTC head alone gets 1.
+
+    Args:
+        model: The base and the pack.
+        name: The pack's name.
+        clips: Dev clips.
+        refs: Their transcripts.
+        beam: Beam width.
+        weights: Weights to choose from, in 0..1.
+
+    Returns:
+        The weight, and dev CER by weight.
     """
     weights = weights if model.pack(name).secondary.decoder.spells else (1.0,)
     hyps: dict[float, list[str]] = {weight: [] for weight in weights}
@@ -78,8 +92,9 @@ def choose_ctc_weight(
 
 
 def largest_within_error(errors: Mapping[float, np.ndarray]) -> float:
-    """The largest key whose errors, (clips,), exceed those of the best by at most the standard
-    error of the difference.
+    """Return the largest key that is not clearly worse than the best one.
+
+    Its errors, (clips,), exceed those of the best by at most the standard error of the difference.
     """
     best = min(errors.values(), key=np.sum)
     more = {key: row - best for key, row in errors.items()}
@@ -89,41 +104,52 @@ def largest_within_error(errors: Mapping[float, np.ndarray]) -> float:
 def calibrate(
     model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]
 ) -> Calibration:
-    """Fit a pack's calibration: head; head, tag and uncertainty; and the second pass (selector.py).
+    """Fit a pack's calibration (steps 5 and 7 of selector.py).
 
-    Without negatives nothing can be fitted: the default comes back, marked `negatives=False`.
+    Three logistic regressions are fitted: of the head alone; of head, tag and the primary's
+    uncertainty; and of the second pass, whose prior is the default calibration's.
+
+    Args:
+        model: The base and the pack.
+        name: The pack's name.
+        mine: Dev clips in the pack's languages.
+        others: Clips in other languages that training did not use.
+
+    Returns:
+        The calibration. Where one of the two is empty it is the default one, marked
+        `negatives=False`.
     """
     if not others or not mine:
         return Calibration(negatives=False)
     all_tags = replace(model, selector=SelectorOptions(max_candidates=None, head_threshold=-np.inf))
     ours, theirs = _scores(all_tags, name, mine), _scores(all_tags, name, others)
+    head = fit_logistic(ours[:, 0], theirs[:, 0])
     tag = fit_logistic(ours[:, :3], theirs[:, :3])
-    pairs = [
-        np.column_stack([[tag(*row) for row in scores[:, :3]], scores[:, 3:]])
-        for scores in (ours, theirs)
-    ]
-    second_pass = fit_logistic(*pairs, Calibration().second_pass)
-    return Calibration(fit_logistic(ours[:, 0], theirs[:, 0]), tag, second_pass, negatives=True)
+
+    def second_pass_of(scores: np.ndarray) -> np.ndarray:
+        log_odds = [tag(*row) for row in scores[:, :3]]
+        return np.column_stack([log_odds, scores[:, 3:]])
+
+    second_pass = fit_logistic(
+        second_pass_of(ours), second_pass_of(theirs), Calibration().second_pass
+    )
+    return Calibration(head, tag, second_pass, negatives=True)
 
 
 def _scores(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
-    """Raw log-odds of a pack's head and tag step, the primary's uncertainty, and
-    `second_pass_scores`: (clips, 5).
-    """
+    """Score clips, (clips, 5): head and tag (raw log-odds), uncertainty, `second_pass_scores`."""
     found = []
     for sounds in _batches(model, clips):
         audio = model.encode_audio(sounds)
+        pack_scores, _ = model.score_packs(audio)
         first, _ = model.decode(
             audio, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200})
         )
         second, _ = model.decode(audio, name)
-        for row, *rest in zip(
-            model.score_packs(audio)[0], first, second, audio.seconds, strict=True
-        ):
+        for i, row in enumerate(pack_scores):
             score = next(score for score in row if score.name == name)
-            found.append(
-                (score.head, score.tag, score.primary_uncertainty, *second_pass_scores(*rest))
-            )
+            lead, surprise = second_pass_scores(first[i], second[i], audio.seconds[i])
+            found.append((score.head, score.tag, score.primary_uncertainty, lead, surprise))
     return np.array(found)
 
 
@@ -134,18 +160,27 @@ def fit_pack_statistics(
     cache: TrunkCache,
     variants: int,
 ) -> LanguageStatistics:
-    """How training clips sound to the primary: of each language a few hundred at even distances,
-    every other one augmented.
+    """Fit the statistics of a pack's languages: how the primary encodes their training clips.
 
-    `cache` augments as it did for training; languages are those of the pack, in its order.
+    Of each language at most 400 clips are used, at even distances in the corpus. Every other one is
+    augmented, as it is for training.
+
+    Args:
+        backbone: The base.
+        utterances: Training clips.
+        languages: The pack's languages, in its order.
+        cache: The trunk cache, which makes the variants.
+        variants: Variants of each clip in training.
+
+    Returns:
+        The statistics of each language.
     """
-    model, some = DualWhisper(backbone), []
+    model = DualWhisper(backbone)
+    some: list[Utterance] = []
     for language in languages:
         mine = [u for u in utterances if u.language == language]
-        some += [
-            mine[i]
-            for i in np.linspace(0, len(mine) - 1, min(MOST_HEARD, len(mine))).round().astype(int)
-        ]
+        chosen = np.linspace(0, len(mine) - 1, min(MOST_CLIPS, len(mine))).round().astype(int)
+        some += [mine[i] for i in chosen]
     some.sort(key=lambda u: u.duration or 0.0)
     groups = [some[first : first + 16] for first in range(0, len(some), 16)]
 
@@ -168,46 +203,58 @@ def fit_pack_statistics(
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:
-    """The model with fields of one pack's PackInfo changed."""
+    """Return the model with other values in one pack's PackInfo."""
     pack = model.pack(name)
     return replace(
         model, packs={**model.packs, name: replace(pack, info=replace(pack.info, **changes))}
     )
 
 
-def fit_logistic(mine: Sequence, others: Sequence, prior: Logistic | None = None) -> Logistic:
-    """Logistic regression of "mine" on scores, (clips,) or (clips, scores) each: weights >= 0 and
-    an offset.
+def fit_logistic(mine: ArrayLike, others: ArrayLike, prior: Logistic | None = None) -> Logistic:
+    """Fit a logistic regression whose weights are not negative: a higher score never counts less.
 
-    Both classes weigh the same. The squares of the weights, of scores over their deviation, are
-    held down a little, so that separable clips stay finite. (Smoothed targets, Platt's 1999, would,
-    too; but they punish every clip that is far from the border, and flatten the slope at it.) With
-    a prior it is the distance from it that is held down, and more.
+    Both classes weigh the same. The loss is the mean log-loss plus a quadratic penalty on the
+    parameters of the standardised scores. Without a prior it is small and on the weights alone, so
+    that clips which a line separates get finite weights. (Platt's smoothed targets, 1999, do this,
+    too; but they pull clips far from the border back to it, and flatten the slope there.) With a
+    prior it is larger, and on the distance of weights and offset from the prior's.
+
+    Args:
+        mine: Scores of the pack's clips: (clips,) or (clips, scores).
+        others: Scores of other clips, in the same shape.
+        prior: Weights and offset to stay near.
+
+    Returns:
+        The weights, one a score, and the offset, for scores that are not standardised.
     """
-    mine, others = (np.asarray(side, float).reshape(len(side), -1) for side in (mine, others))
-    scores = np.concatenate([mine, others])
-    signs = np.concatenate([np.ones(len(mine)), -np.ones(len(others))])
+    ours, theirs = (_columns(side) for side in (mine, others))
+    scores = np.concatenate([ours, theirs])
+    signs = np.concatenate([np.ones(len(ours)), -np.ones(len(theirs))])
     weights = np.concatenate(
-        [np.full(len(mine), 0.5 / len(mine)), np.full(len(others), 0.5 / len(others))]
+        [np.full(len(ours), 0.5 / len(ours)), np.full(len(theirs), 0.5 / len(theirs))]
     )
     centre, spread = scores.mean(0), scores.std(0) + 1e-6
     unit, count = (scores - centre) / spread, scores.shape[1]
 
-    start, target, penalty = (
-        np.array([1.0] * count + [0.0]),
-        np.zeros(count + 1),
-        np.array([PENALTY] * count + [0.0]),
-    )
-    if prior is not None:
+    if prior is None:
+        start, target = np.array([1.0] * count + [0.0]), np.zeros(count + 1)
+        penalty = np.array([PENALTY] * count + [0.0])
+    else:
         start = target = np.array(
             [*(prior.weights * spread), prior.offset + np.dot(prior.weights, centre)]
         )
         penalty = np.full(count + 1, PRIOR_PENALTY)
 
-    def loss(p):
+    def loss(p: np.ndarray) -> float:
         fit = (weights * np.logaddexp(0, -signs * (unit @ p[:-1] + p[-1]))).sum()
         return float(fit + (penalty * (p - target) ** 2).sum())
 
     *slopes, offset = minimize(loss, start, bounds=[(0, None)] * count + [(None, None)]).x
     slopes = np.array(slopes) / spread
     return Logistic(tuple(slopes.tolist()), float(offset - slopes @ centre))
+
+
+def _columns(scores: ArrayLike) -> np.ndarray:
+    """Return scores as (clips, scores)."""
+    array = np.asarray(scores, float)
+    return array.reshape(len(array), -1)

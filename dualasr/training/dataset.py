@@ -1,6 +1,6 @@
-"""Clips over cached trunk activations, and the batches that a run is made of.
+"""Clips over cached trunk activations, and the plan of a run's batches.
 
-Everything random is a function of (seed, step, clip).
+Everything random is a function of the seed and of a clip's position in the plan.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,27 @@ from dualasr.model.secondary import MOST_TOKENS
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.options import TrainingOptions
 
+Item = tuple[int, int | None]  # a clip's index, and the position of this use of it
+
 
 @dataclass(frozen=True)
 class Clip:
-    """A training or dev clip: its entries in the cache (one a variant) and its label; negatives
-    have no label.
+    """A training or dev clip: its entries in the trunk cache, and its label. Negatives have none.
+
+    Attributes:
+        id: Name of the clip.
+        entries: Files of the trunk cache, one a variant.
+        frames: Encoder frames of the shortest variant.
+        language: Class in the language head: 0 for other languages, 1 and up for the pack's.
+        text: The label.
+        tokens: The label as text units.
+        characters: The label as units of the CTC head.
     """
 
     id: str
     entries: tuple[Path, ...]
     frames: int
-    language: int = 0  # index in the language head: 0 other, 1.. the pack's languages
+    language: int = 0
     text: str = ""
     tokens: tuple[int, ...] = ()
     characters: tuple[int, ...] = ()
@@ -40,12 +50,22 @@ class SkippedClip:
 
 
 def check_label(tokenizer: PackTokenizer, text: str, frames: int, frame_s: float) -> str | None:
-    """Why a clip of so many encoder frames of `frame_s` seconds cannot be trained on, or None."""
-    characters = tokenizer.encode_characters(text)
-    if len(tokenizer.encode(text)) > MOST_TOKENS:
-        return (
-            f"its label has {len(tokenizer.encode(text))} tokens, the decoder holds {MOST_TOKENS}"
-        )
+    """Check that a clip can be trained on.
+
+    CTC needs a frame for each character, and a blank between two equal ones.
+
+    Args:
+        tokenizer: The pack's vocabulary.
+        text: The clip's label.
+        frames: Its encoder frames.
+        frame_s: Seconds of a frame.
+
+    Returns:
+        Why it cannot be trained on, or None.
+    """
+    tokens, characters = tokenizer.encode(text), tokenizer.encode_characters(text)
+    if len(tokens) > MOST_TOKENS:
+        return f"its label has {len(tokens)} tokens, the decoder holds {MOST_TOKENS}"
     repeats = sum(a == b for a, b in zip(characters, characters[1:], strict=False))
     if len(characters) + repeats > frames:
         return (
@@ -59,30 +79,53 @@ def check_label(tokenizer: PackTokenizer, text: str, frames: int, frame_s: float
 
 def plan_batches(
     lengths: Sequence[int], negatives: Sequence[int], options: TrainingOptions
-) -> list[list[tuple]]:
-    """Micro-batches of (clip, position) for all steps, a function of the seed: clips of like
-    length, random order.
+) -> list[list[Item]]:
+    """Plan the micro-batches of all steps: clips of like length together, in random order.
 
-    lengths of the training clips; of the negatives, whose indices follow them. `position` numbers a
-    clip's uses, so that its variant and masks are functions of (seed, position). Accumulation
-    splits a step's batch, it does not change it.
+    The plan is a function of the seed alone, so that a resumed run goes on with the same batches.
+    In every epoch:
+
+    1. The clips are sorted by length, each length multiplied by a random factor from 0.85 to 1.15.
+       So a batch needs little padding, and its clips differ from epoch to epoch.
+    2. The sorted clips are cut into groups, one a step, and the groups are shuffled.
+    3. A group gets its negatives: random ones among those about as long as its longest clip.
+    4. The clips get positions, which count all uses of clips. A clip's variant and masks are drawn
+       from (seed, position).
+
+    At the end each step is dealt out to its micro-batches. So accumulation divides a step's clips,
+    and does not change them.
+
+    Args:
+        lengths: Encoder frames of each training clip.
+        negatives: Encoder frames of each negative; their indices follow those of the training
+            clips.
+        options: Steps, batch, accumulation, share of negatives and seed.
+
+    Returns:
+        steps x accumulation micro-batches of (clip's index, position).
     """
-    size, lengths = options.batch * options.accumulation, np.asarray(lengths)
-    order = np.argsort(np.asarray(negatives, dtype=int), kind="stable")
-    ranked = np.asarray(negatives, dtype=int)[order]
-    count, steps, position, epoch = round(size * options.negatives) if len(ranked) else 0, [], 0, 0
+    frames, foreign = np.asarray(lengths), np.asarray(negatives, dtype=int)
+    by_length = np.argsort(foreign, kind="stable")
+    sorted_frames = foreign[by_length]
+    size = options.batch * options.accumulation
+    count = round(size * options.negatives) if len(foreign) else 0
+    steps: list[list[Item]] = []
+    position, epoch = 0, 0
     while len(steps) < options.steps:
         rng = np.random.default_rng([options.seed, epoch])
-        chosen = rng.permutation(len(lengths))
-        chosen = chosen[
-            np.argsort(lengths[chosen] * rng.uniform(0.85, 1.15, len(chosen)), kind="stable")
-        ]
-        groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+        # 1
+        order = rng.permutation(len(frames))
+        jittered = frames[order] * rng.uniform(0.85, 1.15, len(order))
+        order = order[np.argsort(jittered, kind="stable")]
+        # 2
+        groups = [order[i : i + size] for i in range(0, len(order), size)]
         for g in rng.permutation(len(groups)):
             group = [int(i) for i in groups[g]]
-            near = np.searchsorted(ranked, lengths[group].max()) if count else 0
-            low, high = max(0, near - 4 * count), min(len(ranked), max(near, 4 * count))
-            group += [len(lengths) + int(order[rng.integers(low, high)]) for _ in range(count)]
+            # 3
+            near = int(np.searchsorted(sorted_frames, frames[group].max())) if count else 0
+            low, high = max(0, near - 4 * count), min(len(foreign), max(near, 4 * count))
+            group += [len(frames) + int(by_length[rng.integers(low, high)]) for _ in range(count)]
+            # 4
             steps.append([(i, position + k) for k, i in enumerate(group)])
             position += len(group)
         epoch += 1
@@ -93,8 +136,10 @@ def plan_batches(
 
 
 class CachedClips(Dataset):
-    """Items (clip, position) -> the clip's activations under the variant and time masks of that
-    position; with no position (None) the clip has no label, and no loss.
+    """Clips as training examples: item (clip's index, position) gives the clip's activations.
+
+    Variant and time masks are drawn from (seed, position). At position None the clip has no labels,
+    so that it adds nothing to the loss.
     """
 
     def __init__(self, clips: Sequence[Clip], tokenizer: PackTokenizer, options: TrainingOptions):
@@ -103,9 +148,11 @@ class CachedClips(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: tuple[int, int | None]) -> dict:
-        clip, rng = self.clips[item[0]], np.random.default_rng([self.options.seed, 7, item[1] or 0])
+    def __getitem__(self, item: Item) -> dict:
+        index, position = item
+        clip, rng = self.clips[index], np.random.default_rng([self.options.seed, 7, position or 0])
         values = np.load(clip.entries[rng.integers(len(clip.entries))]).astype(np.float32)
+        # SpecAugment's time masks (Park et al. 2019), on activations: the mean in place of frames
         for _ in range(2):
             size = int(rng.integers(0, int(len(values) * self.options.time_mask) + 1))
             start = int(rng.integers(0, len(values) - size + 1))
@@ -114,10 +161,10 @@ class CachedClips(Dataset):
         if clip.language == 0:
             tokens, labels = [end], [other]
         else:
-            tag = 1 + clip.language  # ids: 0 end, 1 other, 2.. tags
+            tag = 1 + clip.language  # ids: 0 end, 1 other, 2 and up the tags
             tokens, labels = [end, tag, *clip.tokens], [tag, *clip.tokens, end]
         characters = clip.characters
-        if item[1] is None:
+        if position is None:
             labels, characters = [-100] * len(labels), ()
         return {
             "trunk": torch.from_numpy(values),
@@ -129,7 +176,7 @@ class CachedClips(Dataset):
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    """Pad a batch; see Secondary.forward for the shapes."""
+    """Pad clips to a batch, in the shapes of `Secondary.forward`."""
 
     def pad(key: str, value: float) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(

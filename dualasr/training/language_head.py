@@ -1,7 +1,7 @@
 """The language head of a pack: logistic regression on pooled activations of the frozen trunk.
 
-The trunk does not move, so the best linear head is a convex problem with one answer, found in
-seconds; gradient descent beside the decoder had hardly begun when a short run ended.
+The trunk is frozen, so the best linear head is the one solution of a convex problem, and is found
+in seconds. Gradient descent beside the decoder was far from it when a short run ended.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from dualasr.model.secondary import Secondary, pool
 from dualasr.training.dataset import Clip
 
-UNHEARD = -5.0  # logit of a class that no clip is in
+NO_CLIPS = -5.0  # logit of a class without clips
 
 
 def pooled(clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
-    """What the head sees of every cached variant: (entries, 2 x width), and the class of each, 0
-    for other.
+    """Pool every cached variant to the head's features.
+
+    Args:
+        clips: Clips with their entries in the trunk cache.
+
+    Returns:
+        Features (entries, 2 x width), and classes (entries,), 0 for other languages.
     """
     rows, classes = [], []
     for clip in clips:
@@ -33,19 +38,26 @@ def pooled(clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
 def fit_language_head(
     secondary: Secondary, clips: Sequence[Clip], negatives: Sequence[Clip]
 ) -> None:
-    """Set the head's weights in place: multinomial, every class weighing the same, L2-regularised
-    on unit-variance features.
+    """Fit the language head in place, by multinomial logistic regression.
+
+    All classes weigh the same. The features are standardised, and the weights are L2-regularised.
+
+    Args:
+        secondary: The secondary, whose head is set.
+        clips: Training clips in the pack's languages.
+        negatives: Training clips in other languages.
     """
     features, classes = pooled([*clips, *negatives])
     head, known = secondary.language_head, np.unique(classes)
-    weight, bias = np.zeros(head.weight.shape), np.full(len(head.bias), UNHEARD)
+    weight, bias = np.zeros(head.weight.shape), np.full(len(head.bias), NO_CLIPS)
     bias[known] = 0.0
     if len(known) > 1:
         scaler = StandardScaler().fit(features)
         fitted = LogisticRegression(class_weight="balanced", max_iter=2000).fit(
             scaler.transform(features), classes
         )
-        rows = known if len(known) > 2 else known[1:]  # of two classes the first is the reference
+        # of two classes the first is the reference, with weights of 0
+        rows = known if len(known) > 2 else known[1:]
         weight[rows] = fitted.coef_ / scaler.scale_
         bias[rows] = fitted.intercept_ - weight[rows] @ scaler.mean_
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The settings of a run: how a pack is trained, and on what."""
+"""Settings of a run: how a pack is trained, and on what."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -12,57 +12,96 @@ from dualasr.model.secondary import SecondaryOptions
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a pack is trained. Rates are a step of `batch` x `accumulation` clips; shares are of the
-    steps.
+    """How a pack is trained.
+
+    The learning rate has three stages: warm-up, constant, decay (paper, section 3.2: 10 %, 40 % and
+    50 % of the steps).
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Training clips of a micro-batch; negatives are added to them.
+        accumulation: Micro-batches of a step.
+        learning_rate: Highest learning rate, for a step of batch x accumulation clips.
+        warmup: Share of the steps with a rising learning rate.
+        decay: Share of the steps with a falling learning rate.
+        variants: Cached variants of a clip, the clip itself among them.
+        negatives: Clips in other languages for each training clip of a batch.
+        time_mask: Largest share of a clip that one of the two time masks covers.
+        ctc_weight: Weight of the CTC loss beside the attention decoder's.
+        evaluate_every: Steps between two measurements on dev.
+        save_every: Steps between two checkpoints.
+        keep: Which weights become the pack: "last", or "best" by dev CER.
+        seed: Seed of everything random.
+        bf16: Whether to compute in bfloat16.
+        augmentation: How the variants of a clip are made.
     """
 
     steps: int = 1500
     batch: int = 24
     accumulation: int = 1
     learning_rate: float = 2e-3
-    warmup: float = 0.1  # tri-stage: 10 % warm-up, 40 % constant, 50 % decay (paper, section 3.2)
+    warmup: float = 0.1
     decay: float = 0.5
-    variants: int = 4  # cached augmentations of a clip, the clip itself among them
-    negatives: float = 0.25  # clips in other languages for each training clip of a batch
-    time_mask: float = 0.08  # most of a clip that one mask hides; two masks
+    variants: int = 4
+    negatives: float = 0.25
+    time_mask: float = 0.08
     ctc_weight: float = 1.0
     evaluate_every: int = 250
     save_every: int = 250
-    keep: str = "last"  # or "best", by dev CER
+    keep: str = "last"
     seed: int = 1
     bf16: bool = False
     augmentation: Augmentation = Augmentation()
 
     def variants_of(self, clips: int) -> int:
-        """Augmentations to cache of each of so many training clips: no more than the times a clip
-        is met.
+        """Return the variants to cache of each of so many training clips.
+
+        There are no more than the times that training uses a clip.
         """
-        met = self.steps * self.batch * self.accumulation / max(clips, 1)
-        return min(self.variants, max(1, ceil(met)))
+        uses = self.steps * self.batch * self.accumulation / max(clips, 1)
+        return min(self.variants, max(1, ceil(uses)))
 
 
 @dataclass(frozen=True)
 class AddLanguageOptions:
-    """`corpora` hold the new languages' speech, `negatives` any audio in other languages
-    (transcripts are not read).
+    """What a pack is trained on, how, and where it goes.
 
-    A pack may go on from another, `init`, whose languages come first in `languages` and whose
-    vocabulary stays; then `rehearsal` are the corpora of those languages, of whose training clips a
-    share, `rehearse`, is trained on again. `vocabulary` are corpora of languages still to come,
-    whose text has its units made beforehand.
+    Attributes:
+        base: The base: "micro", a name on the Hugging Face hub, or a folder.
+        corpora: Corpora with transcribed speech in the new languages.
+        languages: Name of each language by its code.
+        out: The pack's folder.
+        negatives: Corpora, or folders of sound, in other languages. Their transcripts are not read.
+        name: The pack's name; "" for the name of the folder.
+        target: "written" to train on the text as it is, or "normalised".
+        columns: Columns of corpora that are tables.
+        tier: Tier of corpora that are ELAN or TextGrid files.
+        strict: Whether a clip that cannot be used is an error; else it is skipped.
+        cache: Folder of the trunk activations; None for trunk-cache beside `out`.
+        source: Where the speech comes from, for the model card.
+        licence: Licence of the speech, for the model card.
+        device: torch's name of the device.
+        secondary: Shape of the pack's pipeline.
+        training: How it is trained.
+        init: An earlier pack to go on from. Its languages come first in `languages`, and its
+            vocabulary stays.
+        rehearsal: Corpora of the earlier pack's languages.
+        rehearse: Share of the training clips of `rehearsal` that are used again.
+        vocabulary: Corpora of languages that will be added later. Their text takes part in making
+            the vocabulary.
     """
 
     base: str
     corpora: tuple[Path, ...]
-    languages: dict[str, str]  # code -> display name
+    languages: dict[str, str]
     out: Path
     negatives: tuple[Path, ...] = ()
-    name: str = ""  # of the pack; default: the folder's
-    target: str = "written"  # or "normalised"
-    columns: Columns = Columns()  # of corpora that are tables
-    tier: str | None = None  # of corpora that are ELAN files or TextGrids
+    name: str = ""
+    target: str = "written"
+    columns: Columns = Columns()
+    tier: str | None = None
     strict: bool = False
-    cache: Path | None = None  # default: trunk-cache beside OUT
+    cache: Path | None = None
     source: str = ""
     licence: str = ""
     device: str = "cpu"
@@ -75,12 +114,20 @@ class AddLanguageOptions:
 
     @property
     def run(self) -> Path:
+        """The folder of the unfinished run, `out` with .run at its end."""
         return self.out.with_name(self.out.name + ".run")
 
 
 def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
-    """Raises RunError for what no pack on a base of so many encoder layers can be, or be trained
-    with.
+    """Check the settings of a run before it begins.
+
+    Args:
+        secondary: Shape of the pack's pipeline.
+        training: How it is trained.
+        layers: Encoder layers of the base.
+
+    Raises:
+        RunError: A setting is outside its range.
     """
     try:
         secondary.resolve(layers)

@@ -1,4 +1,4 @@
-"""What a run would take, before it is begun: `dualasr add-language --dry-run`."""
+"""Estimate what a run would take, before it begins: `dualasr add-language --dry-run`."""
 
 import math
 import shutil
@@ -18,13 +18,22 @@ from dualasr.training.trunk_cache import BYTES_A_VALUE
 
 
 def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -> float:
-    """The fastest of three real steps on invented activations of `clips` clips, a share for each
-    core.
+    """Time three steps on random activations, a share for each core, and return the fastest.
+
+    Args:
+        secondary: The secondary to be trained.
+        clips: Clips of a step.
+        frames: Encoder frames of a clip.
+        tokens: Text units of a clip.
+
+    Returns:
+        Seconds of a step.
     """
+    width = secondary.ctc_head.in_features
 
     def step(size: int) -> None:
         secondary(
-            trunk=torch.randn(size, frames, secondary.layer_norm.weight.shape[0]),
+            trunk=torch.randn(size, frames, width),
             lengths=torch.full((size,), frames),
             tokens=torch.zeros(size, tokens, dtype=torch.long),
             labels=torch.ones(size, tokens, dtype=torch.long),
@@ -43,8 +52,16 @@ def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -
 
 
 def plan(options: AddLanguageOptions) -> dict:
-    """Hours, tokens, parameters, memory, disk and minutes of a run. Nothing is written. Raises as
-    `add_language` does.
+    """Estimate a run. Nothing is written.
+
+    Args:
+        options: The run's options.
+
+    Returns:
+        Clips, hours, tokens, parameters, memory, disk and minutes, by name.
+
+    Raises:
+        DualasrError: As `add_language`.
     """
     backbone = Backbone.load(options.base)
     check_settings(options.secondary, options.training, backbone.layers)
@@ -53,7 +70,7 @@ def plan(options: AddLanguageOptions) -> dict:
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     secondary = Secondary(backbone, tokenizer, options.secondary)
     own = sum(p.numel() for _, p in secondary.own_tensors())
-    seconds = sum(u.duration for u in train)
+    seconds = sum(u.duration or 0.0 for u in train)
     tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
     others, others_dev = find_negatives(
         options.negatives, list(options.languages), options.training.seed

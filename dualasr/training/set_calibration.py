@@ -1,39 +1,32 @@
-"""Fit one selector for a set of packs, on dev audio of all their languages and on audio in
-languages that nobody knows.
+"""Fit one selector for a set of packs to scored clips: dev clips of all their languages, and
+unknown clips, which are in languages that no loaded pipeline knows.
 
-There are two kinds of thresholds. A pack takes a clip if its log-odds are at least its floor before
+There are two kinds of thresholds. A pack gets a clip if its log-odds are at least its floor before
 the second pass, and above -beta after it. The floors keep out unknown languages: the primary is
-unsure of those, and the second pass would count that against the primary. Each pack has a floor of
-its own, so that a pack which accepts too much costs the others nothing.
+uncertain about those, and the second pass would count that against the primary. Each pack has a
+floor of its own, so that a pack which accepts too much costs the others nothing.
 
-1. Every clip is scored once: by all packs, and decoded by the primary and by the pack that leads
-(`score_clips`).
-2. beta is set where the dev clips are routed at the least cost (`_beta`).
-3. The floors are the choice of least cost among those that leave packs at most the allowed share of
-   the unknown clips. That is a knapsack problem with a group of choices for each pack, solved
-   exactly by dynamic programming (`_floors`).
+1. Every clip is scored once by all packs, and decoded by the primary and by the runner-up, the pack
+   with the highest score (`calibrate_set.score_clips`). Any selector can then be tried without the
+   model (`decide`).
+2. beta is set where the routes of the dev clips cost least (`_beta`).
+3. The floors are the cheapest of those that leave packs at most the allowed share of the unknown
+   clips. This is a multiple-choice knapsack problem, solved exactly by dynamic programming
+   (`_floors`).
 4. The posterior is fitted to the dev clips' right pipelines (`_posterior`).
 
-What the dev clips cannot tell stays as it was.
+A setting that the dev clips say nothing about stays as it is.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
-from tqdm import tqdm
 
-from dualasr.audio.load import SHORTEST, Sound, load_window
-from dualasr.data.corpus import load_corpus, sounds_below, splits_of
-from dualasr.data.utterance import Utterance
-from dualasr.errors import AudioError, CorpusError, PackError, RunError
+from dualasr.errors import PackError
 from dualasr.metrics import reliability
-from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import (
     PRIMARY,
@@ -45,22 +38,20 @@ from dualasr.model.selector import (
     second_pass_scores,
     select,
 )
-from dualasr.parallel import one_ahead, worker_pool
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of unknown clips; what each costs is shown
-
-STEP = 0.01  # of both thresholds, in log-odds
+STEP = 0.01  # grid of beta and of the floors, in log-odds
 
 
 @dataclass(frozen=True)
 class SetOptions:
-    """How a set is calibrated.
+    """How a set of packs is calibrated.
 
     Attributes:
-        max_false_accept_rate: Share of the unknown clips that packs may take.
-        false_accept_cost: What a clip that a pack takes from the primary counts, where one that a
-            pack does not get, or that another pack gets, counts 1 (costs move a threshold by their
-            log-ratio, Elkan 2001). beam: Beam width. batch: Clips decoded together.
+        max_false_accept_rate: Largest share of the unknown clips that packs may get.
+        false_accept_cost: Cost of a clip of the primary's that a pack gets; a clip of a pack's that
+            another pipeline gets costs 1. Costs move a threshold by their log-ratio (Elkan 2001).
+        beam: Beam width.
+        batch: Clips decoded together.
     """
 
     max_false_accept_rate: float = 0.01
@@ -71,17 +62,17 @@ class SetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredClip:
-    """What every pipeline makes of a clip.
+    """A clip with all packs' scores, and the hypotheses of two pipelines.
 
     Attributes:
         language: The clip's language code.
-        pipeline: The one that knows the language; None where none does.
+        pipeline: The pipeline that knows the language; None where none does.
         seconds: Length of what was decoded.
-        pack_scores: Of all packs, from the first steps alone.
-        runner_up: The pack that leads the others.
+        pack_scores: Scores of all packs, from the first steps alone.
+        runner_up: Name of the pack with the highest score.
         first: The primary's hypothesis.
-        second: The runner-up's.
-        no_speech_prob: The primary's probability that nobody speaks.
+        second: The runner-up's hypothesis.
+        no_speech_prob: The primary's probability that the clip holds no speech.
     """
 
     language: str
@@ -99,89 +90,18 @@ class ScoredClip:
         return next(score for score in self.pack_scores if score.name == self.runner_up)
 
 
-def score_clips(
-    model: DualWhisper,
-    rows: Sequence[tuple[Sound, str, str | None]],
-    options: SetOptions = SetOptions(),
-    *,
-    progress: bool | None = None,
-) -> tuple[list[ScoredClip], list[str]]:
-    """Score clips with all packs, and decode each by the primary and by the pack that leads.
-
-    Args:
-        model: The packs to calibrate, under the selector that they have now.
-        rows: Sound, language, and the pipeline that knows it, of each clip. Of a sound longer than
-            the base's window the beginning is used. options: Beam and batch. progress: Whether to
-            show a bar; None shows one on a terminal.
-
-    Returns:
-        The scored clips, and a sentence for each sound that could not be read.
-    """
-    found: list[ScoredClip] = []
-    lost: list[str] = []
-    decode = DecodeOptions(beam=options.beam)
-    leading = replace(model.selector, tau=0.0)  # every decision is final at once
-    groups = [rows[first : first + options.batch] for first in range(0, len(rows), options.batch)]
-
-    def encode(group):
-        read, unread = [], []
-        for row in group:
-            try:
-                read.append((row, _beginning(row[0], model)))
-            except AudioError as error:
-                unread.append(str(error))
-        return (
-            [row for row, _ in read],
-            model.encode_audio([samples for _, samples in read]) if read else None,
-            unread,
-        )
-
-    with worker_pool() as (pool, _):
-        batches = one_ahead(pool, encode, groups)
-        hidden = None if progress is None else not progress
-        for _, (group, audio, unread) in tqdm(
-            batches, "score", len(groups), unit="batch", disable=hidden
-        ):
-            lost += unread
-            if not group:
-                continue
-            pack_scores, _ = model.score_packs(audio)
-            first, _ = model.decode(audio, PRIMARY, options=decode)
-            runners_up = [select(0.0, row, leading).runner_up for row in pack_scores]
-            second: dict[int, Hypothesis] = {}
-            for name in dict.fromkeys(runners_up):
-                mine = [i for i, runner_up in enumerate(runners_up) if runner_up == name]
-                second |= zip(
-                    mine, model.decode(audio.of(mine), name, options=decode)[0], strict=True
-                )
-            for i, (_, language, pipeline) in enumerate(group):
-                clip = ScoredClip(
-                    language=language,
-                    pipeline=pipeline,
-                    seconds=audio.seconds[i],
-                    pack_scores=tuple(pack_scores[i]),
-                    runner_up=runners_up[i],
-                    first=first[i],
-                    second=second[i],
-                    no_speech_prob=audio.no_speech_prob[i],
-                )
-                found.append(clip)
-    return found, lost
-
-
-def _beginning(sound: Sound, model: DualWhisper) -> np.ndarray:
-    """(samples,), at most the window. Raises AudioError."""
-    samples = load_window(sound, model.backbone.window_samples)
-    if len(samples) < SHORTEST:
-        raise AudioError(f"{sound}: shorter than {SHORTEST} samples")
-    return samples
-
-
 def decide(
     scored: ScoredClip, selector: SelectorOptions
 ) -> tuple[str, float, bool, list[PackScore]]:
-    """Return the route, its posterior, whether both pipelines decoded, and the packs' scores after
-    that.
+    """Route a scored clip as the model would under another selector.
+
+    Args:
+        scored: The clip.
+        selector: The settings to try.
+
+    Returns:
+        The route, its posterior probability, whether both pipelines decode the clip, and all packs'
+        scores after that.
     """
     first = decision = select(
         0.0, scored.pack_scores, selector, no_speech_prob=scored.no_speech_prob
@@ -205,13 +125,21 @@ def measure(
     selector: SelectorOptions,
     routes: Sequence[str],
 ) -> dict:
-    """Measure a selector on scored clips; a share is None where there is no clip.
+    """Measure a selector on scored clips.
+
+    Args:
+        dev: Clips in known languages.
+        unknown: Clips in languages that no loaded pipeline knows.
+        selector: The settings to measure.
+        routes: Names of all pipelines, the columns of the confusion table.
 
     Returns:
-        "accuracy" of the routes; "confusion", clips by language and route; "calibration" of the
-            route's posterior (10 bins of
-        equal mass); "decoded_twice", the share of dev clips that both pipelines decode;
-        "false_accept_rate", the share of unknown clips that packs take.
+        "accuracy": share of dev clips that go to the right pipeline.
+        "confusion": number of dev clips by language and route.
+        "decoded_twice": share of dev clips that both pipelines decode.
+        "calibration": reliability of the route's posterior, in 10 bins of equal mass.
+        "false_accept_rate": share of unknown clips that packs get.
+        A share is None where there is no clip.
     """
     found = [decide(scored, selector) for scored in dev]
     right = [route == scored.pipeline for scored, (route, *_) in zip(dev, found, strict=True)]
@@ -240,12 +168,23 @@ def fit_set(
     selector: SelectorOptions,
     options: SetOptions = SetOptions(),
 ) -> SelectorOptions:
-    """The selector with limit, beta, floors and posterior of the set; `dev` and `unknown` were
-    heard under `selector`.
+    """Fit the no-speech limit, beta, the floors and the posterior of a set of packs.
 
-    Without dev clips of both the primary's and packs' languages beta stays, without unknown clips
-    there are no floors. The no-speech limit rises where packs' dev speech is no speech to the
-    primary. Raises PackError for a selector of another rule.
+    The no-speech limit rises to the 99th percentile of the packs' dev clips, where the primary
+    finds no speech in them. Without dev clips of both the primary's and the packs' languages beta
+    stays. Without unknown clips there are no floors.
+
+    Args:
+        dev: Clips in known languages, scored under `selector`.
+        unknown: Clips in languages that no loaded pipeline knows, scored under `selector`.
+        selector: The settings to start from.
+        options: The allowed share of unknown clips, and what errors cost.
+
+    Returns:
+        The fitted settings.
+
+    Raises:
+        PackError: The selector's rule has nothing to calibrate.
     """
     if selector.rule != "calibrated":
         raise PackError(
@@ -263,23 +202,20 @@ def fit_set(
 
 
 def _posterior(dev: Sequence[ScoredClip], selector: SelectorOptions) -> Logistic:
-    """The weight and offset of log-odds that give the right pipelines of dev the most likely
-    posterior.
+    """Fit weight and offset of the log-odds, by the likelihood of the dev clips' right pipelines.
 
-    The log of the weight is held to 0 by a Gaussian of deviation 0.5, the offset by one of 1: what
-    few clips say counts little.
+    Two Gaussian priors keep few clips from moving them far: the log of the weight has mean 0 and
+    deviation 0.5, the offset mean 0 and deviation 1.
     """
     odds = np.array([[score.log_odds for score in decide(scored, selector)[3]] for scored in dev])
     names = [PRIMARY, *(score.name for score in dev[0].pack_scores)] if dev else []
-    right = [names.index(scored.pipeline) for scored in dev]
+    column: dict[str | None, int] = {name: k for k, name in enumerate(names)}
+    right = [column[scored.pipeline] for scored in dev]
 
-    def loss(p) -> float:
+    def loss(p: np.ndarray) -> float:
         logs = np.column_stack([np.zeros(len(dev)), np.exp(p[0]) * odds + p[1]])
-        return float(
-            (logsumexp(logs, 1) - logs[range(len(dev)), right]).sum()
-            + 2 * p[0] ** 2
-            + p[1] ** 2 / 2
-        )
+        negative_log_likelihood = (logsumexp(logs, 1) - logs[range(len(dev)), right]).sum()
+        return float(negative_log_likelihood + 2 * p[0] ** 2 + p[1] ** 2 / 2)
 
     if len(set(right)) < 2:
         return selector.posterior
@@ -288,9 +224,16 @@ def _posterior(dev: Sequence[ScoredClip], selector: SelectorOptions) -> Logistic
 
 
 def _beta(dev: Sequence[ScoredClip], selector: SelectorOptions, options: SetOptions) -> float:
-    """What routes dev at the least cost; as it was if that does, else from the middle of the widest
-    stretch that does.
+    """Find the beta at which the routes of the dev clips cost least.
+
+    1. A clip's last log-odds are those of the second pass. A clip whose first decision is final has
+       none; but its side of the threshold is known, so they are held within tau of the first ones.
+    2. The cost of each threshold -beta on a grid is the number of the runner-up's clips at or below
+       it, plus false_accept_cost times the number of the primary's clips above it.
+    3. If the present beta costs least, it stays; else the middle of the widest stretch of the grid
+       that costs least is chosen.
     """
+    # 1
     before = np.array([scored.score.log_odds for scored in dev])
     after = [
         c.score.calibration.second_pass(
@@ -303,11 +246,15 @@ def _beta(dev: Sequence[ScoredClip], selector: SelectorOptions, options: SetOpti
     packs = np.sort(last[np.array([scored.pipeline == scored.runner_up for scored in dev], bool)])
     if not (len(primary) and len(packs)):
         return selector.beta
+
+    # 2
     now = -selector.beta
     grid = np.arange(min(now, last.min()) - 1, max(now, last.max()) + 1, STEP).round(2)
-    cost = options.false_accept_cost * (
-        len(primary) - np.searchsorted(primary, grid, "right")
-    ) + np.searchsorted(packs, grid, "right")
+    false_accepts = len(primary) - np.searchsorted(primary, grid, "right")
+    false_rejects = np.searchsorted(packs, grid, "right")
+    cost = options.false_accept_cost * false_accepts + false_rejects
+
+    # 3
     good = np.flatnonzero(cost == cost.min())
     if int(np.abs(grid - now).argmin()) in good:
         return selector.beta
@@ -315,182 +262,73 @@ def _beta(dev: Sequence[ScoredClip], selector: SelectorOptions, options: SetOpti
     return round(-float(grid[widest[len(widest) // 2]]), 2)
 
 
+Floors = dict[str, float]
+
+
 def _floors(
     dev: Sequence[ScoredClip],
     unknown: Sequence[ScoredClip],
     selector: SelectorOptions,
     options: SetOptions,
-) -> dict[str, float]:
-    """By pack, where one is needed: at the least cost to dev few enough unknown clips are left to
-    packs.
+) -> Floors:
+    """Find the floors, by pack, that cost dev least and leave few enough unknown clips to packs.
+
+    This is a multiple-choice knapsack: each pack takes one of its floors, an unknown clip that a
+    pack still gets weighs 1, and the sack holds the allowed number of them.
+
+    1. A pack's choices are no floor, and a floor just above each of its unknown clips
+       (`_choices`).
+    2. Pack by pack, the cheapest floors are kept for each number of unknown clips that are left to
+       the packs so far (Bellman's recursion over the packs).
+    3. The cheapest of all is the answer; of equally cheap ones that which leaves most clips.
     """
-
-    def taken_by(scored_clips: Sequence[ScoredClip]) -> dict[str, list[ScoredClip]]:
-        found: dict[str, list[ScoredClip]] = {}
-        for scored in scored_clips:
-            if decide(scored, selector)[0] != PRIMARY:
-                found.setdefault(scored.runner_up, []).append(scored)
-        return found
-
-    # of a dev clip that goes back to the primary, who should have had it
-    worth = {PRIMARY: -options.false_accept_cost}
-    mine, allowed = taken_by(dev), int(options.max_false_accept_rate * len(unknown) + 1e-9)
-    # by unknown clips left: the least cost, and its floors
-    plans: dict[int, tuple[float, dict[str, float]]] = {0: (0.0, {})}
-    for name, scored_clips in taken_by(unknown).items():
-        scores = sorted(scored.score.log_odds for scored in scored_clips)
-        ways = [(len(scores), 0.0, {})]
-        for floor in sorted(
-            {round((np.floor(score / STEP + 1e-6) + 1) * STEP, 2) for score in scores}
-        ):
-            lost = [scored for scored in mine.get(name, ()) if scored.score.log_odds < floor]
-            cost = sum(
-                worth.get(scored.pipeline, float(scored.pipeline == name)) for scored in lost
-            )
-            ways.append((sum(score >= floor for score in scores), cost, {name: float(floor)}))
-        longer: dict[int, tuple[float, dict[str, float]]] = {}
-        for (kept, so_far, floors), (left, cost, more) in product(
-            ((k, *plan) for k, plan in plans.items()), ways
-        ):
-            if kept + left <= allowed and (
-                kept + left not in longer or so_far + cost < longer[kept + left][0]
-            ):
-                longer[kept + left] = so_far + cost, floors | more
-        plans = longer
-    return min(sorted(plans.items(), reverse=True), key=lambda item: item[1][0])[1][1]
+    allowed = int(options.max_false_accept_rate * len(unknown) + 1e-9)
+    dev_of, unknown_of = _accepted(dev, selector), _accepted(unknown, selector)
+    # by number of unknown clips left to packs: the least cost, and the floors that reach it
+    best: dict[int, tuple[float, Floors]] = {0: (0.0, {})}
+    for name, foreign in unknown_of.items():
+        choices = _choices(name, dev_of.get(name, ()), foreign, options.false_accept_cost)
+        longer: dict[int, tuple[float, Floors]] = {}
+        for kept, (so_far, floors) in best.items():
+            for left, cost, more in choices:
+                total = kept + left
+                if total > allowed or (total in longer and longer[total][0] <= so_far + cost):
+                    continue
+                longer[total] = so_far + cost, floors | more
+        best = longer
+    return min(sorted(best.items(), reverse=True), key=lambda item: item[1][0])[1][1]
 
 
-@dataclass(frozen=True)
-class SetCalibration:
-    """The selector of a set; what `measure` says before and after, on the audio it was fitted on.
-
-    `offers` are (max_false_accept_rate, accuracy) of other choices; `notes` say what was left out.
-    """
-
-    before: SelectorOptions
-    selector: SelectorOptions
-    measured: tuple[dict, dict]
-    offers: tuple[tuple[float, float], ...]
-    clips: dict[str, int]  # dev clips by language
-    unknown: int
-    notes: tuple[str, ...] = ()
-
-
-def refuse_test(split: str) -> None:
-    """Raises CorpusError for a split that is there to measure on."""
-    if split.strip().lower() in ("test", "testing", "eval", "evaluation"):
-        raise CorpusError(
-            f"--split {split} is for measuring; what is fitted on it cannot be measured on it. Give"
-            " dev."
-        )
-
-
-def read_unknown(paths: Sequence[Path], split: str, model: DualWhisper) -> list[Sound]:
-    """Sounds of a split of corpora, without languages that somebody loaded knows, or every sound
-    file below a folder.
-
-    Raises CorpusError for a path that is neither, or a corpus without the split or without a clip
-    in another language.
-    """
-    found: list[Sound] = []
-    for path in paths:
-        try:
-            rows = load_corpus(path, split, default_language="und", require_text=False).utterances
-        except CorpusError:
-            if splits_of(path) or not (sounds := sounds_below(path)):
-                raise
-        else:
-            sounds = [row.sound for row in rows if pipeline_of(model, row.language) is None]
-            if not sounds:
-                raise CorpusError(
-                    f"{path} has no clip in a language that nobody here knows; --negatives wants"
-                    " such."
-                )
-        found += sounds
+def _accepted(
+    scored_clips: Sequence[ScoredClip], selector: SelectorOptions
+) -> dict[str, list[ScoredClip]]:
+    """Group the clips that packs get by pack."""
+    found: dict[str, list[ScoredClip]] = {}
+    for scored in scored_clips:
+        if decide(scored, selector)[0] != PRIMARY:
+            found.setdefault(scored.runner_up, []).append(scored)
     return found
 
 
-def pipeline_of(model: DualWhisper, language: str) -> str | None:
-    try:
-        return model.route_of(language)
-    except PackError:
-        return None
+def _choices(
+    name: str, dev: Sequence[ScoredClip], unknown: Sequence[ScoredClip], false_accept_cost: float
+) -> list[tuple[int, float, Floors]]:
+    """List a pack's floors as (unknown clips that it still gets, cost to dev, the floor).
 
-
-def calibrate_set(
-    model: DualWhisper,
-    dev: Sequence[Utterance],
-    unknown: Sequence[Sound],
-    options: SetOptions = SetOptions(),
-    *,
-    progress: bool | None = None,
-) -> SetCalibration:
-    """Hear dev and unknown audio once, and fit the selector of the model's packs.
-
-    Raises PackError without packs or for a rule that has nothing to calibrate, CorpusError where no
-    dev clip can be used, RunError for options that make no sense.
+    A floor sends the dev clips below it back to the primary. That costs 1 if the clip is the
+    pack's, gains `false_accept_cost` if it is the primary's, and changes nothing if it is another
+    pack's.
     """
-    if not 0 <= options.max_false_accept_rate <= 1 or options.false_accept_cost < 0:
-        raise RunError(
-            f"--max_false_accept_rate {options.max_false_accept_rate:g} --false_accept_cost "
-            f"{options.false_accept_cost:g}: wanted a share from 0 to 1, and a cost of 0 or more."
-        )
-    if options.batch < 1 or options.beam < 1:
-        raise RunError(f"--batch {options.batch} --beam {options.beam}: wanted 1 or more of both.")
-    if not model.packs:
-        raise PackError("There is no pack to calibrate; name some with --pack.")
-    if model.selector.rule != "calibrated":
-        raise PackError(
-            f"The {model.selector.rule} rule has nothing to calibrate; give another --selector."
-        )
-    rows = [(u.sound, u.language, pipeline_of(model, u.language)) for u in dev]
-    foreign = sorted({language for _, language, pipeline in rows if pipeline is None})
-    notes = [f"left out, for nobody loaded knows them: {', '.join(foreign)}"] if foreign else []
-    scored_clips, lost = score_clips(
-        model, [row for row in rows if row[2]], options, progress=progress
-    )
-    others, lost_too = score_clips(
-        model, [(sound, "und", None) for sound in unknown], options, progress=progress
-    )
-    if not scored_clips:
-        raise CorpusError(
-            "No dev clip is in a language that is known here"
-            f" ({', '.join([PRIMARY, *model.packs])})"
-            + (f"; the first: {lost[0]}" if lost else "")
-            + "."
-        )
-    audio = {scored.pipeline for scored in scored_clips}
-    if missing := [name for name in (PRIMARY, *model.packs) if name not in audio]:
-        notes.append(
-            f"no dev clip of {', '.join(missing)}: what is theirs cannot be told"
-            + ("; beta stays" if PRIMARY in missing or audio == {PRIMARY} else "")
-        )
-    if len(others) * options.max_false_accept_rate < 1:
-        notes.append(
-            f"{len(others)} unknown clips cannot show a share of"
-            f" {options.max_false_accept_rate:g}; "
-            + ("none of them may be taken" if others else "without --negatives there are no floors")
-        )
-    routes = (PRIMARY, *model.packs)
-    selector = replace(
-        fit_set(scored_clips, others, model.selector, options), packs=tuple(model.packs)
-    )
-    offers = []
-    for share in SHARES if others else ():
-        other = fit_set(
-            scored_clips, others, model.selector, replace(options, max_false_accept_rate=share)
-        )
-        offers.append((share, measure(scored_clips, [], other, routes)["accuracy"]))
-    measured = tuple(
-        measure(scored_clips, others, one, routes) for one in (model.selector, selector)
-    )
-    clips = dict(sorted(Counter(scored.language for scored in scored_clips).items()))
-    return SetCalibration(
-        model.selector,
-        selector,
-        measured,
-        tuple(offers),
-        clips,
-        len(others),
-        (*notes, *lost, *lost_too),
-    )
+    scores = [scored.score.log_odds for scored in unknown]
+    cost_of: dict[str | None, float] = {name: 1.0, PRIMARY: -false_accept_cost}
+    choices: list[tuple[int, float, Floors]] = [(len(scores), 0.0, {})]
+    for floor in sorted({_above(score) for score in scores}):
+        returned = [scored for scored in dev if scored.score.log_odds < floor]
+        cost = sum(cost_of.get(scored.pipeline, 0.0) for scored in returned)
+        choices.append((sum(score >= floor for score in scores), cost, {name: floor}))
+    return choices
+
+
+def _above(score: float) -> float:
+    """Return the lowest point of the grid that is above a score."""
+    return round(float(np.floor(score / STEP + 1e-6) + 1) * STEP, 2)

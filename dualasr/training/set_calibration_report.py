@@ -1,5 +1,6 @@
-"""Calibrate a set of packs: dev audio in; a selector file, a table of before and after and a plot
-out. No pack is changed.
+"""Write a calibrated set of packs: a selector file, a table of before and after, and a plot.
+
+No pack is changed.
 """
 
 from pathlib import Path
@@ -8,11 +9,11 @@ from dualasr.atomic import atomic_file
 from dualasr.evaluation.markdown import markdown_table, percent
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.packs.format import write_selector
-from dualasr.training.set_calibration import SetCalibration
+from dualasr.training.calibrate_set import SetCalibration
 
 
 def to_text(found: SetCalibration) -> str:
-    """Before and after, as Markdown."""
+    """Return the settings and the measurements before and after, as Markdown."""
     sides, measured = (found.before, found.selector), found.measured
     floors = [
         (
@@ -39,7 +40,10 @@ def to_text(found: SetCalibration) -> str:
             *(percent(m["calibration"]["ece"]) for m in measured),
         ),
         ("decoded twice, %", *(percent(m["decoded_twice"]) for m in measured)),
-        ("unknown clips taken by packs, %", *(percent(m["false_accept_rate"]) for m in measured)),
+        (
+            "unknown clips accepted by packs, %",
+            *(percent(m["false_accept_rate"]) for m in measured),
+        ),
     ]
     clips = ", ".join(f"{code} {count}" for code, count in found.clips.items())
     lines = [
@@ -79,10 +83,16 @@ def to_text(found: SetCalibration) -> str:
 
 
 def draw(found: SetCalibration, path: Path) -> None:
-    """Reliability before and after: in every bin the mean posterior and the share of right routes,
-    with its clips.
+    """Plot the reliability of the posterior before and after.
 
-    Raises RunError where the PNG cannot be written.
+    Every bin shows the mean posterior, the share of right routes, and its number of clips.
+
+    Args:
+        found: The calibrated set.
+        path: The PNG file.
+
+    Raises:
+        RunError: The file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -136,7 +146,17 @@ def draw(found: SetCalibration, path: Path) -> None:
 
 
 def write_calibration(path: Path, found: SetCalibration, model: DualWhisper, command: str) -> None:
-    """The selector file, with where it comes from. Raises RunError."""
+    """Write the selector file, with a record of what it was fitted on.
+
+    Args:
+        path: The JSON file.
+        found: The calibrated set.
+        model: The base and the packs, which the record names.
+        command: The command that made it, for the record.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
     sides = [
         {key: side[key] for key in ("accuracy", "confusion", "decoded_twice", "false_accept_rate")}
         | {"ece": side["calibration"]["ece"]}

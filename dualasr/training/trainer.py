@@ -1,12 +1,9 @@
-"""Training a pack: transformers' Trainer on the secondary alone, over cached trunk activations.
+"""Train a secondary with transformers' Trainer, over cached trunk activations.
 
-    1 corpora -> 2 tokenizer -> 3 trunk cache -> 4 train -> 5 choose the CTC weight and calibrate on
-    dev -> 6 pack
-
-Everything random is a function of (seed, step, clip), so that a run killed at any moment resumes to
-the weights of an unbroken one, and several processes (torchrun, accelerate launch) that share each
-batch come to the losses of one. `OUT.run` holds the run (arguments, metrics.jsonl, checkpoints);
-`OUT` is the finished pack.
+Everything random is a function of (seed, step, clip). So a run that was killed at any moment
+resumes to the weights of an unbroken one, and several processes (torchrun, accelerate launch) that
+share each batch come to the losses of one. `OUT.run` holds the run: arguments, metrics.jsonl and
+checkpoints.
 """
 
 import json
@@ -36,14 +33,22 @@ from dualasr.model.search import ctc_greedy
 from dualasr.model.secondary import Secondary
 from dualasr.parallel import worker_pool
 from dualasr.text import normalise
-from dualasr.training.dataset import CachedClips, Clip, collate, plan_batches
+from dualasr.training.dataset import CachedClips, Clip, Item, collate, plan_batches
 from dualasr.training.options import TrainingOptions
 
 
 def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> float:
-    """CER on dev of the CTC head's best path, the cheap and early sign of progress (mark-safe
-    normaliser).
+    """Measure CER on dev by the CTC head's best path, mark-safe. It needs no search, so it is fast.
+
+    Args:
+        secondary: The secondary in training.
+        clips: Dev clips; the first entry of each is used, the clip itself.
+        batch: Clips encoded together.
+
+    Returns:
+        The character error rate over all clips, 1.0 for 100 %.
     """
+    device = next(secondary.parameters()).device
     refs, hyps = [], []
     with torch.no_grad():
         for first in range(0, len(clips), batch):
@@ -52,10 +57,7 @@ def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> flo
                 torch.from_numpy(np.load(clip.entries[0]).astype(np.float32)) for clip in group
             ]
             lengths = torch.tensor([len(v) for v in values])
-            trunk, device = (
-                torch.nn.utils.rnn.pad_sequence(values, batch_first=True),
-                secondary.layer_norm.weight.device,
-            )
+            trunk = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
             encoded = secondary.encode(trunk.to(device), lengths.to(device))
             frames = secondary.ctc_log_probs(encoded).cpu().numpy()
             hyps += [
@@ -69,7 +71,7 @@ def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> flo
 
 
 class _Progress(TrainerCallback):
-    """Dev CER on the way, metrics.jsonl, and the best weights where they are to be kept."""
+    """Write metrics.jsonl, measure dev CER, and keep the best weights if they are wanted."""
 
     def __init__(
         self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions
@@ -103,7 +105,11 @@ class _Progress(TrainerCallback):
 
 
 def save_own(secondary: Secondary, path: Path) -> None:
-    """The secondary's own tensors as safetensors, whole or not at all."""
+    """Write the secondary's own tensors as safetensors, whole or not at all.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
     with atomic_file(path) as part:
         save_file(
             {name: p.detach().cpu().contiguous() for name, p in secondary.own_tensors()}, part
@@ -111,6 +117,7 @@ def save_own(secondary: Secondary, path: Path) -> None:
 
 
 def load_own(secondary: Secondary, path: Path) -> None:
+    """Read the secondary's own tensors, as `save_own` wrote them, in place."""
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in secondary.own_tensors():
@@ -118,20 +125,40 @@ def load_own(secondary: Secondary, path: Path) -> None:
 
 
 class SecondaryTrainer(Trainer):
-    """Trainer whose batches are planned beforehand, whose checkpoints hold the pack's tensors and
-    appear by rename.
+    """transformers' Trainer with planned batches and smaller checkpoints.
 
-    On a CPU each core of `pool` works on its own share of a batch (cores.py). Of several processes
-    each takes its share of every batch, and the gradients are put together by torch's
-    DistributedDataParallel.
+    Batches are planned beforehand (`plan_batches`). Checkpoints hold the pack's own tensors, are
+    written in a folder beside, and appear by rename.
+
+    On a CPU each core of `pool` computes its own share of a batch (parallel.py). Of several
+    processes each takes its share of every batch, and torch's DistributedDataParallel adds up the
+    gradients.
+
+    Args:
+        run: Folder of the run.
+        batches: Micro-batches of (clip's index, position).
+        pool: A thread for each core.
+        cores: Number of threads.
+        kwargs: Arguments of Trainer.
     """
 
     def __init__(
-        self, *args, batches: list[list[tuple]], pool: ThreadPoolExecutor, cores: int, **kwargs
+        self,
+        *,
+        run: Path,
+        batches: list[list[Item]],
+        pool: ThreadPoolExecutor,
+        cores: int,
+        **kwargs,
     ):
-        super().__init__(*args, data_collator=collate, **kwargs)
-        self.batches, self.pool, self.cores = batches, pool, cores
+        super().__init__(data_collator=collate, **kwargs)
+        self.run, self.batches, self.pool, self.cores = run, batches, pool, cores
         self.remove_callback(PrinterCallback)
+
+    @property
+    def secondary(self) -> Secondary:
+        assert isinstance(self.model, Secondary)
+        return self.model
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.args.device.type != "cpu" or self.args.world_size > 1:
@@ -142,10 +169,12 @@ class SecondaryTrainer(Trainer):
         def gradients(share: dict[str, torch.Tensor]):
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, share, num_items_in_batch=num_items_in_batch)
+            assert isinstance(loss, torch.Tensor)  # a tuple only with return_outputs
             return loss.detach(), torch.autograd.grad(
                 loss, own, allow_unused=True, materialize_grads=True
             )
 
+        # losses are sums over a step's labels, so those of the shares add up to that of the batch
         cores = min(self.cores, len(inputs["labels"]))
         shares = [
             {key: value[core::cores] for key, value in inputs.items()} for core in range(cores)
@@ -158,20 +187,21 @@ class SecondaryTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         world, rank = self.args.world_size, self.args.process_index
+        assert self.train_dataset is not None
         if world == 1:
             return self.accelerator.prepare(
                 DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=collate)
             )
-        # or a clip that teaches nothing
+        # a process without a clip of a batch takes one that has no labels
         mine = [batch[rank::world] or [(batch[0][0], None)] for batch in self.batches]
-        # `prepare` would deal whole batches
+        # `prepare` would give whole batches to the processes in turn
         return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=collate)
 
     def _get_output_dir(self, trial) -> str:
-        return os.path.join(self.args.output_dir, "saving")
+        return str(self.run / "saving")
 
     def _save_checkpoint(self, model, trial) -> None:
-        saving, name = Path(self._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        saving, name = self.run / "saving", f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(saving, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -179,44 +209,29 @@ class SecondaryTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
-        final = Path(self.args.output_dir) / name
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(saving / name, final)
-        for old in checkpoints(Path(self.args.output_dir))[:-1]:
+        shutil.rmtree(self.run / name, ignore_errors=True)
+        os.replace(saving / name, self.run / name)
+        for old in checkpoints(self.run)[:-1]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        if not self.args.should_save:  # every process is asked
+        if not self.args.should_save:  # Trainer calls this in every process
             return
-        save_own(self.model, Path(output_dir) / "own.safetensors")
+        save_own(self.secondary, Path(output_dir) / "own.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        load_own(self.model, Path(resume_from_checkpoint) / "own.safetensors")
+        load_own(self.secondary, Path(resume_from_checkpoint) / "own.safetensors")
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first."""
     return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def train_secondary(
-    secondary: Secondary,
-    train: Sequence[Clip],
-    negatives: Sequence[Clip],
-    dev: Sequence[Clip],
-    run: Path,
-    options: TrainingOptions,
-    *,
-    resume: bool = False,
-) -> None:
-    """Train a secondary in place; checkpoints and metrics in `run`. With resume, from the newest
-    complete checkpoint.
-
-    Raises RunError where a checkpoint cannot be written; the one before it stays valid.
-    """
-    batches = plan_batches([c.frames for c in train], [c.frames for c in negatives], options)
+def training_arguments(options: TrainingOptions, run: Path, *, cpu: bool) -> TrainingArguments:
+    """Translate the options into transformers' own. The schedule has three stages (paper, 3.2)."""
     warmup, decay = (round(options.steps * share) for share in (options.warmup, options.decay))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(run),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch,
@@ -234,22 +249,56 @@ def train_secondary(
         report_to=[],
         remove_unused_columns=False,
         bf16=options.bf16,
-        use_cpu=secondary.layer_norm.weight.device.type == "cpu",
+        use_cpu=cpu,
         disable_tqdm=not os.isatty(2),
         dataloader_pin_memory=False,
         adam_beta2=0.98,
     )
+
+
+def train_secondary(
+    secondary: Secondary,
+    train: Sequence[Clip],
+    negatives: Sequence[Clip],
+    dev: Sequence[Clip],
+    run: Path,
+    options: TrainingOptions,
+    *,
+    resume: bool = False,
+) -> None:
+    """Train a secondary in place.
+
+    Args:
+        secondary: The secondary, which is left in evaluation mode and frozen.
+        train: Labelled clips.
+        negatives: Clips in other languages.
+        dev: Labelled clips to measure on while it trains; none are needed.
+        run: Folder for checkpoints and metrics.jsonl.
+        options: How it is trained.
+        resume: Whether to go on from the newest complete checkpoint.
+
+    Raises:
+        RunError: A checkpoint cannot be written; the one before it stays valid.
+    """
+    # 1 plan the batches of all steps
+    batches = plan_batches([c.frames for c in train], [c.frames for c in negatives], options)
+    clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
+
+    # 2 freeze all but the pack's own tensors; the language head is fitted later (language_head.py)
     own = {name for name, _ in secondary.own_tensors() if not name.startswith("language_head")}
     for name, parameter in secondary.named_parameters():
         parameter.requires_grad_(name in own)
     secondary.train()
-    clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
+
+    # 3 train, from the newest complete checkpoint if there is one
+    cpu = next(secondary.parameters()).device.type == "cpu"
     found = checkpoints(run) if resume else []
     try:
         with worker_pool() as (pool, cores):
             trainer = SecondaryTrainer(
+                run=run,
                 model=secondary,
-                args=arguments,
+                args=training_arguments(options, run, cpu=cpu),
                 train_dataset=clips,
                 batches=batches,
                 pool=pool,
@@ -263,6 +312,8 @@ def train_secondary(
             f"Cannot write to {run}: {reason}. Free some space and go on with --resume; "
             "the checkpoints in it are whole."
         ) from error
+
+    # 4 keep the best weights, or the last
     if options.keep == "best" and (run / "best.safetensors").exists():
         load_own(secondary, run / "best.safetensors")
     secondary.eval().requires_grad_(False)

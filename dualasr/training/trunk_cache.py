@@ -1,10 +1,9 @@
-"""Frozen-trunk activations on disk: what lies below the fork is computed once a clip and variant,
-then never again.
+"""Activations of the frozen trunk on disk. The layers below the fork run once a clip and variant.
 
 A variant is an augmentation of the waveform, drawn from (seed, clip, variant); variant 0 is the
-clip itself. Entries are float16 arrays (frames + margin, width), one file each, keyed by the clip's
-content, variant, base and fork, written whole or not at all, so that runs may share a folder and a
-stopped run goes on where it was.
+clip itself. Entries are float16 arrays (frames + margin, width), one file each. The file's name is
+a hash of the clip's content, variant, base and fork. Files are written whole or not at all. So runs
+may share a folder, and a stopped run goes on where it was.
 """
 
 import hashlib
@@ -24,13 +23,21 @@ from dualasr.model.secondary import MARGIN, slice_trunk
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import worker_pool
 
-VERSION = "2"  # of what an entry holds
+VERSION = "2"  # of the entries' content
 BYTES_A_VALUE = 2
 
 
 @dataclass(frozen=True)
 class TrunkCache:
-    """Trunk activations of clips for one base, fork and augmentation."""
+    """Trunk activations of clips for one base, fork and augmentation.
+
+    Attributes:
+        folder: Where the entries are.
+        backbone: The base.
+        fork: First adapted encoder layer; the layers below it are computed.
+        augmentation: How variants are made.
+        seed: Seed of the variants.
+    """
 
     folder: Path
     backbone: Backbone
@@ -39,8 +46,11 @@ class TrunkCache:
     seed: int = 0
 
     def path(self, digest: bytes, variant: int) -> Path:
-        """Where the entry of a clip and variant stands: keyed by the digest of the file's bytes,
-        and of the stretch if any.
+        """Return the file of a clip's variant.
+
+        Args:
+            digest: Digest of the sound file's bytes, and of the stretch if there is one.
+            variant: Number of the variant.
         """
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
         if variant:
@@ -49,12 +59,12 @@ class TrunkCache:
         return self.folder / name[:2] / f"{name}.npy"
 
     def samples(self, audio: Path | Sound, variant: int) -> np.ndarray:
-        """The clip as a variant hears it, cut at the window: (samples,)."""
+        """Load a variant of a clip: (samples,) at 16 kHz, cut at the window. Raises AudioError."""
         samples = load_audio(audio)
         if variant:
             clip = int.from_bytes(hashlib.sha256(samples.tobytes()).digest()[:8], "little")
+            # a clip that would not fit the window at the slowest speed keeps its own
             slowest = len(samples) / self.augmentation.speed_range[0]
-            # else slowing it down would cut its end off
             fits = slowest <= self.backbone.window_samples
             options = self.augmentation if fits else replace(self.augmentation, speed=0.0)
             samples = augment(samples, np.random.default_rng([self.seed, clip, variant]), options)
@@ -67,41 +77,45 @@ class TrunkCache:
         batch: int = 16,
         progress: bool | None = None,
     ) -> list[Path | AudioError]:
-        """Compute what is missing of (audio, variant) pairs; their entries, in order, or why a file
-        cannot be read.
+        """Compute the entries that are missing.
 
-        `progress` None shows a bar on a terminal. Raises RunError where the disk is full.
+        Args:
+            clips: Pairs of audio and variant.
+            batch: Clips encoded together.
+            progress: Whether to show a bar; None shows one on a terminal.
+
+        Returns:
+            The file of each pair, or the error of a sound that cannot be read.
+
+        Raises:
+            RunError: The disk is full.
         """
         sounds = [audio if isinstance(audio, Sound) else Sound(audio) for audio, _ in clips]
         digests = {
             path: self._digest(path) for path in dict.fromkeys(sound.path for sound in sounds)
         }
-        paths: list[Path | AudioError] = [
+        paths = [
             self.path(self._stretch(digests[sound.path], sound), variant)
             for sound, (_, variant) in zip(sounds, clips, strict=True)
         ]
-        missing = [
-            (clip, i)
-            for i, (clip, path) in enumerate(zip(clips, paths, strict=True))
-            if not path.exists()
-        ]
+        found: list[Path | AudioError] = list(paths)
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
         groups = [missing[first : first + batch] for first in range(0, len(missing), batch)]
 
-        def compute(group: list[tuple[tuple[Path | Sound, int], int]]) -> int:
-            into, sounds = [], []
-            for clip, i in group:
+        def compute(group: list[int]) -> int:
+            read, waves = [], []
+            for i in group:
                 try:
-                    sounds.append(self.samples(*clip))
-                    into.append(paths[i])
+                    waves.append(self.samples(*clips[i]))
+                    read.append(i)
                 except AudioError as error:
-                    paths[i] = error
-            if sounds:
-                trunk = self.backbone.trunk(self.backbone.features(sounds), self.fork)
-                sliced, lengths = slice_trunk(
-                    trunk, [self.backbone.frames(len(sound)) for sound in sounds], MARGIN
-                )
-                for path, values, length in zip(into, sliced, lengths.tolist(), strict=True):
-                    self._write(path, values[:length].to(torch.float16).cpu().numpy())
+                    found[i] = error
+            if waves:
+                trunk = self.backbone.trunk(self.backbone.features(waves), self.fork)
+                frames = [self.backbone.frames(len(wave)) for wave in waves]
+                sliced, lengths = slice_trunk(trunk, frames, MARGIN)
+                for i, values, length in zip(read, sliced, lengths.tolist(), strict=True):
+                    self._write(paths[i], values[:length].to(torch.float16).cpu().numpy())
             return len(group)
 
         hidden = None if progress is None else not progress
@@ -109,11 +123,11 @@ class TrunkCache:
         with worker_pool() as (pool, _), bar:
             for done in pool.map(compute, groups):
                 bar.update(done)
-        return paths
+        return found
 
     @staticmethod
     def _digest(audio: Path) -> bytes:
-        """Of the file's bytes; of its name where it cannot be read, which `samples` then says."""
+        """Hash the file's bytes; the name of an unreadable file, whose error `samples` raises."""
         try:
             with open(audio, "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
@@ -122,14 +136,10 @@ class TrunkCache:
 
     @staticmethod
     def _stretch(digest: bytes, sound: Sound) -> bytes:
-        """A whole file keeps its own digest, which is what the entries of earlier runs are keyed
-        by.
-        """
-        return (
-            digest
-            if sound.is_whole
-            else hashlib.sha256(digest + f"|{sound.start!r}-{sound.end!r}".encode()).digest()
-        )
+        """Hash a stretch too. A whole file keeps its digest, so that earlier entries stay valid."""
+        if sound.is_whole:
+            return digest
+        return hashlib.sha256(digest + f"|{sound.start!r}-{sound.end!r}".encode()).digest()
 
     @staticmethod
     def _write(path: Path, values: np.ndarray) -> None:

@@ -1,17 +1,18 @@
-"""One language more: CONFIG joins a base and the packs it has; what that costs every other language
-is measured.
+r"""Add one language to a base and its packs, and measure what that costs every other language.
 
-    python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky python
-    recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga --pack runs/ky/packs/ky
+    python recipes/fleurs/add_language.py ky_kg --corpus data/fleurs --out runs/ky
+    python recipes/fleurs/add_language.py ga_ie --corpus data/fleurs --out runs/ga \
+        --pack runs/ky/packs/ky
 
 1 data  2 tokenizer  3 trunk activations  4 train  5 calibrate on dev  6 pack  7 evaluate  8 report
 
---corpus is a FLEURS folder, as prepare.py makes it; a corpus of any other layout is named with its
-language, qu-EC=my/corpus. The languages of the folder that the base knows are the old ones (--old
-names fewer): their training audio teaches the pack what is not its own, and their test split is
-evaluated before and after, as are the languages of earlier packs. OUT/packs/CODE is the pack,
-OUT/reports the evaluations. OUT is never overwritten; the same command goes on where it was
-stopped.
+--corpus is a FLEURS folder, as prepare.py makes it. A corpus of any other layout is named with its
+language: qu-EC=my/corpus. The languages of the folder that the base knows are the old ones (--old
+names fewer). Their training audio shows the pack what is not its language. Their test split is
+evaluated before and after, and so is that of earlier packs' languages.
+
+OUT/packs/CODE is the pack, OUT/reports holds the evaluations. OUT is never overwritten. A run that
+was stopped goes on with the same command.
 """
 
 import argparse
@@ -27,6 +28,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers.utils.logging import set_verbosity_error as silence_transformers
 
 from dualasr import errors
@@ -50,8 +55,10 @@ from dualasr.training.options import AddLanguageOptions, TrainingOptions, check_
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps of a run share. `old` are FLEURS configs of the base's languages; `negatives`
-    more audio in others.
+    """Settings that all steps of a run share.
+
+    `old` are the FLEURS configs of the base's languages; `negatives` hold more audio in other
+    languages.
     """
 
     corpus: Path
@@ -66,8 +73,9 @@ class Setting:
     training: TrainingOptions = TrainingOptions()
 
     def folder(self, config: str) -> Path:
-        """Where a config's tables are, or the corpus that is named. Raises CorpusError that offers
-        the nearest there is.
+        """Return the folder of a config's tables, or the corpus that is named.
+
+        Raises CorpusError that offers the nearest name there is.
         """
         if path := config.partition("=")[2]:
             return Path(path)
@@ -82,7 +90,7 @@ class Setting:
         return found[config]
 
     def read(self, config: str, split: str) -> Corpus:
-        """Its clips. Raises CorpusError."""
+        """Read the clips of a split. Raises CorpusError."""
         code = language_named(config).code
         return load_corpus(self.folder(config), split, languages=[code], default_language=code)
 
@@ -90,8 +98,9 @@ class Setting:
 def old_configs(
     corpus: Path, base: str, known: Collection[str], named: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The configs of a FLEURS folder that the base knows, or those of them that are named. Raises
-    CorpusError.
+    """Return the configs of a FLEURS folder that the base knows, or those of them that are named.
+
+    Raises CorpusError.
     """
     there = [folder.name for folder in find_fleurs(corpus)]
     old = [config for config in there if language_of(config).whisper in known]
@@ -107,7 +116,7 @@ def old_configs(
 
 
 def open_out(out: Path, arguments: dict) -> None:
-    """Make OUT and keep the arguments there, or check that they are the same. Raises RunError."""
+    """Make OUT and write the arguments there, or check that they are the same. Raises RunError."""
     kept, wanted = out / "arguments.json", json.loads(json.dumps(arguments, default=str))
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
@@ -117,7 +126,7 @@ def open_out(out: Path, arguments: dict) -> None:
                 " or choose another --out."
             )
         return
-    # hidden: a start that was killed
+    # hidden files are left by a start that was killed
     if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise RunError(
             f"{out} exists and is not a run of this recipe; choose another --out. Nothing was"
@@ -128,7 +137,7 @@ def open_out(out: Path, arguments: dict) -> None:
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    """What changed, each as "name: before, now now"."""
+    """List what changed, each as "name: before, now now"."""
     found = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
@@ -151,12 +160,12 @@ def train(
     rehearse: float = 0.3,
     processes: int = 1,
 ) -> None:
-    """Steps 1 to 6: a pack of `new`, unless it is there. With `init` it goes on from a pack that
-    knows `earlier`.
+    """Run steps 1 to 6: make a pack of `new`, unless it exists.
 
-    `others` are configs of further new languages, whose training audio is not its own; `later`
-    those that it is to grow by. Several processes are started as torchrun would, and each takes its
-    share of every batch. Raises RunError where one fails.
+    With `init` it goes on from a pack that knows `earlier`. `others` are configs of further new
+    languages, whose training audio serves as negatives; `later` are languages that the pack will
+    get afterwards, whose text takes part in the vocabulary. Several processes are started as
+    torchrun would, and each takes its share of every batch. Raises RunError where one fails.
     """
     if pack.exists():
         read_pack(pack)
@@ -194,7 +203,7 @@ def train(
         max_restarts=0,
         signals_to_handle="SIGTERM",
     )
-    # we say what failed
+    # the recipe's own message says what failed
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         elastic_launch(launch, steps_1_to_6)(options)
@@ -209,7 +218,7 @@ def train(
 
 
 def steps_1_to_6(options: AddLanguageOptions) -> None:
-    """In this process, or in each of several."""
+    """Run steps 1 to 6 in this process, which may be one of several."""
     silence_transformers()
     add_language(options, resume=True)
 
@@ -217,7 +226,7 @@ def steps_1_to_6(options: AddLanguageOptions) -> None:
 def measure(
     setting: Setting, packs: Sequence[Path], configs: Sequence[str], report: Path, command: str
 ) -> dict:
-    """Steps 7 and 8: the report on the test split of `configs`, made unless it is there."""
+    """Run steps 7 and 8: write the report on the test split of `configs`, unless it exists."""
     if not report.exists():
         parts = [setting.read(config, "test") for config in configs]
         utterances = [u for part in parts for u in part.utterances]
@@ -231,7 +240,7 @@ def measure(
 
 
 def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
-    """What every recipe that trains has, less what would mean nothing to it."""
+    """Add the arguments of every recipe that trains, but for those in `without`."""
 
     def option(group, flag: str, **about) -> None:
         if flag in without:
@@ -312,7 +321,7 @@ def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ())
 
 
 def configs_of(parser: argparse.ArgumentParser) -> None:
-    """The new languages of a recipe for many."""
+    """Add the argument for several new languages."""
     parser.add_argument(
         "configs",
         nargs="*",
@@ -324,11 +333,11 @@ def configs_of(parser: argparse.ArgumentParser) -> None:
 def begin(
     args: argparse.Namespace, names: Sequence[str]
 ) -> tuple[tuple[FleursLanguage, ...], Setting, Backbone]:
-    """The new languages, by their configs or codes, what all steps share, and the base. With no
-    names, the paper's nineteen.
+    """Read the new languages (configs or codes), the settings that all steps share, and the base.
 
-    Raises CorpusError for a language that is unknown, not in the corpus, named twice, or the
-    base's; BaseModelError, and RunError for settings that cannot be.
+    Without names the languages are the paper's nineteen. Raises CorpusError for a language that is
+    unknown, not in the corpus, named twice, or the base's; BaseModelError; and RunError for
+    settings outside their range.
     """
     device = find_device(args.device)
     backbone = Backbone.load(args.base, device=device)
@@ -380,8 +389,9 @@ def begin(
 
 
 def language_named(name: str) -> FleursLanguage:
-    """A FLEURS config or code, or any corpus with its language, as qu-EC=my/corpus. Raises
-    CorpusError.
+    """Find a language by FLEURS config or code, or by a corpus of its own, as qu-EC=my/corpus.
+
+    Raises CorpusError.
     """
     code, _, path = name.partition("=")
     if not path:
@@ -399,7 +409,7 @@ def run(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
 ) -> int:
-    """A recipe's exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
+    """Run a recipe and return its exit code: 1 with a sentence for an error, 130 for Ctrl-C."""
     name = Path(parser.prog).stem
     args = parser.parse_args(argv)
     silence_transformers()
@@ -423,7 +433,7 @@ def run(
 
 
 def write_result(path: Path, found: dict, text: str) -> None:
-    """PATH.json and PATH.md, each whole or not at all; the latter is printed, too."""
+    """Write PATH.json and PATH.md, each whole or not at all, and print the latter."""
     for ending, content in (("json", json.dumps(found, indent=1)), ("md", text)):
         with atomic_file(path.with_suffix(f".{ending}")) as part:
             part.write_text(content, encoding="utf-8")
@@ -473,7 +483,7 @@ def add_one(args: argparse.Namespace) -> int:
 
 
 def rows_of(before: dict, after: dict) -> list[tuple[str, ...]]:
-    """CER of each language before and after, in percent."""
+    """Return CER of each language before and after, in percent."""
     rows = []
     for code, found in after["languages"].items():
         pairs = [

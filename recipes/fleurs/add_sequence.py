@@ -1,22 +1,24 @@
-"""Languages one after the other: after every step all old languages and all earlier new ones are
-measured.
+r"""Add languages one after the other, and measure all languages so far after every step.
 
-    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs --out
-    runs/sequence python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs
-    --out runs/shared --grow shared python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et
-    --corpus data/fleurs --out runs/joint --grow joint
+    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs \
+        --out runs/sequence
+    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs \
+        --out runs/shared --grow shared
+    python recipes/fleurs/add_sequence.py ky_kg ga_ie or_in om_et --corpus data/fleurs \
+        --out runs/joint --grow joint
 
---grow pack    a pack for each language
---grow shared  the paper's one LoRA and one decoder: every language trains them further, rehearsing a share of the earlier new
-               languages and never the base's; their vocabulary is made from the whole sequence's text at the start, and
-               every language brings its tag
---grow joint   one pack of all languages, trained at once in as many steps as all of them have elsewhere: the paper's own
-               setting, and the reference for IM
+--grow pack    One pack for each language.
+--grow shared  The paper's one LoRA and one decoder. Every language trains them further, and
+               rehearses a share of the earlier new languages, never of the base's. The vocabulary
+               is made from the whole sequence's text at the start; every language brings its tag.
+--grow joint   One pack of all languages, trained at once, in as many steps as the other two take
+               for all of them. This is the paper's own setting, and the reference for IM.
 
-OUT/matrix.json, .md and .png are the result, OUT/reports the evaluation of each step, OUT/packs the
-packs. --joint and --alone name a finished --grow joint and --grow pack run, for IM and FWT. Exit
-code 1 where a language worsened by more than --max-regression points of WER with nothing known. OUT
-is never overwritten; the same command goes on where it was stopped.
+OUT/matrix.json, .md and .png are the result, OUT/reports holds the evaluation of each step, and
+OUT/packs the packs. For IM and FWT, --joint and --alone name a finished run with --grow joint and
+one with --grow pack. The exit code is 1 where the WER of a language, with nothing known, rose by
+more than --max-regression points. OUT is never overwritten. A run that was stopped goes on with the
+same command.
 """
 
 import argparse
@@ -71,20 +73,20 @@ def add_many(args: argparse.Namespace) -> int:
         before = [language for group in groups[: max(0, k - 1)] for language in group]
         if k:
             packs = add_step(args, setting, packs, before, groups[k - 1], languages)
-        heard = (
+        measured = (
             [language.config for language in (*before, *groups[k - 1])]
             if k
             else [one.config for one in languages]
         )
         report = args.out / "reports" / f"{k:02}-{step.removeprefix('+ ')}.json"
-        reports.append(measure(setting, packs, [*setting.old, *heard], report, args.command))
+        reports.append(measure(setting, packs, [*setting.old, *measured], report, args.command))
         say(
             "  decoded: "
             + ", ".join(f"{name} {count}" for name, count in reports[-1]["decoded"].items())
             + " windows"
         )
         matrix = matrix_of(reports, steps[: k + 1], learnt, args.grow)
-        if k + 1 >= there:  # a run that goes on leaves the longer one until it has come as far
+        if k + 1 >= there:  # a resumed run keeps the longer matrix until it has as many steps
             write_matrix(args.out, matrix, args.command, **beside)
             for pack in packs:
                 attach_regression(pack, args.out / "matrix.md", args.out / "matrix.png")
@@ -104,12 +106,10 @@ def add_many(args: argparse.Namespace) -> int:
 
 
 def add_step(args, setting, packs: list[Path], before, new, languages) -> list[Path]:
-    """The packs after a step: those before with one more, or the one that went on from the one
-    before.
-    """
+    """Return the packs after a step: one more, or one that went on from the last one."""
     folder = args.out / "packs"
     if args.grow == "joint":
-        steps = setting.training.steps * len(new)  # --steps are a language's
+        steps = setting.training.steps * len(new)  # --steps is for one language
         longer = replace(setting, training=replace(setting.training, steps=steps))
         train(longer, folder / "joint", new, processes=args.processes)
         return [folder / "joint"]
@@ -138,7 +138,7 @@ def add_step(args, setting, packs: list[Path], before, new, languages) -> list[P
 
 
 def rates_of(matrix: Matrix) -> list[str]:
-    """The newest row, for the screen."""
+    """Return the newest row of the matrix, for the screen."""
     lines = []
     for mode, words in (("pipeline_aware", "pipeline known"), ("agnostic", "nothing known ")):
         rates = 100 * matrix.table(mode)[-1]

@@ -1,9 +1,9 @@
-"""What somebody could do instead, on the same clips and in as many steps.
+"""Other ways of adding a language, on the same clips and in as many steps.
 
 A whole Whisper may be trained, or LoRA on its encoder and decoder, with Whisper's own vocabulary
-and the tag of another language: what it knew before is then no longer what it knew (`train_whole`).
-Or a pack may have another shape: a decoder without LoRA, or a supplementary encoder layer, the
-paper's two baselines (section 4; `fit_pack`).
+and the tag of another language. This changes its results on the languages that it knew
+(`train_whole`). Or a pack may have another shape: a decoder without LoRA, or a supplementary
+encoder layer. These are the paper's two baselines (section 4; `fit_pack`).
 """
 
 import copy
@@ -15,6 +15,10 @@ from itertools import islice
 
 import numpy as np
 import torch
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
@@ -38,7 +42,7 @@ from dualasr.training.prepare import prepare, read_corpora, read_text
 from dualasr.training.trainer import train_secondary
 from dualasr.training.trunk_cache import TrunkCache
 
-BATCH = 16  # windows that are transcribed together
+BATCH = 16  # windows transcribed together
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,7 @@ class Example:
 def borrow_tags(
     new: Sequence[str], known: Sequence[str], measured: Sequence[str]
 ) -> dict[str, str]:
-    """A tag for each new language: those that no measured language needs come first, then all take
-    turns.
-    """
+    """Choose a tag for each new language, first those of languages that are not measured."""
     order = [tag for tag in known if tag not in measured] + [
         tag for tag in known if tag in measured
     ]
@@ -63,12 +65,12 @@ def borrow_tags(
 
 
 def text_tokens(backbone: Backbone, text: str) -> list[int]:
-    """As the base was trained: with a space before."""
+    """Return a text's tokens, with a space before it, as the base was trained."""
     return backbone.tokenizer(" " + text, add_special_tokens=False).input_ids
 
 
 def examples_of(backbone: Backbone, utterances: Sequence[Utterance], tag: str) -> list[Example]:
-    """Labelled with `tag`; a text longer than the decoder holds is left out."""
+    """Label clips with `tag`; a text longer than the decoder holds is left out."""
     ids, examples = backbone.special_ids, []
     for u in utterances:
         tokens = text_tokens(backbone, " ".join(u.text.split()))
@@ -87,13 +89,13 @@ def train_whole(
     rank: int = 0,
     padded: float = 1.0,
 ) -> tuple[nn.Module, int]:
-    """A copy of the base's model trained on examples, and how many parameters were: all, or with
-    `rank` LoRA, which is merged.
+    """Train a copy of the base's model; return it, and the number of its trained parameters.
 
-    AdamW with linear warm-up and decay over as many steps and clips as a pack's training, the same
-    augmentation (`variants` makes it). Of the batches a share, `padded`, fills the window as a
-    Whisper's does; the others end with their longest clip, which a base that was trained so stands,
-    and which is several times faster.
+    All parameters are trained, or with `rank` LoRA, which is merged at the end. AdamW runs with
+    linear warm-up and decay, over as many steps and clips as a pack's training, with the same
+    augmentation (`variants` makes it). A share of the batches, `padded`, fills the window as
+    Whisper's does. The others end with their longest clip, which is several times faster; a base
+    that was trained on such clips bears it.
     """
     model = copy.deepcopy(backbone.model).requires_grad_(rank == 0)
     torch.manual_seed(options.seed)
@@ -179,8 +181,9 @@ def train_whole(
 
 
 def encode(whisper: nn.Module, mel: torch.Tensor, frames: int) -> torch.Tensor:
-    """Whisper's encoder on the first frames: (batch, mels, 2 x positions) -> (batch, frames,
-    width).
+    """Run Whisper's encoder on the first frames.
+
+    (batch, mels, 2 x positions) -> (batch, frames, width)
     """
     encoder = whisper.model.encoder
     hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel[:, :, : 2 * frames])))).permute(0, 2, 1)
@@ -191,8 +194,9 @@ def encode(whisper: nn.Module, mel: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 class Supplementary(Secondary):
-    """No LoRA: one more encoder layer on top of the frozen ones, started from the last, and a
-    decoder (paper, section 4).
+    """One more encoder layer on top of the frozen ones, and a decoder; no LoRA (paper, section 4).
+
+    The layer starts from the weights of the last one.
     """
 
     def __init__(self, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions):
@@ -209,14 +213,14 @@ Make = Callable[[Backbone, PackTokenizer, SecondaryOptions], Secondary]
 def parameters(
     make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions
 ) -> int:
-    """How many a pack of this shape adds."""
+    """Return how many parameters a pack of this shape adds."""
     return sum(p.numel() for _, p in make(backbone, tokenizer, options).own_tensors())
 
 
 def units_for(
     make: Make, backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int
 ) -> int:
-    """LSTM units with which a shape adds as many parameters as wanted, or the fewest there can be."""
+    """Find the LSTM units with which a shape adds as many parameters as wanted, at least 4."""
 
     def size(units: int) -> int:
         return parameters(make, backbone, tokenizer, replace(options, las=LASOptions(units=units)))
@@ -233,8 +237,9 @@ def units_for(
 def rank_for(
     backbone: Backbone, tokenizer: PackTokenizer, options: SecondaryOptions, wanted: int
 ) -> int:
-    """The LoRA rank with which a pack adds as many parameters as wanted, which they grow with
-    evenly.
+    """Find the LoRA rank with which a pack adds as many parameters as wanted.
+
+    The parameters are a linear function of the rank.
     """
     one, two = (
         parameters(Secondary, backbone, tokenizer, replace(options, rank=rank)) for rank in (1, 2)
@@ -243,7 +248,7 @@ def rank_for(
 
 
 def whole_rank(backbone: Backbone, wanted: int) -> int:
-    """The rank with which LoRA on all of a Whisper's layers adds as many parameters as wanted."""
+    """Find the rank with which LoRA on a whole Whisper adds as many parameters as wanted."""
     layers = nn.ModuleList([*backbone.encoder.layers, *backbone.decoder.layers])
     adapted = (
         layer for name, layer in layers.named_modules() if name.rpartition(".")[2] in LORA_TARGETS
@@ -253,7 +258,7 @@ def whole_rank(backbone: Backbone, wanted: int) -> int:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A pack, its dev CER at its best CTC weight, and the seconds of its training steps (`clock`)."""
+    """A trained pack, with dev CER at its best CTC weight and its training seconds (`clock`)."""
 
     pack: Pack
     dev_cer: float
@@ -261,14 +266,15 @@ class Fitted:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """Seconds of all cores' work on a CPU, which others may be using, too; by the wall on anything
-    else.
+    """Return a clock in seconds: the process's CPU time on a CPU, which others may use, too.
+
+    On anything else it is the wall clock.
     """
     return time.process_time if device == "cpu" else time.perf_counter
 
 
 def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Pack:
-    """A pack of any shape with the vocabulary of its training text, untrained."""
+    """Make an untrained pack of any shape, with the vocabulary of its training text."""
     train = read_corpora(options, backbone.window_s).train
     tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
     torch.manual_seed(options.training.seed)
@@ -277,12 +283,12 @@ def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
 
 
 def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Fitted:
-    """A pack of any shape, trained, pipeline-aware (it is not calibrated)."""
+    """Train a pack of any shape for pipeline-aware use: it is not calibrated."""
     pack = new_pack(options, backbone, make)
     secondary, corpora = pack.secondary, read_corpora(options, backbone.window_s)
-    asked = replace(options, secondary=secondary.options)
-    data = prepare(asked, backbone, secondary.tokenizer, corpora)
-    # begun anew, so that the seconds are those of all steps
+    resolved = replace(options, secondary=secondary.options)
+    data = prepare(resolved, backbone, secondary.tokenizer, corpora)
+    # never resumed, so that the seconds are those of all steps
     shutil.rmtree(options.run, ignore_errors=True)
     options.run.mkdir(parents=True)
     now = clock(options.device)
@@ -300,9 +306,7 @@ def fit_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secon
 def transcripts(
     model: DualWhisper, utterances: Sequence[Utterance], route: str, options: DecodeOptions
 ) -> list[str]:
-    """What one pipeline hears; a clip longer than the window is cut as `evaluate` cuts it, and no
-    other pipeline is asked.
-    """
+    """Transcribe clips by one pipeline. Clips longer than the window are cut as by `evaluate`."""
     windows = (
         (i, samples[start:end])
         for i, utterance in enumerate(utterances)
@@ -312,10 +316,10 @@ def transcripts(
     )
     batches, texts = iter(lambda: list(islice(windows, BATCH)), []), [[] for _ in utterances]
     with worker_pool() as (pool, _):
-        for batch, heard in one_ahead(
+        for batch, audio in one_ahead(
             pool, lambda batch: model.encode_audio([samples for _, samples in batch]), batches
         ):
-            results = model.transcribe_encoded(heard, route=route, options=options)
+            results = model.transcribe_encoded(audio, route=route, options=options)
             for (i, _), result in zip(batch, results, strict=True):
                 texts[i].append(result.text)
     return [" ".join(filter(None, parts)) for parts in texts]

@@ -1,8 +1,7 @@
-"""Cells of the comparison: one system, learning rate, seed and language; trained, and heard on
-test.
+"""Cells of the comparison: one system, learning rate, seed and language, trained and tested.
 
-A cell is JSON, written whole or not at all, and made once. What was trained stands beside it until
-its system is done.
+A cell is a JSON file. It is written whole or not at all, and made once. The trained weights stay
+beside it until its system is finished.
 """
 
 import json
@@ -41,14 +40,15 @@ from dualasr.training.prepare import read_corpora, read_text
 from dualasr.training.trainer import load_own, save_own
 from dualasr.training.trunk_cache import TrunkCache
 
-# of a clip of the primary's: a Whisper that was spoilt babbles on to the end of its window
+# a Whisper that training damaged may write on to the end of its window
 MOST_NEW_TOKENS = 200
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A way to change the Whisper: all of it, or LoRA of a rank; with a share of the base's data
-    replayed.
+    """A way to change the Whisper: all of it, or by LoRA of a rank.
+
+    `replay` is the share of the base's training clips that are trained on again.
     """
 
     rank: int = 0
@@ -57,7 +57,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Shape:
-    """A pack's."""
+    """The shape of a pack."""
 
     make: Make
     options: SecondaryOptions
@@ -65,12 +65,20 @@ class Shape:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all cells share."""
+    """What all cells share.
+
+    Attributes:
+        setting: Settings that all steps share.
+        backbone: The base.
+        languages: The new languages, in order.
+        limit: Test clips of each of the base's languages.
+        padded: Share of the batches that fill the window.
+    """
 
     setting: Setting
     backbone: Backbone
     languages: tuple[FleursLanguage, ...]
-    limit: int  # test clips of each of the base's languages
+    limit: int
     padded: float
 
     def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
@@ -100,20 +108,23 @@ class Comparison:
 
 
 def texts_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> list[str]:
-    """What a model's pack hears, or its Whisper if it has none."""
+    """Transcribe clips by a model's pack, or by its Whisper if it has none."""
     options = DecodeOptions(beam=beam, generate={"max_new_tokens": MOST_NEW_TOKENS})
     return transcripts(model, clips, next(iter(model.packs), PRIMARY), options)
 
 
 def errors_of(model: DualWhisper, clips: Sequence[Utterance], beam: int) -> Tables:
-    """In clips of one language."""
+    """Count the errors in clips of one language."""
     return error_tables(
         clips[0].language, [clip.text for clip in clips], texts_of(model, clips, beam)
     )
 
 
-def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
-    """By language code: errors and lengths of each test sentence (scoring.Tables, as lists)."""
+def tables_of(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) -> dict:
+    """Measure a model: errors and lengths of each test sentence, by language code.
+
+    They are scoring.Tables, as lists.
+    """
     found = {}
     for clips in map(comparison.test, configs):
         tables = errors_of(model, clips, comparison.setting.beam)
@@ -124,8 +135,9 @@ def heard(comparison: Comparison, model: DualWhisper, configs: Sequence[str]) ->
 
 
 def cost(comparison: Comparison, model: DualWhisper, clips: int = 24) -> float:
-    """Seconds to transcribe a second of the first language, over what the base takes for one of its
-    own; side by side.
+    """Time the first language against the base on one of its own languages, side by side.
+
+    Returns the ratio of the seconds that a second of audio takes.
     """
 
     def once(model: DualWhisper, config: str, split: str) -> float:
@@ -142,22 +154,24 @@ def cost(comparison: Comparison, model: DualWhisper, clips: int = 24) -> float:
 
 
 def on_test(comparison: Comparison, model: DualWhisper, k: int, *, timed: bool) -> dict:
-    """The k-th language's test clips; after the last one, of what changes the Whisper, those of
-    all.
+    """Measure the k-th language's test clips.
+
+    A changed Whisper is measured on all languages after the last one.
     """
     configs = [comparison.languages[k].config]
     if not model.packs and k + 1 == len(comparison.languages):
         configs = comparison.configs
     return {
-        "tables": heard(comparison, model, configs),
+        "tables": tables_of(comparison, model, configs),
         "cost": cost(comparison, model) if timed else None,
     }
 
 
 @dataclass(frozen=True)
 class Place:
-    """A cell: a learning rate, a seed, the k-th language. Its weights stand beside it until its
-    system is done.
+    """Where a cell is: its learning rate, seed and k-th language.
+
+    Its weights stay beside it until its system is finished.
     """
 
     folder: Path
@@ -170,7 +184,7 @@ class Place:
         return self.file(".safetensors")
 
     def trained(self) -> Path:
-        """The weights, to be read. Raises RunError where they are gone."""
+        """Return the file of the weights. Raises RunError where it is missing."""
         if not self.weights.exists():
             raise RunError(
                 f"{self.weights} is not there any more; remove {self.file('.json').name} beside it,"
@@ -183,7 +197,7 @@ class Place:
 
 
 def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
-    """The k-th language of a sequence, from what the one before left."""
+    """Train a Whisper on the k-th language of a sequence, from the weights after the one before."""
     language, backbone = comparison.languages[place.k], comparison.backbone
     codes = [language_of(config).whisper for config in comparison.setting.old]
     tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
@@ -198,7 +212,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
             base = [u for u in comparison.clips(config, "train") if u.duration <= backbone.window_s]
             some = sorted(rng.permutation(len(base))[: round(way.replay * len(base))])
             examples += examples_of(backbone, [base[i] for i in some], tag)
-    # for its augmentation alone
+    # used for its augmentation alone
     variants = TrunkCache(place.folder, backbone, 0, options.training.augmentation, place.seed)
     now = clock(comparison.setting.device)
     began = now()
@@ -225,7 +239,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
 def load_whole(comparison: Comparison, way: Whole, place: Place, found: dict) -> DualWhisper:
     backbone = Backbone.load(comparison.setting.base, device=comparison.setting.device)
     load_model(backbone.model, place.trained())
-    return DualWhisper(replace(backbone))  # anew: it is not known by the base's checksum
+    return DualWhisper(replace(backbone))  # a new object: its checksum is not the base's
 
 
 def shape_options(comparison: Comparison, shape: Shape, place: Place) -> AddLanguageOptions:
@@ -236,7 +250,7 @@ def shape_options(comparison: Comparison, shape: Shape, place: Place) -> AddLang
 
 
 def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:
-    """A pack of the k-th language."""
+    """Train a pack of the k-th language."""
     options = shape_options(comparison, shape, place)
     fitted = fit_pack(options, comparison.backbone, shape.make)
     secondary = fitted.pack.secondary
@@ -261,7 +275,7 @@ def load_shape(comparison: Comparison, shape: Shape, place: Place, found: dict) 
 
 
 def cell(path: Path, make: Callable[[], dict]) -> dict:
-    """A result that is on disk, or is made and put there."""
+    """Read a result from disk, or make and write it."""
     if not path.exists():
         say(f"== {path.parent.name} {path.stem}")
         found = make()

@@ -1,18 +1,24 @@
-"""Ours beside every other way of adding languages: one table, on the same clips, steps and seeds.
+r"""Compare ours with every other way of adding languages, on the same clips, steps and seeds.
 
-    python recipes/fleurs/compare.py ky_kg ga_ie or_in om_et --corpus data/generated --out
-    runs/compare
+    python recipes/fleurs/compare.py ky_kg ga_ie or_in om_et --corpus data/generated \
+        --out runs/compare
 
-Systems: the base zero-shot; all of the Whisper fine-tuned; LoRA on its encoder and decoder;
-fine-tuning with a tenth of the corpus's clips of the base's languages replayed; the paper's two
-baselines, decoder-only and a supplementary encoder layer; ours with each decoder. What is added has
-as many parameters for all. Those that change the Whisper learn the languages one after the other; a
-pack knows its own alone. Learning rates are chosen from one grid on dev of the first language, with
-the first seed.
+The systems are:
+- the base, zero-shot;
+- full fine-tuning of the Whisper;
+- LoRA on its encoder and decoder;
+- full fine-tuning with replay: a tenth of the corpus's clips of the base's languages;
+- the paper's two baselines: decoder-only, and a supplementary encoder layer;
+- ours with each decoder.
 
-What is compared is transcription: a pack is given the clip (pipeline-aware), a changed Whisper
-names the tag by itself, and the base's languages are heard again after the last. Resumable by cell
-(OUT/cells); OUT/compare.md, .json and .png are the result.
+All systems that add parameters add as many. Those that change the Whisper learn the languages one
+after the other; a pack learns its own alone. Learning rates are chosen from one grid on dev of the
+first language, with the first seed.
+
+Transcription is compared, not routing: a pack is given its clips (pipeline-aware), a changed
+Whisper predicts the tag itself. The base's languages are measured again after the last language.
+Finished cells (OUT/cells) are kept, so that a stopped run goes on. OUT/compare.md, .json and .png
+are the result.
 """
 
 import argparse
@@ -40,10 +46,10 @@ from cells import (
     cell,
     fit_shape,
     fit_whole,
-    heard,
     load_shape,
     load_whole,
     on_test,
+    tables_of,
 )
 
 from dualasr.errors import CorpusError, RunError
@@ -62,8 +68,10 @@ ZERO_SHOT = "zero-shot"
 
 
 def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
-    """The systems by name. All LoRA and packs add as many parameters as ours with the base's
-    decoder, sized on the first language.
+    """Make the systems by name.
+
+    All LoRA and packs add as many parameters as ours with the base's decoder. The sizes are
+    computed on the first language.
     """
     options = comparison.options(comparison.setting.out, comparison.languages[0], 1e-3, 1)
     backbone, train = comparison.backbone, read_corpora(options, comparison.backbone.window_s).train
@@ -99,8 +107,9 @@ def systems_of(comparison: Comparison, rank: int) -> dict[str, Whole | Shape]:
 def fill(
     comparison: Comparison, systems: dict, rates: Sequence[float], seeds: Sequence[int]
 ) -> dict[str, dict]:
-    """Every system's chosen rate, dev CER by rate, and cells by (seed, language). Only the chosen
-    rate meets a test clip.
+    """Make all cells: each system's chosen rate, dev CER by rate, and cells by (seed, language).
+
+    Test clips are used at the chosen rate alone.
     """
     found, first = {}, seeds[0]
     for name, system in systems.items():
@@ -141,14 +150,14 @@ def fill(
 
 
 def summary(comparison: Comparison, base: dict, found: dict[str, dict], ours: str) -> list[dict]:
-    """A row for each system."""
+    """Make the table, a row for each system."""
     codes, old = (
         [one.code for one in comparison.languages],
         [language_of(config).code for config in comparison.setting.old],
     )
 
     def pooled(tables: Sequence[dict]) -> dict:
-        """Of several seeds: the errors of each sentence in all of them."""
+        """Add up each sentence's errors over several seeds."""
         return {
             m: {rate: sum(np.array(t[m][rate]) for t in tables) for rate in ("wer", "cer")}
             for m in ("marks", "whisper")
@@ -261,11 +270,11 @@ def to_markdown(rows: list[dict], ours: str, limit: int, command: str) -> str:
                 " interval over sentences; the base's WER its change in points after the last"
                 f" language, on {limit} test clips a language, BWT likewise (negative: forgotten; 0"
                 " for packs by construction). A Whisper that is trained as a whole adds no"
-                " parameters and changes all. Training: the steps alone, on a CPU seconds of its"
-                " cores; the trunk activations of a pack are computed once and kept. A pack is"
-                " told that the clip is its own, and is trained beside CTC, whose candidates are"
-                " searched with the decoder's; a changed Whisper names the tag itself and has its"
-                " decoder alone, on dev with a beam of 1. Replayed is a tenth of the corpus's"
+                " parameters and changes all. Training: seconds of the steps alone, on a CPU those"
+                " of its cores; the trunk activations of a pack are computed once and kept. A pack"
+                " is given its own clips, and is trained with CTC, whose candidates are searched"
+                " beside the decoder's; a changed Whisper predicts the tag itself and has its"
+                " decoder alone, on dev with a beam of 1. Replay uses a tenth of the corpus's"
                 " training clips of the base's languages."
             ),
             "",
@@ -284,7 +293,7 @@ def to_markdown(rows: list[dict], ours: str, limit: int, command: str) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """What each system costs the base against how well it transcribes the new languages."""
+    """Plot CER of the new languages by system, with what each costs the base's languages."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -349,7 +358,9 @@ def compare(args: argparse.Namespace) -> int:
         }
     base = cell(
         args.out / "cells" / ZERO_SHOT / "0.json",
-        lambda: {"tables": heard(comparison, DualWhisper(comparison.backbone), comparison.configs)},
+        lambda: {
+            "tables": tables_of(comparison, DualWhisper(comparison.backbone), comparison.configs)
+        },
     )
     found = fill(comparison, systems, args.rates, args.seeds)
     rows = summary(comparison, base, found, ours)

@@ -1,21 +1,24 @@
-"""FLEURS made ready and looked over: OUT/data/{config}/{train,dev,test}.tsv with their audio, and
-what is wrong with it.
+r"""Bring FLEURS to OUT/data/{config}/{train,dev,test}.tsv with its audio, and check it.
 
-    python recipes/fleurs/prepare.py --out data/fleurs --hub google/fleurs              # the paper's nineteen new languages
+The paper's nineteen new languages; three languages of a folder; generated speech in four new
+languages and the built-in base's five:
+
+    python recipes/fleurs/prepare.py --out data/fleurs --hub google/fleurs
     python recipes/fleurs/prepare.py --out data/fleurs --folder /data/fleurs ky_kg or_in en_us
-    python recipes/fleurs/prepare.py --out data/generated --generate         # four new languages, the built-in base's five
+    python recipes/fleurs/prepare.py --out data/generated --generate
 
---folder links another FLEURS folder (data/{config}/{split}.tsv; audio/{split}/ or
-audio/{split}.tar.gz, which is unpacked under OUT), and uses it in place where it is OUT itself;
-another corpus is laid out as FLEURS, its recordings linked. --hub fetches the hub's parquet copy;
-that was not run here, for the hub cannot be reached from our machines. --generate speaks sentences
-with espeak-ng.
+--folder    Links another FLEURS folder: data/{config}/{split}.tsv, and audio/{split}/ or
+            audio/{split}.tar.gz, which is unpacked under OUT. A folder that is OUT itself is used
+            in place. Another corpus is laid out as FLEURS, and its recordings are linked.
+--hub       Fetches the hub's parquet copy. This was not run here: the hub cannot be reached from
+            our machines.
+--generate  Speaks sentences with espeak-ng.
 
 A language appears whole or not at all, and what is there stays: a stopped run goes on. Every
 recording is read once, for its fingerprint (OUT/fingerprints). The report goes to the screen, as
-Markdown, and to OUT/prepare.json: clips, hours, rows that cannot be used and why; dev and test
-clips that are in the language's own train or dev, and test clips that are in the training data of
-any other language, as a sentence or as a recording, or nearly.
+Markdown, and to OUT/prepare.json. It lists clips and hours, rows that cannot be used and why, and
+leaks: clips of dev and test that are in the language's own train or dev, and test clips that are in
+the training data of any other language, as a sentence or as a recording, exactly or nearly.
 """
 
 import argparse
@@ -57,13 +60,14 @@ from dualasr.evaluation.markdown import markdown_table
 from dualasr.languages import NINETEEN, language_of
 
 SPLITS = ("train", "dev", "test")
-SHOWN = 20  # skipped rows and leaks on the screen; prepare.json has all
-Fill = Callable[[str, Path], None]  # put the tables and audio of a config into an empty folder
+SHOWN = 20  # skipped rows and leaks on the screen; prepare.json has all of them
+Fill = Callable[[str, Path], None]  # puts the tables and audio of a config into an empty folder
 
 
 def configs_of(names: Sequence[str]) -> list[str]:
-    """FLEURS configs by their names or codes. Raises CorpusError for one that is unknown, or named
-    twice.
+    """Find FLEURS configs by names or codes.
+
+    Raises CorpusError for one that is unknown or named twice.
     """
     configs = [language_of(name).config for name in names]
     if twice := [config for config, count in Counter(configs).items() if count > 1]:
@@ -72,8 +76,9 @@ def configs_of(names: Sequence[str]) -> list[str]:
 
 
 def link_from(source: Path, out: Path) -> Fill:
-    """Link a FLEURS folder, which is only read, or lay out a corpus as one. Raises CorpusError
-    where it lacks a config.
+    """Link a FLEURS folder, which is only read, or lay out a corpus as one.
+
+    Raises CorpusError where it lacks a config.
     """
     found = {folder.resolve().name: folder.resolve() for folder in find_fleurs(source)}
     if not found:
@@ -100,8 +105,9 @@ def link_from(source: Path, out: Path) -> Fill:
 
 
 def lay_out(source: Path) -> Fill:
-    """FLEURS' tables over the recordings of a corpus in another layout, which are linked; a stretch
-    of one is cut out.
+    """Write FLEURS' tables for a corpus of another layout, and link its recordings.
+
+    A stretch of a recording is cut out.
     """
 
     def fill(config: str, part: Path) -> None:
@@ -129,7 +135,7 @@ def lay_out(source: Path) -> Fill:
                         sound.symlink_to(u.audio.resolve())
                     else:
                         soundfile.write(sound, load_audio(u.sound), SAMPLE_RATE)
-                    # of sound that cannot be read, which the report lists
+                    # 0 for a sound that cannot be read; the report lists it
                     text, samples = " ".join(u.text.split()), 0
                     with suppress(AudioError):
                         samples = round((u.duration or audio_duration(u.sound)) * SAMPLE_RATE)
@@ -139,11 +145,10 @@ def lay_out(source: Path) -> Fill:
 
 
 def fetch_from(hub: str) -> Fill:
-    """Write the parquet copy that the hub keeps of a data set with a script. Raises CorpusError
-    where it cannot be had.
+    """Write the hub's parquet copy of a data set that has a script.
 
-    Not run here: the hub cannot be reached from our machines. `write_parquet` was, on a file of the
-    same columns.
+    Raises CorpusError where it cannot be fetched. It was not run here: the hub cannot be reached
+    from our machines. `write_parquet` was, on a file of the same columns.
     """
 
     def fill(config: str, part: Path) -> None:
@@ -167,13 +172,14 @@ def fetch_from(hub: str) -> Fill:
 
 
 def write_parquet(files: dict[str, str], part: Path) -> None:
-    """FLEURS' tables and audio from parquet files (paths, patterns or addresses) by split; the
-    sound is not decoded.
+    """Write FLEURS' tables and audio from parquet files by split; the sound is not decoded.
+
+    The files are paths, patterns or addresses.
     """
     from datasets import Audio, load_dataset
 
     for split, path in files.items():
-        # of unnamed files the split is train
+        # files without a split's name are in the split train
         rows = load_dataset("parquet", data_files=path, split="train", streaming=True)
         (part / "audio" / split).mkdir(parents=True)
         with (part / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as table:
@@ -194,7 +200,7 @@ def write_parquet(files: dict[str, str], part: Path) -> None:
 
 
 def table_row(ident: int, name: str, raw: str, text: str, samples: int, gender: str) -> str:
-    """A line of FLEURS' tables; texts hold no tab and no line break."""
+    """Return a line of FLEURS' tables; texts hold no tab and no line break."""
     return (
         f"{ident}\t{name}\t{raw}\t{text}\t{' '.join(text.replace(' ', '|'))}\t{samples}\t{gender}\n"
     )
@@ -205,7 +211,7 @@ def say(line: str) -> None:
 
 
 def bring(out: Path, configs: Sequence[str], fill: Fill) -> None:
-    """Fill the config folders that are not there yet, each whole or not at all."""
+    """Fill the config folders that do not exist yet, each whole or not at all."""
     (out / "data").mkdir(parents=True, exist_ok=True)
     for config in configs:
         folder = out / "data" / config
@@ -219,16 +225,17 @@ def bring(out: Path, configs: Sequence[str], fill: Fill) -> None:
 
 
 def look(out: Path, configs: Sequence[str]) -> dict:
-    """The report of config folders: "configs" and "leaks". Raises CorpusError for a split without a
-    usable row.
+    """Report on config folders: "configs" and "leaks".
+
+    Raises CorpusError for a split without a usable row.
     """
     about, prints, ids = {}, {}, {}
     for config in configs:
         folder, splits = out / "data" / config, {}
         for split in (split for split in SPLITS if (folder / f"{split}.tsv").is_file()):
             corpus = load_corpus(folder, split)
-            heard = fingerprints_of(corpus, out / "fingerprints", f"{config}-{split}")
-            ids[config, split], prints[config, split] = [u.id for u in corpus.utterances], heard
+            own = fingerprints_of(corpus, out / "fingerprints", f"{config}-{split}")
+            ids[config, split], prints[config, split] = [u.id for u in corpus.utterances], own
             missing = [
                 row
                 for row in corpus.skipped
@@ -238,9 +245,7 @@ def look(out: Path, configs: Sequence[str]) -> dict:
                 "clips": len(corpus.utterances),
                 "hours": corpus.hours,
                 "audio_missing": len(missing),
-                "audio_unreadable": [
-                    ids[config, split][i] for i in np.flatnonzero(heard.audio == 0)
-                ],
+                "audio_unreadable": [ids[config, split][i] for i in np.flatnonzero(own.audio == 0)],
                 "skipped": [asdict(row) for row in corpus.skipped],
             }
         if not splits:
@@ -253,29 +258,31 @@ def look(out: Path, configs: Sequence[str]) -> dict:
 
 
 def fingerprints_of(corpus: Corpus, folder: Path, name: str) -> Fingerprints:
-    """Fingerprints of a split, kept in `folder` until a text or a sound file of it changes."""
+    """Compute a split's fingerprints; `folder` keeps them until a text or a sound changes."""
     digest = hashlib.sha256(FORMAT.encode())
     for u in corpus.utterances:
         stat = u.audio.stat()
         digest.update(repr((u.id, u.text, stat.st_size, stat.st_mtime_ns)).encode())
     path = folder / f"{name}-{digest.hexdigest()[:16]}.safetensors"
     if path.exists():
-        with suppress(PackError):  # damaged: made again
+        with suppress(PackError):  # damaged: it is made again
             return Fingerprints.load(path)
     say(f"{name}: fingerprints of {len(corpus.utterances)} clips")
-    heard = fingerprint([(u.sound, u.text, u.language) for u in corpus.utterances])
+    made = fingerprint([(u.sound, u.text, u.language) for u in corpus.utterances])
     folder.mkdir(exist_ok=True)
     for former in folder.glob(f"{name}-*.safetensors"):
         former.unlink()
-    heard.save(path)
-    return heard
+    made.save(path)
+    return made
 
 
 def find_leaks(
     prints: dict[tuple[str, str], Fingerprints], ids: dict[tuple[str, str], list[str]]
 ) -> list[dict]:
-    """Test clips in the training data of any config, and clips of dev and test in their config's
-    train and dev.
+    """Find clips of dev and test that are in training data.
+
+    Test clips are compared with every config's train and their own config's dev, dev clips with
+    their own config's train.
 
     "clip" and "match" are ids: config/split/file stem.
     """
@@ -283,15 +290,15 @@ def find_leaks(
     pairs = []
     for config, split in prints:
         if split == "train" and tests:
-            # all at once, for an index is made for each train
+            # all tests at once: each train is indexed once
             pairs.append((tests, (config, split)))
         within = {"dev": "train", "test": "dev"}.get(split)
         if (config, within) in prints:
             pairs.append(([(config, split)], (config, within)))
     leaks = []
-    for asked, held in tqdm(pairs, desc="leaks", unit="audit", disable=None):
-        names = [ident for key in asked for ident in ids[key]]
-        for leak in audit(join([prints[key] for key in asked]), {held[0]: prints[held]}):
+    for queries, held in tqdm(pairs, desc="leaks", unit="audit", disable=None):
+        names = [ident for key in queries for ident in ids[key]]
+        for leak in audit(join([prints[key] for key in queries]), {held[0]: prints[held]}):
             leaks.append(
                 {
                     "clip": names[leak.clip],
@@ -305,7 +312,7 @@ def find_leaks(
 
 
 def to_markdown(report: dict) -> str:
-    """The report to read."""
+    """Return the report as Markdown."""
     rows, skipped, unreadable = [], [], []
     for config, about in report["configs"].items():
         for split, found in about["splits"].items():
@@ -393,11 +400,10 @@ def prepare(
     command: str = "",
     spoken: GenerateOptions = GenerateOptions(),
 ) -> dict:
-    """The report of languages under `out`, which are brought from a hub id, a folder or, without
-    either, generated.
+    """Bring languages to `out` from a hub id or a folder, or generate them, and report on them.
 
     Raises CorpusError for languages, a source or a table that cannot be used, RunError where `out`
-    is from another source, or cannot be written.
+    is from another source or cannot be written.
     """
     configs = configs_of(names)
     synthesis = (
@@ -417,7 +423,7 @@ def prepare(
             source = former
         if former not in (None, source):
             raise RunError(f"{out} was made from {former}; choose another --out for {source}.")
-        # before anything is there, so that a stopped run is not gone on with from another source
+        # first of all, so that a stopped run cannot go on from another source
         if former is None:
             write_json(record, {"source": source, "configs": {}, "leaks": None})
         if missing := [config for config in configs if not (out / "data" / config).exists()]:

@@ -1,18 +1,20 @@
-"""The paper's tables in miniature, its own figures beside ours.
+r"""Make the paper's tables in miniature, with its own figures beside ours.
 
-    python recipes/fleurs/tables.py ky_kg ga_ie or_in om_et --corpus data/generated --out
-        runs/tables --decoder las \\ --joint runs/joint --sequence runs/sequence --compare
-        runs/compare
+    python recipes/fleurs/tables.py ky_kg ga_ie or_in om_et --corpus data/generated \
+        --out runs/tables --decoder las \
+        --joint runs/joint --sequence runs/sequence --compare runs/compare
 
-Table 1    rank and fork: one pack of all languages for each cell, trained here, CER on test
-Figure 2   parameters against CER, of the same packs and of the systems of --compare
-Table 2    the ways of adding languages, of a compare.py run (--compare)
-Table 3    tau and beta of the paper's selector, of the pack of a --grow joint run of add_sequence.py (--joint)
-Table 4    each language zero-shot, group-aware and agnostic, of that run, and of a --grow pack run (--sequence)
+Table 1   Rank and fork: one pack of all languages for each cell, trained here; CER on test.
+Figure 2  Parameters against CER, of the same packs and of the systems of --compare.
+Table 2   The ways of adding languages, from a run of compare.py (--compare).
+Table 3   tau and beta of the paper's selector, on the pack of a run of add_sequence.py with
+          --grow joint (--joint).
+Table 4   Each language zero-shot, group-aware and agnostic, of that run and of one with
+          --grow pack (--sequence).
 
-A table whose run is not named is left out. Resumable by cell (OUT/cells); OUT/tables.md, .json and
-.png are the result. Paper: arXiv 2406.07842, whisper-large-v2 on FLEURS' nineteen; the body of its
-Table 3 was not published.
+A table whose run is not named is left out. Finished cells (OUT/cells) are kept, so that a stopped
+run goes on. OUT/tables.md, .json and .png are the result. The paper, arXiv 2406.07842, has
+whisper-large-v2 on FLEURS' nineteen; the body of its Table 3 was not published.
 """
 
 import argparse
@@ -85,7 +87,7 @@ TAUS, BETAS = (0.0, 0.1, 0.5, 1.0, 3.0), (0.0, 0.15, 0.3, 0.6)
 def grid_cell(
     setting: Setting, backbone: Backbone, languages: Sequence[FleursLanguage], rank: int, fork: int
 ) -> dict:
-    """CER by language of a pack of all languages."""
+    """Train a pack of all languages, and measure its CER by language."""
     options = AddLanguageOptions(
         base=setting.base,
         corpora=tuple(setting.folder(one.config) for one in languages),
@@ -104,9 +106,9 @@ def grid_cell(
     return {"cer": cers, "parameters": sum(p.numel() for _, p in pack.secondary.own_tensors())}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the paper's selector knows of a clip, and what both pipelines say."""
+    """What the paper's selector knows of a clip, and the hypotheses of both pipelines."""
 
     language: str
     ref: str
@@ -117,7 +119,7 @@ class Evidence:
     secondary: Hypothesis
 
     def routed(self, options: SelectorOptions) -> tuple[str, bool]:
-        """The transcript and whether both pipelines had to decode."""
+        """Return the transcript, and whether both pipelines had to decode."""
         first = select(self.best_tag, [self.score], options)
         last = first
         if not first.final:
@@ -128,7 +130,7 @@ class Evidence:
 
 
 def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int) -> list[Evidence]:
-    """Every clip decoded by both pipelines, once."""
+    """Decode every clip by both pipelines, once."""
     model = load_model(
         setting.base, [pack], device=setting.device, selector=SelectorOptions.paper()
     )
@@ -138,21 +140,21 @@ def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int
         clips = setting.read(config, "test").utterances[:limit]
         for first in range(0, len(clips), BATCH):
             group = clips[first : first + BATCH]
-            heard = model.encode_audio(
+            audio = model.encode_audio(
                 [load_audio(u.sound)[: model.backbone.window_samples] for u in group]
             )
-            pack_scores, _ = model.score_packs(heard)
-            both = [model.decode(heard, route, options=options)[0] for route in (PRIMARY, name)]
-            best = heard.language_log_probs.max(-1).values.tolist()
+            pack_scores, _ = model.score_packs(audio)
+            both = [model.decode(audio, route, options=options)[0] for route in (PRIMARY, name)]
+            best = audio.language_log_probs.max(-1).values.tolist()
             found += [
                 Evidence(
-                    u.language,
-                    u.text,
-                    heard.seconds[i],
-                    best[i],
-                    pack_scores[i][0],
-                    both[0][i],
-                    both[1][i],
+                    language=u.language,
+                    ref=u.text,
+                    seconds=audio.seconds[i],
+                    best_tag=best[i],
+                    score=pack_scores[i][0],
+                    primary=both[0][i],
+                    secondary=both[1][i],
                 )
                 for i, u in enumerate(group)
             ]
@@ -160,7 +162,7 @@ def evidence_of(setting: Setting, pack: Path, configs: Sequence[str], limit: int
 
 
 def sweep(found: Sequence[Evidence], new: Sequence[str]) -> list[dict]:
-    """CER of new and of old languages, means over them, by tau and beta."""
+    """Measure CER at every tau and beta: the means over the new and over the old languages."""
     rows, codes = [], sorted({clip.language for clip in found})
     for tau in TAUS:
         for beta in BETAS:
@@ -380,8 +382,9 @@ def table_4(runs: dict[str, Matrix], new: Sequence[str]) -> list[str]:
 
 
 def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> None:
-    """Figure 2: parameters a pack adds against CER, a line for each fork; systems of the comparison
-    as crosses.
+    """Plot figure 2: added parameters against CER, a line for each fork.
+
+    Crosses are the systems of the comparison.
     """
     import matplotlib
 
@@ -492,7 +495,7 @@ def tables(args: argparse.Namespace) -> int:
 
 
 def read_rows(folder: Path) -> list[dict]:
-    """The rows of a compare.py run. Raises RunError."""
+    """Read the rows of a compare.py run. Raises RunError."""
     try:
         return json.loads((folder / "compare.json").read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, KeyError) as error:

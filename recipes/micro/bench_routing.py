@@ -1,14 +1,16 @@
-"""What routing costs, side by side in one run: row by row, ratios are printed.
+r"""Measure what routing costs, side by side in one run. Each row is printed with its ratios.
 
-    python recipes/micro/bench_routing.py --corpus quickstart/corpus --pack quickstart/packs/ky
-    --pack quickstart/packs/ga
+    python recipes/micro/bench_routing.py --corpus quickstart/corpus \
+        --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-1  nothing known, languages of the base, full windows: against plain transformers that encodes once, asks the language and
-   decodes on the same features, and against plain `generate`, which encodes twice
-2  nothing known, languages of the packs, full windows: against route and language given, and against the pack's own parts
-   without anything of the primary above the fork
-3  ten packs against one, full windows that stay with the primary: time and memory, on the base with the given packs under
-   other names, and on Whisper's shape with random weights; `asked` is where every window asks as many packs as it may
+1  Nothing known, the base's languages, full windows: against plain transformers that encodes once,
+   detects the language and decodes on the same features, and against plain `generate`, which
+   encodes twice.
+2  Nothing known, the packs' languages, full windows: against route and language given, and against
+   the pack's own parts without anything of the primary above the fork.
+3  Ten packs against one, full windows that stay with the primary: time and memory, on the base with
+   the given packs under other names, and on Whisper's shape with random weights. In the rows named
+   "all candidates" every window runs as many packs as the selector allows.
 """
 
 import tempfile
@@ -35,7 +37,7 @@ TEN = 10
 
 
 def one_encode(backbone: Backbone, clip: np.ndarray) -> torch.Tensor:
-    """Plain transformers, as frugal as it gets."""
+    """Transcribe with plain transformers in the cheapest way: encode once."""
     model = backbone.model
     encoded = BaseModelOutput(model.get_encoder()(backbone.features([clip])).last_hidden_state)
     tag = model.detect_language(encoder_outputs=encoded)
@@ -47,7 +49,7 @@ def one_encode(backbone: Backbone, clip: np.ndarray) -> torch.Tensor:
 
 
 def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesis:
-    """A pack without the primary's upper layers and decoder."""
+    """Transcribe with a pack without the primary's upper layers and decoder."""
     backbone, pack = model.backbone, model.pack(model.route_of(language))
     trunk = backbone.trunk(backbone.features([clip]), pack.secondary.options.fork)
     trunk, lengths = slice_trunk(trunk, [backbone.frames(len(clip))])
@@ -57,13 +59,13 @@ def pack_alone(model: DualWhisper, clip: np.ndarray, language: str) -> Hypothesi
     )[0]
 
 
-def asked(model: DualWhisper, clips: Sequence[np.ndarray]) -> str:
+def candidates(model: DualWhisper, clips: Sequence[np.ndarray]) -> str:
     count = sum(
         score.tag is not None
         for clip in clips
         for score in model.score_packs(model.encode_audio([clip]))[0][0]
     )
-    return f"{count / len(clips):.2f} packs asked a window"
+    return f"{count / len(clips):.2f} candidates a window"
 
 
 def base_languages(args, utterances) -> Iterator[Row]:
@@ -84,15 +86,15 @@ def base_languages(args, utterances) -> Iterator[Row]:
         args.rounds,
         args.clock,
     )
-    ours = times.answers["ours"]
+    ours = times.outputs["ours"]
     texts = [
         backbone.tokenizer.decode(row[0], skip_special_tokens=True).strip()
-        for row in times.answers["once"]
+        for row in times.outputs["once"]
     ]
     same = sum(result.text == text for result, text in zip(ours, texts, strict=True))
     note = (
         f"{sum(r.route == PRIMARY for r in ours)} of {len(clips)} stay, {same} texts the same;"
-        f" {asked(model, clips)}"
+        f" {candidates(model, clips)}"
     )
     note += f"; decoder calls {times.calls['ours']}, {times.calls['once']}"
     what = f"languages of the base, {len(model.packs)} packs, against "
@@ -115,12 +117,12 @@ def new_languages(args, utterances) -> Iterator[Row]:
         args.rounds,
         args.clock,
     )
-    ours = times.answers["ours"]
+    ours = times.outputs["ours"]
     right = sum(result.language == code for result, (_, code) in zip(ours, pairs, strict=True))
     twice = sum(len(result.hypotheses) > 1 for result in ours)
     note = (
         f"{right} of {len(pairs)} right, {twice} decoded twice;"
-        f" {asked(model, [clip for clip, _ in pairs])}"
+        f" {candidates(model, [clip for clip, _ in pairs])}"
     )
     what = f"languages of the packs, {len(model.packs)} packs, against "
     yield times.row(2, what + "route and language given", "ours", "given", 1.35, note)
@@ -128,8 +130,9 @@ def new_languages(args, utterances) -> Iterator[Row]:
 
 
 def packs_from_disk(backbone: Backbone, folders: Sequence[Path], count: int) -> list[Pack]:
-    """So many packs, each read by itself: the folders in turn under other names and languages, no
-    two of the same score.
+    """Read `count` packs: the folders in turn, under other names and languages.
+
+    No two of them have the same score.
     """
     packs = []
     for k in range(count):
@@ -168,7 +171,7 @@ def packs_on(
     ten = packs_from_disk(backbone, folders, TEN)
     models = {"one": with_packs(backbone, ten[:1]), "ten": with_packs(backbone, ten)}
     models |= {
-        f"{name}, asked": replace(model, selector=SelectorOptions(head_threshold=-np.inf))
+        f"{name}, all candidates": replace(model, selector=SelectorOptions(head_threshold=-np.inf))
         for name, model in models.items()
     }
     ways = {
@@ -176,17 +179,21 @@ def packs_on(
         for name, model in models.items()
     }
     times = take_turns(ways, clips, backbone, args.rounds, args.clock)
-    stay = sum(result.route == PRIMARY for result in times.answers["ten"])
+    stay = sum(result.route == PRIMARY for result in times.outputs["ten"])
     yield times.row(
         3,
         what + "time",
         "ten",
         "one",
         1.15,
-        f"{stay} of {len(clips)} stay; {asked(models['ten'], clips)}",
+        f"{stay} of {len(clips)} stay; {candidates(models['ten'], clips)}",
     )
     yield times.row(
-        3, what + "time, asked", "ten, asked", "one, asked", note=asked(models["ten, asked"], clips)
+        3,
+        what + "time, all candidates",
+        "ten, all candidates",
+        "one, all candidates",
+        note=candidates(models["ten, all candidates"], clips),
     )
     del backbone, ten, models, ways, times
     one, ten = (

@@ -1,17 +1,20 @@
-"""A server under many clients: whether the answers are right, what it keeps, and what batches
-bring. Prints a Markdown table.
+r"""Measure a server under many clients: correct texts, memory, and the gain from batches.
 
-    python recipes/micro/bench_serving.py --corpus quickstart/corpus --pack quickstart/packs/ky
-    --pack quickstart/packs/ga
+It prints a Markdown table.
 
-answers     clips of mixed length and all languages from many clients at once; in the middle the first pack is taken away and
-            the last one comes in its place. Each text is held against that of `dualasr transcribe` with the packs loaded then.
-            The queue is shorter than the clients are many, so that some are told to come again (429)
-memory      resident set of the server process, from after a warm-up to the end of many requests more
-throughput  two servers, with and without batches, that take turns round by round
+    python recipes/micro/bench_serving.py --corpus quickstart/corpus \
+        --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-Of a busy machine only the ratio means something. Threads are OMP_NUM_THREADS's. Exit code 1 if an
-answer was wrong or missing.
+answers     Clips of mixed length and all languages come from many clients at once. In the middle
+            the first pack is removed, and the last one comes in its place. Each text is compared
+            with that of `dualasr transcribe` with the packs loaded then. The queue is shorter than
+            the number of clients, so that some requests are refused (429) and repeated.
+memory      Resident set of the server process, from after a warm-up to the end of many requests
+            more.
+throughput  Two servers, with and without batches, which take turns round by round.
+
+On a busy machine only the ratios mean something. The threads are those of OMP_NUM_THREADS. The exit
+code is 1 if a text was wrong or missing.
 """
 
 import argparse
@@ -46,9 +49,12 @@ KEY = "benchmark"
 WAIT = 600.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came back for a file; times on one clock. `refused`: how often the queue was full."""
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """The server's response to a file; times in seconds of one clock.
+
+    `refused` is how often the queue was full.
+    """
 
     file: Path
     text: str | None
@@ -69,7 +75,7 @@ class Served:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
     def cpu_s(self) -> float:
-        """Of a busy machine the better clock."""
+        """Return the CPU seconds of the process, the better clock on a busy machine."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -79,7 +85,7 @@ class Served:
 
 
 def write_files(folder: Path, utterances: Sequence[Utterance], count: int) -> list[Path]:
-    """Sound files of one to six clips of a language each, the languages in turn."""
+    """Write sound files of one to six clips of one language each, the languages in turn."""
     rng = Random(1)
     pools = {
         code: [u for u in utterances if u.language == code]
@@ -100,7 +106,7 @@ def write_files(folder: Path, utterances: Sequence[Utterance], count: int) -> li
 
 
 def texts_of(base: str, packs: Sequence[Path], files: Sequence[Path]) -> dict[Path, str]:
-    """What the command line writes."""
+    """Transcribe files with the command line."""
     with tempfile.TemporaryDirectory() as out:
         flags = [word for pack in packs for word in ("--pack", pack)]
         command = [
@@ -126,7 +132,7 @@ def texts_of(base: str, packs: Sequence[Path], files: Sequence[Path]) -> dict[Pa
 
 @contextmanager
 def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
-    """A server process, ended by SIGTERM; it must end well."""
+    """Start a server process, and end it by SIGTERM; its exit code must be 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -164,22 +170,28 @@ def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
         process.wait()
 
 
-def ask(client: httpx.Client, url: str, file: Path) -> Answer:
+def ask(client: httpx.Client, url: str, file: Path) -> Response:
     began, refused = time.monotonic(), 0
     while True:
-        answer = client.post(
+        response = client.post(
             f"{url}/v1/audio/transcriptions",
             data={"model": "auto"},
             files={"file": file.open("rb")},
         )
-        if answer.status_code != 429:
+        if response.status_code != 429:
             break
         refused += 1
-        time.sleep(float(answer.headers["Retry-After"]))
-    body = answer.json() if answer.status_code == 200 else {}
-    error = "" if answer.status_code == 200 else f"{answer.status_code}: {answer.text}"
-    return Answer(
-        file, body.get("text"), error, body.get("route", ""), began, time.monotonic(), refused
+        time.sleep(float(response.headers["Retry-After"]))
+    body = response.json() if response.status_code == 200 else {}
+    error = "" if response.status_code == 200 else f"{response.status_code}: {response.text}"
+    return Response(
+        file=file,
+        text=body.get("text"),
+        error=error,
+        route=body.get("route", ""),
+        began=began,
+        ended=time.monotonic(),
+        refused=refused,
     )
 
 
@@ -189,9 +201,10 @@ def crowd(
     requests: int,
     clients: int,
     half: Callable[[], None] = lambda: None,
-) -> list[Answer]:
-    """So many requests from so many clients at once, files in a random order; `half` is called in
-    the middle, as a client.
+) -> list[Response]:
+    """Send `requests` requests from `clients` clients at once, files in a random order.
+
+    `half` is called in the middle, as a client.
     """
     chosen = Random(2).choices(files, k=requests)
     with (
@@ -210,25 +223,26 @@ def crowd(
 
 
 def wrong(
-    answers: Sequence[Answer],
+    responses: Sequence[Response],
     before: Mapping[Path, str],
     after: Mapping[Path, str],
     exchange: Sequence[float],
 ) -> int:
-    """Texts that are not what the packs loaded then write; either may be right of who asked while
-    they were exchanged.
+    """Count the texts that differ from what the packs loaded then write.
+
+    A request during the exchange may get either text.
     """
     count = 0
-    for answer in answers:
-        old, new = before[answer.file], after[answer.file]
+    for response in responses:
+        old, new = before[response.file], after[response.file]
         right = (
             {old}
-            if answer.ended < exchange[0]
+            if response.ended < exchange[0]
             else {new}
-            if answer.began > exchange[1]
+            if response.began > exchange[1]
             else {old, new}
         )
-        count += answer.text not in right
+        count += response.text not in right
     return count
 
 
@@ -246,41 +260,49 @@ def correctness(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, 
         (work / "last").rename(packs / last.name)
         shutil.rmtree(packs / first.name)
         exchange[0] = time.monotonic()
-        answer = httpx.post(
+        response = httpx.post(
             f"{server.url}/admin/packs/reload",
             headers={"Authorization": f"Bearer {KEY}"},
             timeout=WAIT,
         )
         exchange[1] = time.monotonic()
-        assert answer.json()["added"] and answer.json()["removed"], answer.text
+        assert response.json()["added"] and response.json()["removed"], response.text
 
     with served(args.base, packs, "--queue", max(1, args.clients * 3 // 4)) as server:
-        answers = crowd(server.url, files, args.requests, args.clients, reload)
+        responses = crowd(server.url, files, args.requests, args.clients, reload)
         batches, windows = (
             server.metric("dualasr_batches_total"),
             server.metric("dualasr_windows_total"),
         )
     seconds = [soundfile.info(file).duration for file in files]
-    times = [answer.ended - answer.began for answer in answers]
+    times = [response.ended - response.began for response in responses]
     changed, routes = (
         sum(before[f] != after[f] for f in files),
-        sorted({answer.route for answer in answers}),
+        sorted({response.route for response in responses}),
     )
     lengths = f"{len(files)} of {min(seconds):.1f} to {max(seconds):.1f} s"
-    yield "requests, clients, files", f"{len(answers)}, {args.clients}, {lengths}", ""
-    yield "errors but 429", str(sum(bool(answer.error) for answer in answers)), "0"
-    yield "texts that are not the command line's", str(wrong(answers, before, after, exchange)), "0"
+    yield "requests, clients, files", f"{len(responses)}, {args.clients}, {lengths}", ""
+    yield "errors but 429", str(sum(bool(response.error) for response in responses)), "0"
+    yield (
+        "texts that are not the command line's",
+        str(wrong(responses, before, after, exchange)),
+        "0",
+    )
     yield ("files whose text the exchange changes; routes", f"{changed}; {', '.join(routes)}", "")
-    yield "times that the queue was full (429)", str(sum(answer.refused for answer in answers)), ""
+    yield (
+        "times that the queue was full (429)",
+        str(sum(response.refused for response in responses)),
+        "",
+    )
     yield "windows a batch", f"{windows / batches:.1f}", ""
     yield (
         "seconds from request to answer, median and most",
         f"{statistics.median(times):.1f}, {max(times):.1f}",
         "",
     )
-    for answer in answers:
-        if answer.error:
-            print(answer.error, file=sys.stderr)
+    for response in responses:
+        if response.error:
+            print(response.error, file=sys.stderr)
 
 
 def memory(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, str]]:
@@ -290,8 +312,8 @@ def memory(args, files: Sequence[Path], work: Path) -> Iterator[tuple[str, str, 
         crowd(server.url, files, args.warm_up, args.clients)
         seen = [server.rss_mib()]
         for _ in range(10):
-            answers = crowd(server.url, files, args.more // 10, args.clients)
-            assert not any(answer.error for answer in answers)
+            responses = crowd(server.url, files, args.more // 10, args.clients)
+            assert not any(response.error for response in responses)
             seen.append(server.rss_mib())
     yield (
         f"MiB after {args.warm_up} requests, and every {args.more // 10} after",
@@ -340,7 +362,7 @@ def main() -> int:
     )
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", required=True, help="two at least")
-    parser.add_argument("--corpus", type=Path, required=True, help="its test split is heard")
+    parser.add_argument("--corpus", type=Path, required=True, help="its test split is used")
     parser.add_argument("--language", action="append", default=None, help="only these")
     parser.add_argument("--only", choices=PARTS, action="append", default=None)
     parser.add_argument("--files", type=int, default=40, help="sound files (%(default)s)")
@@ -349,7 +371,7 @@ def main() -> int:
         "--requests",
         type=int,
         default=200,
-        help="whose answers are held against the CLI's (%(default)s)",
+        help="whose texts are compared with the CLI's (%(default)s)",
     )
     parser.add_argument(
         "--warm-up", type=int, default=100, help="requests before memory is looked at (%(default)s)"

@@ -1,15 +1,14 @@
-"""What training a pack costs beside the usual recipe, on Kichwa, one after the other in one run;
-ratios are printed.
+"""Compare the cost of training a pack with the usual recipe's, on Kichwa, one after the other.
 
     python recipes/micro/bench_training.py --data DATA --out runs/bench
 
 Ours has the settings of kichwa.py's quality row: trunk activations of every clip and variant are
 computed once, then batches of clips of like length train the upper layers and the pack's own
 decoder. The usual recipe is transformers' Seq2SeqTrainer with peft's LoRA of the same rank on
-encoder and decoder of the same base: every step decodes its clips, augments them as ours does, pads
-them to the window and runs the whole model. Same clips, same batch, same held-out chapter. What
-ours does for its negatives beside is not counted as samples, and measuring ours on the way is
-counted as training, the other's is not.
+encoder and decoder of the same base: every step loads its clips, augments them as ours does, pads
+them to the window and runs the whole model. Clips, batch and held-out chapter are the same. Ratios
+are printed. Two things count against ours: its negatives are not counted as samples, and its
+measurements on the way are counted as training, the other's are not.
 """
 
 import argparse
@@ -40,12 +39,12 @@ from dualasr.training.prepare import ReadCorpora, prepare, read_corpora
 from dualasr.training.trainer import train_secondary
 from dualasr.training.trunk_cache import TrunkCache
 
-DEV = 64  # clips of the held-out chapter that both are measured on, on the way
+DEV = 64  # clips of the held-out chapter that both are measured on while they train
 TAG = "es"  # the base has no Kichwa: the usual recipe borrows a neighbour's tag
 
 
 class Stages:
-    """Seconds by stage: of data, of the model forward, of the gradients."""
+    """Seconds by stage: data, model forward, gradients."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -64,7 +63,7 @@ class Stages:
 
 
 def ours(options: AddLanguageOptions, backbone: Backbone, corpora: ReadCorpora) -> dict:
-    """Cache, training, and the way there."""
+    """Time the cache and the training, and record dev CER on the way."""
     shutil.rmtree(options.cache, ignore_errors=True)
     shutil.rmtree(options.run, ignore_errors=True)
     options.run.mkdir(parents=True)
@@ -133,7 +132,7 @@ def usual(
     steps: int,
     out: Path,
 ) -> dict:
-    """The usual recipe: the whole of a Whisper with LoRA, padded, nothing cached."""
+    """Time the usual recipe: a whole Whisper with LoRA, padded, nothing cached."""
     train, dev = utterances
     tokenizer, extractor, stages = backbone.tokenizer, backbone.extractor, Stages()
     tokenizer.set_prefix_tokens(language=TAG, task="transcribe")
@@ -145,7 +144,7 @@ def usual(
     )
     model = get_peft_model(model, lora)
     rng = np.random.default_rng([options.seed, 29])
-    # for its augmentation alone
+    # used for its augmentation alone
     variants = TrunkCache(out, backbone, 0, options.augmentation, options.seed)
 
     def batch_of(rows: list) -> dict:

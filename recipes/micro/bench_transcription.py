@@ -1,16 +1,16 @@
-"""What transcription costs, side by side in one run: long files, batches, other engines; row by
-row, ratios are printed.
+r"""Measure what transcription costs, side by side in one run. Each row is printed with its ratios.
 
-    python recipes/micro/bench_transcription.py --corpus quickstart/corpus --pack
-    quickstart/packs/ky --pack quickstart/packs/ga
+    python recipes/micro/bench_transcription.py --corpus quickstart/corpus \
+        --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-4  peak memory of a long file, three hours of clips and pauses, against three minutes; each in a process of its own
-5  batches of eight against one by one, clips of mixed length in all languages, nothing known
-6  Whisper's shape with random weights, a fixed number of tokens, language given: the primary's route against plain
-   transformers on the same windows, and against faster-whisper on the same weights (left out where it is not installed:
-   `pip install faster-whisper`)
+4  Peak memory of a long file, three hours of clips and pauses, against three minutes; each in a
+   process of its own.
+5  Batches of eight against one by one: clips of mixed length in all languages, nothing known.
+6  Whisper's shape with random weights, a fixed number of tokens, language given: the primary's
+   route against plain transformers on the same windows, and against faster-whisper on the same
+   weights (left out where it is not installed: `pip install faster-whisper`).
 
-The rows that `bench_routing.py` prints are 1 to 3.
+Rows 1 to 3 are those of `bench_routing.py`.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ LANGUAGE = "en"
 
 
 def write_long(path: Path, clips: Sequence[np.ndarray], minutes: float) -> None:
-    """The clips, again and again, with pauses of 0.2 to 2 s."""
+    """Write the clips again and again, with pauses of 0.2 to 2 s."""
     rng, left = np.random.default_rng(1), int(60 * minutes * SAMPLE_RATE)
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
         for clip in cycle(clips):
@@ -51,7 +51,7 @@ def write_long(path: Path, clips: Sequence[np.ndarray], minutes: float) -> None:
 
 
 def memory_of_file(base: str, folders: Sequence[Path], path: Path) -> tuple[float, float, int]:
-    """Peak MiB, seconds, letters."""
+    """Return peak MiB, seconds, and letters of the transcript."""
     model, began = load_model(base, folders), time.perf_counter()
     result = transcribe(model, path)
     return peak_mib(), time.perf_counter() - began, len(result.text)
@@ -98,7 +98,7 @@ def batches(args, utterances) -> Iterator[Row]:
     )
     pairs = [
         pair
-        for both in zip(*times.answers.values(), strict=True)
+        for both in zip(*times.outputs.values(), strict=True)
         for pair in zip(*both, strict=True)
     ]
     differ = sum(a.text != b.text for a, b in pairs)
@@ -112,11 +112,10 @@ def batches(args, utterances) -> Iterator[Row]:
 
 
 def faster_whispers(folder: Path, tokens: int, suppressed: Sequence[int]) -> dict[str, Callable]:
-    """Ways of faster-whisper with the weights in a folder: samples -> so many text tokens. Every
-    fallback and filter is off.
+    """Make ways of faster-whisper with the weights in a folder: samples -> so many text tokens.
 
-    ctranslate2 stops at half of the most tokens that it is given, the four of the prompt among
-    these.
+    Every fallback and filter is off. ctranslate2 stops at half of the max_length that it is given,
+    the four tokens of the prompt included.
     """
     from ctranslate2.converters import TransformersConverter
     from faster_whisper import WhisperModel
@@ -188,18 +187,18 @@ def engines(args, utterances) -> Iterator[Row]:
                 " faster-whisper`"
             )
         clips = full_windows(utterances, backbone.languages, backbone.window_s, args.shape_clips)
-        # nothing to pad, which engines do unlike
+        # full windows: engines pad shorter ones differently
         clips = [np.resize(clip, backbone.window_samples) for clip, _ in clips]
         times = take_turns(ways, clips, backbone, args.rounds, args.clock)
     calls, counts = (
         times.calls,
-        {name: sum(map(len, answers)) for name, answers in times.answers.items()},
+        {name: sum(map(len, outputs)) for name, outputs in times.outputs.items()},
     )
     for name in list(ways)[1:]:
         note = f"{counts['ours']} and {counts[name]} tokens"
         same = [
             list(a) == list(b)
-            for a, b in zip(times.answers["ours"], times.answers[name], strict=True)
+            for a, b in zip(times.outputs["ours"], times.outputs[name], strict=True)
         ]
         note += f", {sum(same)} of {len(clips)} windows the same"
         note += f"; decoder calls {calls['ours']}, {calls[name]}" if name in calls else ""

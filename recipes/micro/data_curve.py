@@ -1,13 +1,13 @@
-"""How much speech does a new language need? Kichwa from 5, 10, 20 and all 45 minutes, alone and
-after generated speech.
+"""Measure how much speech a new language needs: Kichwa from 5, 10, 20 and all 45 minutes.
 
     python recipes/micro/data_curve.py --data DATA --out runs/curve
 
-The smaller portions lie within the larger ones; every eighth clip of a portion is its dev. The
-generated speech is read by espeak-ng's Quechua voices from all of train's sentences and from
-recombinations of them, for a user has more text than transcribed speech; a pack trained on it goes
-on with the portion. Kichwa's dev is read once by each pack, pipeline-aware. Resumable by pack; the
-plot is data_curve.png.
+Each portion is trained on alone, and after generated speech. The smaller portions are parts of the
+larger ones; every eighth clip of a portion is its dev. espeak-ng's Quechua voices read the
+generated speech from all of train's sentences and from recombinations of them, for a user has more
+text than transcribed speech. A pack that was trained on it goes on with the portion. Each pack
+transcribes Kichwa's dev once, pipeline-aware. Finished packs are kept, so that a stopped run goes
+on; the plot is data_curve.png.
 """
 
 import argparse
@@ -35,7 +35,10 @@ GENERATED = 1000  # clips
 
 
 def portion(data: Path, out: Path, minutes: float | None, seed: int) -> tuple[Path, float]:
-    """A manifest of so many minutes of train in a seeded order, and the minutes found; None is all."""
+    """Write a manifest of so many minutes of train, in a seeded order; None for all.
+
+    Returns its folder, and the minutes found.
+    """
     folder = out / "corpora" / f"{minutes or 'all'}-{seed}"
     rows, seconds = [], 0.0
     train = load_corpus(data / "kichwa", "train").utterances
@@ -54,7 +57,7 @@ def portion(data: Path, out: Path, minutes: float | None, seed: int) -> tuple[Pa
 
 
 def generate(data: Path, out: Path) -> Path:
-    """Generated speech in the language, from train's sentences."""
+    """Generate speech in the language, from train's sentences."""
     folder = out / "corpora" / "generated"
     if (folder / "manifest.jsonl").exists():
         return folder
@@ -81,7 +84,7 @@ def generate(data: Path, out: Path) -> Path:
 
 
 def draw(points: list[dict], path: Path) -> None:
-    """CER over minutes, a line each for speech alone and with generated speech, a dot a seed."""
+    """Plot CER over minutes: a line with and one without generated speech, a dot for each seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -91,9 +94,9 @@ def draw(points: list[dict], path: Path) -> None:
     mean = {}
     for colour, mixed in (("C0", False), ("C1", True)):
         mine = [p for p in points if p["generated"] == mixed]
-        asked = sorted({p["asked"] for p in mine})
-        at = [np.mean([p["minutes"] for p in mine if p["asked"] == m]) for m in asked]
-        mean[colour] = [100 * np.mean([p["cer"] for p in mine if p["asked"] == m]) for m in asked]
+        wanted = sorted({p["wanted"] for p in mine})
+        at = [np.mean([p["minutes"] for p in mine if p["wanted"] == m]) for m in wanted]
+        mean[colour] = [100 * np.mean([p["cer"] for p in mine if p["wanted"] == m]) for m in wanted]
         label = "after generated speech" if mixed else "recorded speech alone"
         axes.plot(at, mean[colour], "-", color=colour, label=label)
         axes.plot(
@@ -160,27 +163,27 @@ def main() -> None:
 
     for seed in args.seeds:
         first = add(args.out / "packs" / f"generated-{seed}", generated, seed)
-        for asked in args.minutes:
-            corpus, minutes = portion(args.data, args.out, asked or None, seed)
+        for wanted in args.minutes:
+            corpus, minutes = portion(args.data, args.out, wanted or None, seed)
             for after in (False, True):
                 name = f"{corpus.name}{'-after-generated' if after else ''}"
                 pack = add(args.out / "packs" / name, corpus, seed, first if after else None)
                 report = args.out / "reports" / f"{name}.json"
                 if not report.exists():
-                    asked_for = EvaluationOptions(probes=0)
+                    options = EvaluationOptions(probes=0)
                     write_report(
                         report,
                         evaluate(
                             load_model(args.base, [pack]),
                             dev,
-                            asked_for,
+                            options,
                             answers=args.out / "answers",
                         ),
                     )
                 cer = json.loads(report.read_text())["languages"][CODE]["pipeline_aware"]["cer"]
                 points.append(
                     {
-                        "asked": asked or 1e9,
+                        "wanted": wanted or 1e9,
                         "minutes": minutes,
                         "generated": after,
                         "seed": seed,
@@ -191,10 +194,10 @@ def main() -> None:
     (args.out / "data_curve.json").write_text(json.dumps(points, indent=1))
     draw(points, args.out / "data_curve.png")
     print("| minutes | recorded alone | after generated |\n|---|---|---|")
-    for asked in args.minutes:
+    for wanted in args.minutes:
         cells = []
         for mixed in (False, True):
-            mine = [p for p in points if p["asked"] == (asked or 1e9) and p["generated"] == mixed]
+            mine = [p for p in points if p["wanted"] == (wanted or 1e9) and p["generated"] == mixed]
             cells.append(", ".join(f"{100 * p['cer']:.1f}" for p in mine))
             minutes = np.mean([p["minutes"] for p in mine])
         print(f"| {minutes:.0f} | {' | '.join(cells)} |")

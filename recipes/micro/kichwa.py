@@ -1,15 +1,16 @@
-"""A real new language on real recordings: Kichwa on a base, with LoRA and without, resumable by
-cell.
+"""Add a real new language from real recordings, Kichwa, with LoRA and without.
 
     python recipes/micro/kichwa.py --data DATA --out runs/kichwa
 
-DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders; --negatives adds
-more, as the speech that quickstart generated in the base's languages. Kichwa played backwards is a
-negative, too: same actors, same studio, no Kichwa, so that the pack cannot learn "a real recording
-is mine". One chapter of train is held out for choosing the learning rate, the CTC weight and the
-calibration; dev is read once, at the end, by every system. Systems: the base zero-shot;
-decoder-only (rank 0, LSTM); decoder-only with as many added parameters as the dual pipeline; the
-dual pipeline. All have the same grid of learning rates, steps, seeds and augmentation.
+DATA/kichwa, and DATA/swahili and DATA/fsdd as negatives, are manifest folders. --negatives adds
+more, for example the speech that quickstart generated in the base's languages. Kichwa played
+backwards is a negative, too: same actors, same studio, no Kichwa, so that the pack cannot learn
+that every real recording is its own. One chapter of train is held out for choosing the learning
+rate, the CTC weight and the calibration. Every system transcribes dev once, at the end.
+
+The systems are the base zero-shot; decoder-only (rank 0, LSTM); decoder-only with as many added
+parameters as the dual pipeline; and the dual pipeline. All have the same grid of learning rates,
+steps, seeds and augmentation. Finished cells are kept, so that a stopped run goes on.
 """
 
 import argparse
@@ -40,7 +41,7 @@ CODE = "qu-EC"
 
 
 def hold_out_chapter(data: Path, out: Path, chapter: str) -> Path:
-    """A manifest with one chapter of train as its dev split; the dev of `data` is its test split."""
+    """Write a manifest with one chapter of train as dev; the dev of `data` is its test split."""
     folder = out / "corpus"
     if not (folder / "manifest.jsonl").exists():
         train = load_corpus(data / "kichwa", "train").utterances
@@ -63,7 +64,7 @@ def hold_out_chapter(data: Path, out: Path, chapter: str) -> Path:
 
 
 def play_backwards(corpus: Path, out: Path) -> Path:
-    """A folder with every other training clip of a corpus, backwards."""
+    """Write a folder with every other training clip of a corpus, backwards."""
     folder = out / "backwards"
     if not folder.exists():
         part = out / ".backwards.part"
@@ -79,7 +80,7 @@ def play_backwards(corpus: Path, out: Path) -> Path:
 
 
 def units_for(base: str, corpus: Path, ours: SecondaryOptions) -> int:
-    """LSTM units with which decoder-only has as many own parameters as `ours`."""
+    """Find the LSTM units with which decoder-only has as many own parameters as `ours`."""
     backbone = Backbone.load(base)
     tokenizer = PackTokenizer.train(
         [u.text for u in load_corpus(corpus, "train").utterances], (CODE,)

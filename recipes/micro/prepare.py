@@ -1,12 +1,12 @@
-"""Step 1 of the built-in base: sentences -> byte-level BPE -> generated, augmented clips as log-mel
-shards.
+"""Step 1 of the built-in base: make log-mel shards of generated, augmented clips from sentences.
 
     python recipes/micro/prepare.py --text FOLDER --out runs/micro
 
-FOLDER holds one file a language, named `*_<code>.txt` or `<code>.txt`, one sentence a line.
-Sentences are recombined (spans, joins, shuffled words), so that the base must listen instead of
-remembering. Each shard is a function of (seed, shard number): a stopped run goes on where it was.
-`record.json` keeps sources, hashes and settings.
+FOLDER holds one file a language, named `*_<code>.txt` or `<code>.txt`, with one sentence a line. A
+byte-level BPE is trained on them. Sentences are recombined (spans, joins, shuffled words), so that
+the base must attend to the sound and cannot complete sentences that it remembers. Each shard is a
+function of (seed, shard number): a stopped run goes on where it was. `record.json` keeps sources,
+hashes and settings.
 """
 
 import argparse
@@ -37,16 +37,14 @@ LETTERS = {
     "fr": "a-zàâæçèéêëîïôœùûüÿ",
     "uk": "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя'",
 }
-SHARES = {"en": 2.0}  # its spelling follows its sound least; every other language has one share
+SHARES = {"en": 2.0}  # its spelling is farthest from its sound; every other language has one share
 NO_SPEECH = "nospeech"
 WINDOW_S = 15.0
 CLIPS_A_SHARD = 1000
 
 
 def read_sentences(folder: Path, language: str) -> tuple[list[str], dict]:
-    """The sentences of a language that are wholly in its own letters, and a record of the file they
-    come from.
-    """
+    """Read a language's sentences that have its own letters only, and a record of their file."""
     path = text_file(folder, language)
     raw = path.read_bytes()
     keep = re.compile(rf"^[{LETTERS[language]} ,.?!¿¡'-]+$")
@@ -68,17 +66,13 @@ def read_sentences(folder: Path, language: str) -> tuple[list[str], dict]:
 
 
 def as_sentence(words: list[str]) -> str:
-    """Words as a written sentence: capital first, no loose punctuation inside the joins, a full
-    stop.
-    """
+    """Join words to a written sentence: a capital, a full stop, no loose punctuation."""
     text = " ".join(words).strip(" ,.-'¿¡?!")
     return text[:1].upper() + text[1:] + "."
 
 
 def recombine(sentences: list[str], rng: np.random.Generator) -> str:
-    """A text to read: a span, a whole sentence, a join of spans, or shuffled words of several
-    sentences.
-    """
+    """Make a text to read: a span, a sentence, a join of spans, or shuffled words of sentences."""
 
     def pick() -> list[str]:
         return sentences[rng.integers(len(sentences))].split()
@@ -105,8 +99,9 @@ def recombine(sentences: list[str], rng: np.random.Generator) -> str:
 def make_clip(
     sentences: dict[str, list[str]], rng: np.random.Generator, speaker: Speaker
 ) -> tuple[np.ndarray, dict]:
-    """One augmented clip and its label: (samples,) and text, language, start and end of speech,
-    phones in seconds.
+    """Make one augmented clip, (samples,), and its label.
+
+    The label has text, language, start and end of speech, and phones; times are in seconds.
     """
     if rng.random() < 0.05:
         count = int(rng.uniform(0.3, 6.0) * SAMPLE_RATE)
@@ -174,8 +169,9 @@ def make_shard(job: tuple[int, int, Path, dict[str, list[str]]]) -> int:
 
 
 def build_tokenizer(sentences: dict[str, list[str]], size: int, out: Path) -> None:
-    """Byte-level BPE of `size` units on equal shares of every language, then Whisper's special
-    tokens in its order.
+    """Train a byte-level BPE of `size` units on equal shares of every language.
+
+    Whisper's special tokens follow in its order.
     """
     from tokenizers import ByteLevelBPETokenizer
     from transformers import WhisperTokenizer
@@ -183,12 +179,12 @@ def build_tokenizer(sentences: dict[str, list[str]], size: int, out: Path) -> No
     share = min(sum(map(len, lines)) for lines in sentences.values())
     texts = []
     for lines in sentences.values():
-        taken = 0
+        drawn = 0
         for line in lines:
-            if taken > share:
+            if drawn > share:
                 break
             texts.append(line)
-            taken += len(line)
+            drawn += len(line)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=size, min_frequency=10, show_progress=False)
     state = json.loads(bpe.to_str())["model"]

@@ -1,12 +1,12 @@
-"""What adding a language to a large Whisper takes, worked out from what a few of its layers take
-here.
+"""Estimate what adding a language to a large Whisper takes, from a few of its layers.
 
     python recipes/micro/run_sheet.py --shape large-v2
 
-Random weights of the shape are run with 2 and with 4 layers a side: parameters, floating-point
-operations and the bytes that a training step keeps for its gradients are counted, and as all layers
-are alike the line through both counts goes on to the whole depth. Clips and steps are assumed (see
-below), and what a GPU sustains (--tflops). The result are estimates; none was timed.
+A model of the shape with random weights is run with 2 and with 4 layers a side. Parameters,
+floating-point operations, and the bytes that a training step keeps for its gradients are counted.
+All layers are alike, so the line through both counts is extended to the whole depth. The number of
+clips and steps is assumed (see below), and so is what a GPU sustains (--tflops). The results are
+estimates; none was timed.
 """
 
 import argparse
@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from whisper_shape import SHAPES, random_whisper
@@ -26,7 +30,7 @@ from dualasr.model.whisper import Backbone
 from dualasr.training.options import TrainingOptions
 from dualasr.training.trunk_cache import BYTES_A_VALUE
 
-ATTENTION = {  # which torch's counter does not know by itself
+ATTENTION = {  # operations that torch's counter does not know
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda query, key, value, *_, out_shape, **__: sdpa_flop_count(query, key, value)
     ),
@@ -43,8 +47,9 @@ PROMPT = 4  # start, tag, task, no timestamps
 
 
 def count(step: Callable[[], torch.Tensor], weights: torch.nn.Module) -> tuple[int, int]:
-    """Floating-point operations of a step and its gradients, and bytes kept for them beside the
-    weights.
+    """Count the operations of a step and its gradients, and the bytes kept for them.
+
+    Operations are floating-point ones; the bytes are those beside the weights.
     """
     known, kept = (
         {
@@ -69,7 +74,7 @@ def count(step: Callable[[], torch.Tensor], weights: torch.nn.Module) -> tuple[i
 
 
 def syllables(words: int = 2000) -> list[str]:
-    """Text that nobody reads, with enough words to fill a pack's vocabulary."""
+    """Make text with enough words to fill a pack's vocabulary; nobody reads it."""
     rng, ends = np.random.default_rng(0), [a + b for a in "ptkmnslrvjbdg" for b in "aeiou"]
     made = ["".join(rng.choice(ends, size)) for size in rng.integers(1, 5, words)]
     return [" ".join(rng.choice(made, 12)) for _ in range(20 * words)]
@@ -78,8 +83,9 @@ def syllables(words: int = 2000) -> list[str]:
 def count_all(
     backbone: Backbone, tokenizer: PackTokenizer, args: argparse.Namespace
 ) -> dict[str, int]:
-    """Of one clip: the trunk, the training of a pack, and that of the usual recipe, LoRA on encoder
-    and decoder of the whole window.
+    """Count one clip's cost: the trunk, the training of a pack, and that of the usual recipe.
+
+    The usual recipe is LoRA on encoder and decoder, with the whole window.
     """
     mel = torch.randn(1, backbone.extractor.feature_size, 2 * backbone.positions)
     found = {
@@ -102,7 +108,7 @@ def count_all(
     found["pack"] = sum(p.numel() for _, p in secondary.own_tensors())
     found["step"], found["kept"] = count(lambda: secondary(**clip)["loss"], secondary)
     lora = LoraConfig(r=args.rank, lora_alpha=args.rank, target_modules=list(LORA_TARGETS))
-    # changes the backbone: nothing of ours comes after it
+    # this changes the backbone, so it comes last
     usual = get_peft_model(backbone.model, lora)
     labels = torch.randint(0, backbone.special_ids.start, (1, PROMPT + args.tokens))
     found["usual"] = sum(p.numel() for p in usual.parameters() if p.requires_grad)
@@ -113,7 +119,7 @@ def count_all(
 
 
 def at_depth(layers: int, counts: Sequence[dict[str, int]]) -> dict[str, float]:
-    """The line through the counts of DEPTHS, at so many layers."""
+    """Extend the line through the counts of DEPTHS to so many layers."""
     (shallow, deeper), share = counts, (layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
     return {key: value + share * (deeper[key] - value) for key, value in shallow.items()}
 
@@ -121,14 +127,14 @@ def at_depth(layers: int, counts: Sequence[dict[str, int]]) -> dict[str, float]:
 def sheet(
     found: dict[str, float], width: int, args: argparse.Namespace
 ) -> list[tuple[str, str, str]]:
-    """The table's rows, on one GPU and on eight."""
+    """Make the table's rows, for one GPU and for eight."""
     at_once = round(args.batch * (1 + TrainingOptions.negatives))
     met, variants = args.steps * at_once, args.hours * 3600 / args.seconds * args.variants
     disk = args.hours * args.variants * 3600 * 50 * width * BYTES_A_VALUE
 
     def hours(flops: float, gpus: int) -> str:
-        taken = flops / (args.tflops * 1e12) / 3600 / gpus
-        return f"{taken:.1f} hours" if taken >= 1 else f"{60 * taken:.0f} minutes"
+        needed = flops / (args.tflops * 1e12) / 3600 / gpus
+        return f"{needed:.1f} hours" if needed >= 1 else f"{60 * needed:.0f} minutes"
 
     def memory(parameters: float, kept: float, clips: int, gpus: int) -> str:
         return (

@@ -1,14 +1,14 @@
-"""Selection under stress: 1, 3 and 10 packs at once, and sound that nobody here knows.
+r"""Measure routing with 1, 3 and 10 packs at once, and with sound that no pipeline knows.
 
-    python recipes/micro/selection.py --corpus data/generated --text TEXTS --pack packs/ky --pack
-        packs/ga --pack packs/or \\ --pack packs/om --more ca cy et hu lv ta --out runs/selection
+    python recipes/micro/selection.py --corpus data/generated --text TEXTS \
+        --pack packs/ky --pack packs/ga --pack packs/or --pack packs/om \
+        --more ca cy et hu lv ta --out runs/selection
 
 Clips are pooled evenly from the test split of the base's languages and of the packs'. Each set is
-measured as its packs come and after `dualasr calibrate`, which is given the packs' dev, train clips
-of the base's languages, and foreign speech, music and noise; what is measured is of other clips,
-and of other foreign languages. Of languages that are named by --more, small packs are trained on
-sentences of TEXTS (*_<code>.txt, read by espeak-ng) and kept in OUT/packs; they are heard on other
-sentences.
+measured as its packs are, and after `dualasr calibrate`. That is given the packs' dev, train clips
+of the base's languages, and foreign speech, music and noise. Other clips are measured, and other
+foreign languages. For each language that --more names a small pack is trained on sentences of TEXTS
+(*_<code>.txt, read by espeak-ng) and kept in OUT/packs; it is measured on other sentences.
 """
 
 import argparse
@@ -34,16 +34,9 @@ from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.selector import PRIMARY, SelectorOptions
 from dualasr.packs.load import load_model
 from dualasr.training.add_language import add_language
+from dualasr.training.calibrate_set import calibrate_set, pipeline_of, score_clips
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
-from dualasr.training.set_calibration import (
-    ScoredClip,
-    SetOptions,
-    calibrate_set,
-    decide,
-    measure,
-    pipeline_of,
-    score_clips,
-)
+from dualasr.training.set_calibration import ScoredClip, SetOptions, decide, measure
 
 FOREIGN = {
     "dev": ("it", "pl", "sv", "el", "ro", "cs", "id", "hi"),
@@ -54,8 +47,9 @@ FOREIGN = {
 def speak(
     folder: Path, text: Path, code: str, count: int, role: str, seed: int, skip: int = 0
 ) -> None:
-    """`count` sentences of a language, after `skip` others, as FOLDER/manifest.jsonl, whole or not
-    at all.
+    """Write `count` sentences of a language, after `skip` others, as FOLDER/manifest.jsonl.
+
+    The folder appears whole or not at all.
     """
     if folder.exists():
         return
@@ -76,7 +70,7 @@ def speak(
 
 
 def make_sounds(folder: Path, kind, count: int, seed: int) -> None:
-    """`count` clips of 2 to 8 s of music or noise, at -40 to -10 dB."""
+    """Write `count` clips of 2 to 8 s of music or noise, at -40 to -10 dB."""
     if folder.exists():
         return
     rng = np.random.default_rng(seed)
@@ -88,7 +82,7 @@ def make_sounds(folder: Path, kind, count: int, seed: int) -> None:
 
 
 def unknown_sounds(out: Path, text: Path, split: str, count: int) -> dict[str, list[Sound]]:
-    """Sound of each kind that nobody knows, `count` clips a language and kind."""
+    """Make sound of each kind that no pipeline knows, `count` clips a language and kind."""
     seed, found = {"dev": 11, "test": 12}[split], {}
     for code in FOREIGN[split]:
         speak(out / split / code, text, code, count, "test" if split == "test" else "train", seed)
@@ -106,8 +100,9 @@ def unknown_sounds(out: Path, text: Path, split: str, count: int) -> dict[str, l
 
 
 def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
-    """A pack of some 280 clips and 120 steps; beside its corpus stands one of other sentences, to
-    measure on.
+    """Train a pack on some 280 clips for 120 steps.
+
+    Beside its corpus there is one of other sentences, to measure on.
     """
     pack = args.out / "packs" / code
     speak(args.out / "corpora" / code, args.text, code, 320, "train", 13)
@@ -128,12 +123,12 @@ def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
 
 
 def folder_of(corpus: Path, code: str) -> Path:
-    """Where a FLEURS-shaped corpus has a language."""
+    """Return where a FLEURS-shaped corpus has a language."""
     return corpus / "data" / language_of(code).config
 
 
 def pooled(corpora: Mapping[str, Path], split: str, count: int) -> list[Utterance]:
-    """`count` clips, as many of each language's corpus as there can be, spread over it."""
+    """Choose `count` clips, evenly from each language's corpus and spread over it."""
     found = []
     for i, folder in enumerate(corpora.values()):
         mine = [u for u in load_corpus(folder, split).utterances if (u.duration or 0.0) <= 15.0]
@@ -149,7 +144,7 @@ def gap(
     scored_clips: Sequence[ScoredClip],
     routes: Sequence[str],
 ) -> float:
-    """Mean over the packs' languages of what nothing known adds to CER, in points."""
+    """Return what agnostic use adds to CER, in points: the mean over the packs' languages."""
     added = []
     for code in sorted(
         {
@@ -191,9 +186,9 @@ def measured(
         measure(scored_clips, [], selector, (PRIMARY, *model.packs)),
         binomtest(right, len(scored_clips)).proportion_ci(),
     )
-    stolen = {
-        kind: measure([], heard, selector, ())["false_accept_rate"]
-        for kind, heard in unknown.items()
+    false_accept_rate = {
+        kind: measure([], scored, selector, ())["false_accept_rate"]
+        for kind, scored in unknown.items()
     }
     return {
         "clips": len(scored_clips),
@@ -202,13 +197,13 @@ def measured(
         "ece": found["calibration"]["ece"],
         "decoded_twice": found["decoded_twice"],
         "gap": gap(model, clips, scored_clips, routes),
-        "false_accept_rate": stolen,
+        "false_accept_rate": false_accept_rate,
         "confusion": found["confusion"],
     }
 
 
 def stress(args, packs: Sequence[Path]) -> dict:
-    """A set of packs as they come, and calibrated together."""
+    """Measure a set of packs as they are, and calibrated together."""
     model, options = load_model(args.base, packs), SetOptions()
     old = {code: folder_of(args.corpus, code) for code in model.backbone.languages}
     known = [code for pack in model.packs.values() for code in pack.info.languages]
@@ -218,12 +213,12 @@ def stress(args, packs: Sequence[Path]) -> dict:
         learnt | {code: args.out / "corpora" / code for code in more}, "dev", 40 * len(known)
     )
     dev += pooled(old, "train", 300)
-    heard = [
+    foreign = [
         sound
         for sounds in unknown_sounds(args.out / "unknown", args.text, "dev", 20).values()
         for sound in sounds
     ]
-    fitted = calibrate_set(model, dev, heard, options)
+    fitted = calibrate_set(model, dev, foreign, options)
     clips = pooled(
         old | learnt | {code: args.out / "test" / code for code in more}, "test", args.clips
     )
@@ -246,16 +241,16 @@ def to_markdown(found: dict[str, dict]) -> str:
     for count, sides in found.items():
         for side, m in sides.items():
             low, high = (100 * end for end in m["interval"])
-            taken = (f"{100 * m['false_accept_rate'][kind]:.1f}" for kind in kinds)
+            accepted = (f"{100 * m['false_accept_rate'][kind]:.1f}" for kind in kinds)
             rows.append(
                 (
                     count,
                     side,
                     f"{100 * m['accuracy']:.2f} [{low:.1f}, {high:.1f}]",
                     f"{100 * m['ece']:.2f}",
-                    f"{100 * m['twice']:.1f}",
+                    f"{100 * m['decoded_twice']:.1f}",
                     f"{m['gap']:+.2f}",
-                    *taken,
+                    *accepted,
                 )
             )
     head = (
@@ -265,7 +260,7 @@ def to_markdown(found: dict[str, dict]) -> str:
         "calibration error, %",
         "decoded twice, %",
         "nothing known adds, CER points",
-        *(f"{kind} taken, %" for kind in kinds),
+        *(f"{kind} accepted, %" for kind in kinds),
     )
     return "\n".join(markdown_table(head, rows))
 

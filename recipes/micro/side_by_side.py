@@ -1,9 +1,8 @@
-"""Ways of doing the same thing, timed in turns in one process, and the memory that each takes in
-one of its own.
+"""Time ways of doing the same thing in turns in one process, and measure the memory of each.
 
-On a busy machine seconds mean little and ratios something: the ways of a row take turns clip by
-clip, and a ratio is of two sums over clips, of each clip's median over the rounds and of its mean.
-Memory is the peak of the resident set of a fresh process, loading included.
+On a busy machine seconds mean little; ratios mean more. The ways of a row take turns clip by clip.
+A ratio is of two sums over clips: of each clip's median over the rounds, and of its mean. Memory is
+the peak of the resident set of a fresh process, loading included.
 """
 
 import argparse
@@ -18,6 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers.utils import logging
 from whisper_shape import SHAPES
 
@@ -52,12 +55,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every way, (rounds, clips); its answers, and how often it called the primary's
-    decoder, of a warm-up.
+    """Seconds of each way, (rounds, clips), with its outputs.
+
+    `calls` is how often it called the primary's decoder in the warm-up.
     """
 
     seconds: dict[str, np.ndarray]
-    answers: dict[str, list]
+    outputs: dict[str, list]
     calls: Counter
 
     def row(
@@ -73,7 +77,7 @@ class Times:
             [of(self.seconds[way], axis=0).sum() for way in (ours, theirs)]
             for of in (np.median, np.mean)
         )
-        mine, other = (1000 * total / len(self.answers[ours]) for total in medians)
+        mine, other = (1000 * total / len(self.outputs[ours]) for total in medians)
         note = f"{mine:.0f} against {other:.0f} ms" + (f"; {note}" if note else "")
         return Row(number, what, medians[0] / medians[1], means[0] / means[1], target, note)
 
@@ -81,11 +85,12 @@ class Times:
 def take_turns(
     ways: dict[str, Callable], clips: Sequence, backbone: Backbone, rounds: int, clock: str
 ) -> Times:
-    """Every way on every clip; each round begins with another way, and one more before all is the
-    warm-up.
+    """Time every way on every clip; each round begins with another way.
+
+    One more round, before all, is the warm-up.
     """
     now, names, calls = CLOCKS[clock], list(ways), Counter()
-    seconds, answers = (
+    seconds, outputs = (
         {name: np.zeros((rounds, len(clips))) for name in names},
         {name: [] for name in names},
     )
@@ -96,17 +101,17 @@ def take_turns(
                     counted = backbone.decoder.register_forward_hook(
                         lambda *_, name=name: calls.update([name])
                     )
-                    answers[name].append(ways[name](clip))
+                    outputs[name].append(ways[name](clip))
                     counted.remove()
                 else:
                     began = now()
                     ways[name](clip)
                     seconds[name][number, i] = now() - began
-    return Times(seconds, answers, calls)
+    return Times(seconds, outputs, calls)
 
 
 def peak_mib() -> float:
-    """Of this process; what getrusage says of a child may be its parent's."""
+    """Return the peak memory of this process; getrusage of a child may return its parent's."""
     [line] = [
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -121,8 +126,9 @@ def in_fresh_process(task: Callable, *arguments):
 
 
 def joined(clips: Iterable[np.ndarray], most: int) -> np.ndarray:
-    """As many of the clips, with pauses between them, as fit into so many samples; the first is cut
-    if need be.
+    """Join as many clips, with pauses between them, as fit into so many samples.
+
+    The first is cut if it is longer.
     """
     sound = np.zeros(0, np.float32)
     for clip in clips:
@@ -136,7 +142,7 @@ def joined(clips: Iterable[np.ndarray], most: int) -> np.ndarray:
 def full_windows(
     utterances: Sequence[Utterance], languages: Iterable[str], seconds: float, count: int
 ) -> list:
-    """Windows full of speech, (samples, language): the languages in turn."""
+    """Make windows full of speech, (samples, language), the languages in turn."""
     pools = [pool for code in languages if (pool := [u for u in utterances if u.language == code])]
     windows = []
     for k in range(count):
@@ -151,15 +157,16 @@ def run(
     rows: dict[int, Callable],
     more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
-    """The command line of a script: its rows by number, each a generator of lines for (arguments,
-    utterances).
+    """Run a script's command line: its rows by number.
+
+    Each is a generator of lines for (arguments, utterances).
     """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", default="micro")
     parser.add_argument("--pack", type=Path, action="append", default=[])
-    parser.add_argument("--corpus", type=Path, required=True, help="its test split is heard")
+    parser.add_argument("--corpus", type=Path, required=True, help="its test split is used")
     parser.add_argument(
         "--only",
         type=lambda text: [int(number) for number in text.split(",")],
@@ -187,7 +194,7 @@ def run(
     )
     more(parser)
     args = parser.parse_args()
-    os.environ.update(QUIET)  # of the processes to come; this one is told
+    os.environ.update(QUIET)  # for the child processes
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     utterances = load_corpus(args.corpus, "test").utterances

@@ -1,18 +1,19 @@
-"""Step 2 of the built-in base: train a small Whisper from scratch on the shards of `prepare.py`,
-then export it.
+"""Step 2 of the built-in base: train a small Whisper from scratch on `prepare.py`'s shards.
 
     python recipes/micro/train.py --data runs/micro --out runs/micro/model --steps 6000
 
-Runs on a CPU or a GPU. Batches, padding and masks are functions of (seed, step), so that a stopped
-run goes on to the same result from its newest checkpoint. Two auxiliary losses teach the encoder to
-listen early: which phone sounds in each frame, asked at half depth (the synthesiser knows), and CTC
-over characters at the end; their heads stay in the checkpoint, not in the export. Matrices are
-trained with Muon, the rest with AdamW. On a CPU each core works on its own share of a batch: small
-matrices divide badly among threads. A guided-attention loss (Tachibana et al. 2017, arXiv
-1710.08969) holds two cross-attention heads a layer near the diagonal at first: without it the
-decoder stayed a language model for 2,300 steps here while CTC fell from 6.2 to 1.3. Clips are
-padded at random, up to the whole window: a Whisper that only ever met clips at their own length
-falls apart when plain transformers pads them.
+It runs on a CPU or a GPU, and exports the model at the end. Batches, padding and masks are
+functions of (seed, step), so that a stopped run goes on from its newest checkpoint to the same
+result. Matrices are trained with Muon, the rest with AdamW. On a CPU each core computes its own
+share of a batch: small matrices divide badly among threads.
+
+Two auxiliary losses make the encoder useful early: classification of each frame's phone at half
+depth (the synthesiser knows the phones), and CTC over characters at the end. Their heads stay in
+the checkpoint, not in the export. A guided-attention loss (Tachibana et al. 2017, arXiv 1710.08969)
+holds two cross-attention heads a layer near the diagonal at first. Without it the decoder stayed a
+language model for 2,300 steps here, while CTC fell from 6.2 to 1.3. Clips are padded at random, up
+to the whole window: a Whisper that was trained on clips at their own length alone fails when plain
+transformers pads them.
 """
 
 import argparse
@@ -31,6 +32,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -63,7 +68,7 @@ class Clips:
 
 
 def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, decoder_layers: int):
-    """A randomly initialised Whisper whose ids stand in Whisper's order."""
+    """Make a Whisper with random weights, whose ids have Whisper's order."""
     ident = tokenizer.convert_tokens_to_ids
     languages = [t for t in tokenizer.get_added_vocab() if len(t) == 6 and t.startswith("<|")]
     config = WhisperConfig(
@@ -120,8 +125,9 @@ def build_model(tokenizer: WhisperTokenizer, width: int, encoder_layers: int, de
 
 
 def encode(model, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whisper's encoder at any length: (batch, 80, frames) -> (batch, frames / 2, width) at half
-    depth and at the end.
+    """Run Whisper's encoder at any length.
+
+    (batch, 80, frames) -> (batch, frames / 2, width) at half depth and at the end.
     """
     encoder = model.model.encoder
     x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
@@ -136,8 +142,9 @@ def encode(model, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def plan_epoch(
     frames: np.ndarray, budget: int, rng: np.random.Generator, short_first: bool
 ) -> list[np.ndarray]:
-    """Batches of clips of like length, `budget` padded frames each, in random order (the first
-    epoch from short ones).
+    """Plan batches of clips of like length, `budget` padded frames each, in random order.
+
+    The first epoch begins with the short ones.
     """
     order = rng.permutation(len(frames))
     order = order[np.argsort(frames[order] * rng.uniform(0.9, 1.1, len(order)), kind="stable")]
@@ -160,8 +167,9 @@ def plan_epoch(
 
 
 def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
-    """Mels padded as Whisper's extractor pads (the clip's floor), decoder ids, labels, CTC targets,
-    phones by frame.
+    """Make a batch: mels, decoder ids, labels, CTC targets, and phones by frame.
+
+    Mels are padded as Whisper's extractor pads, with the clip's lowest value.
     """
     ident = tokenizer.convert_tokens_to_ids
     mels, inputs, characters, lengths, spans = [], [], [], [], []
@@ -233,7 +241,7 @@ def collate(clips, ids, tokenizer, alphabet, phones, rng, length: int, device):
 
 
 def watch_cross_attention(model) -> None:
-    """Let the decoder's cross-attention, and nothing else, give its weights."""
+    """Let the decoder's cross-attention, and nothing else, return its weights."""
     eager = copy.deepcopy(model.config)
     eager._attn_implementation = "eager"
     for layer in model.model.decoder.layers:
@@ -241,15 +249,19 @@ def watch_cross_attention(model) -> None:
 
 
 def guide(attentions, spans: torch.Tensor, width: float = 0.12) -> torch.Tensor:
-    """Mean attention that two heads a layer spend away from where a token is expected, its share of
-    the speech's span.
+    """Return the share of attention away from where each token is expected.
 
-    attentions: for each layer (batch, heads, tokens, frames); spans (batch, 3): first and last
-        frame of speech, text tokens.
+    A token is expected at its share of the speech's span. Two heads a layer are guided
+    (Tachibana et al. 2017).
+
+    Args:
+        attentions: For each layer, (batch, heads, tokens, frames).
+        spans: First and last frame of speech, and text tokens, (batch, 3).
+        width: Deviation of the expected place, as a share of the span.
     """
     start, end, count = spans.unbind(-1)
     tokens, frames = attentions[0].shape[2:]
-    # the text is predicted from the fourth position on
+    # text is predicted from the fourth position on
     order = torch.arange(tokens, device=spans.device) - 3.0
     inside = (order >= 0) & (order < count[:, None])
     expected = start[:, None] + (end - start)[:, None] * (order + 0.5) / count[:, None].clamp_min(1)
@@ -261,7 +273,7 @@ def guide(attentions, spans: torch.Tensor, width: float = 0.12) -> torch.Tensor:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 3 %, constant to 45 %, then a cosine down to 1 %."""
+    """Return a step's rate: linear warm-up over 3 %, constant to 45 %, a cosine to 1 %."""
     if step < 0.03 * steps:
         return peak * (step + 1) / (0.03 * steps)
     progress = max(0.0, (step / steps - 0.45) / 0.55)
@@ -269,8 +281,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def training_record(args) -> dict:
-    """What went into the weights: the preparation, the settings, and the record of the base they
-    started from.
+    """Return what the weights were made from.
+
+    This is the preparation, the settings, and the record of the base that they started from.
     """
     record = json.loads((args.data / "record.json").read_text())
     names = ("steps", "frames", "lr", "guided", "phones", "seed")
@@ -338,8 +351,9 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, workers: int) -> None:
-    """Train to `args.steps` from the newest checkpoint, and export; each of `workers` has a share
-    of every batch.
+    """Train to `args.steps` from the newest checkpoint, and export.
+
+    Each of `workers` computes a share of every batch.
     """
     record = training_record(args)
     tokenizer = WhisperTokenizer.from_pretrained(args.data / "tokenizer")
@@ -397,7 +411,7 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
         averaged, step = saved["averaged"], saved["step"]
 
     def gradients(worker: int, ids: np.ndarray, length: int, step: int):
-        """The gradient of the mean loss of these clips, and the four losses."""
+        """Return the gradient of the mean loss of these clips, and the four losses."""
         rng = np.random.default_rng([args.seed, 2, step, worker])
         batch = collate(clips, ids, tokenizer, alphabet, phones, rng, length, device)
         mel, tokens, labels, targets, lengths, sizes, spans, sounding = batch
@@ -417,7 +431,7 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
             logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.05
         )
         ctc = F.ctc_loss(likelihoods, targets, lengths, sizes, reduction="none", zero_infinity=True)
-        # a clip without any has no length to divide by, and would outweigh all others
+        # a clip without text has no length to divide by
         speech = sizes > 0
         ctc = (ctc[speech] / sizes[speech]).sum() / speech.sum().clamp_min(1)
         phone = F.cross_entropy(sounds.flatten(0, 1), sounding.flatten(), ignore_index=-100)
@@ -454,9 +468,9 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.lr)
         parts = [ids[worker::workers] for worker in range(workers)]
-        answers = list(pool.map(gradients, range(workers), parts, repeat(length), repeat(step)))
+        results = list(pool.map(gradients, range(workers), parts, repeat(length), repeat(step)))
         for parameter, *grads in zip(
-            parameters.values(), *(gradient for gradient, _ in answers), strict=True
+            parameters.values(), *(gradient for gradient, _ in results), strict=True
         ):
             parameter.grad = sum(grads) / workers
         nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -466,7 +480,7 @@ def train(args: argparse.Namespace, device: str, pool: ThreadPoolExecutor, worke
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 averaged[key].lerp_(value, 1 - keep)
-        sums += (*np.mean([losses for _, losses in answers], 0), frames[ids].sum() / 100, 1)
+        sums += (*np.mean([losses for _, losses in results], 0), frames[ids].sum() / 100, 1)
         bar.update()
         if step % args.log_every == 0:
             mean = sums / sums[5]

@@ -1,9 +1,8 @@
-"""A Whisper of OpenAI's shape and packs on it, all of random weights: for times and memory, which
-do not ask what weights say.
+"""Make a Whisper of OpenAI's shape, and packs on it, with random weights, to time and weigh them.
 
-Whoever times random weights must fix the number of tokens. Here all but text is suppressed, the end
-and timestamps among it, so that `generate` with max_new_tokens writes so many, once; with
-timestamps it would decode a window several times.
+With random weights the number of tokens must be fixed. Here all but text is suppressed, the end and
+timestamps among it, so that `generate` writes exactly max_new_tokens, once. With timestamps it
+would decode a window several times.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
+
+# isort: split
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -42,10 +45,10 @@ CERTAIN = 50.0  # log-odds by which a random pack loses every window
 
 
 def stand_in_tokenizer() -> WhisperTokenizer:
-    """As many tokens as the multilingual Whisper has, in its order; text is spelled in bytes and
-    pairs of bytes.
+    """Make a tokenizer with as many tokens as the multilingual Whisper, in its order.
 
-    Its last text token is the empty one: ctranslate2 takes a Whisper without it for English alone.
+    Text is spelled in bytes and pairs of bytes. The last text token is empty: without it
+    ctranslate2 takes the model for an English one.
     """
     letters = list(byte_of_character())
     merges = [(a, b) for a in letters for b in letters][: TEXT - 1 - len(letters)]
@@ -59,7 +62,7 @@ def stand_in_tokenizer() -> WhisperTokenizer:
 
 
 def random_whisper(shape: str = "small", seed: int = 0, *, layers: int = 0) -> Backbone:
-    """A Whisper of this shape, with so many layers a side if they are given."""
+    """Make a Whisper of this shape, with `layers` layers a side if they are given."""
     width, usual, heads = SHAPES[shape]
     layers = layers or usual
     tokenizer = stand_in_tokenizer()
@@ -90,13 +93,14 @@ def random_whisper(shape: str = "small", seed: int = 0, *, layers: int = 0) -> B
 
 
 def write_whisper(folder: Path, shape: str = "small", seed: int = 0) -> None:
-    """A Whisper of this shape in transformers format, and as older converters want it."""
+    """Write a Whisper of this shape in transformers format, with the files of older converters."""
     save_base(folder, random_whisper(shape, seed))
 
 
 def write_packs(folder: Path, backbone: Backbone, count: int, texts: Sequence[str]) -> list[Path]:
-    """Packs that turn every window away, with a vocabulary from `texts` and each a language of its
-    own: their folders.
+    """Write packs that reject every window, each with a language of its own; return their folders.
+
+    Their vocabulary is made from `texts`.
     """
     # often enough for units of several letters
     tokenizer = PackTokenizer.train(list(texts) * 100, ("",))

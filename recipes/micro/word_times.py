@@ -1,11 +1,10 @@
-"""How far word times lie from espeak-ng's own word events: seconds read by test voices, each
-pipeline for its languages.
+"""Measure how far word times lie from espeak-ng's own word events, in seconds.
 
     python recipes/micro/word_times.py --pack quickstart/packs/ky --pack quickstart/packs/ga
 
-Words of the transcript are matched to those that were read; the medians are over matched words. The
-end of a word that was read is where the next word or pause begins. Test sentences and voices;
-nothing was tuned on them.
+Test voices read test sentences; nothing was tuned on them. Each pipeline transcribes its own
+languages. Words of the transcript are matched to those that were read, and the medians are over
+matched words. The end of a word that was read is where the next word or pause begins.
 """
 
 import argparse
@@ -27,8 +26,9 @@ from dualasr.transcription.transcript import Word
 
 
 def spoken_words(text: str, said: Utterance) -> list[tuple[str, float, float]]:
-    """The words that were read, with start and end in seconds; those without an event of their own
-    are left out.
+    """Return the words that were read, with start and end in seconds.
+
+    Words without an event of their own are left out.
     """
     found = []
     for first, last in split_words(text, "word"):
@@ -45,17 +45,17 @@ def spoken_words(text: str, said: Utterance) -> list[tuple[str, float, float]]:
 
 
 def errors(
-    heard: Sequence[Word], read: Sequence[tuple[str, float, float]]
+    transcript: Sequence[Word], read: Sequence[tuple[str, float, float]]
 ) -> list[tuple[float, float]]:
-    """Start and end, found less read, in seconds, of the words that are in both."""
+    """Return the errors of start and end, in seconds, of the words that are in both."""
     mine, theirs = (
         [normalise(word, "marks").strip() for word in words]
-        for words in ((w.word for w in heard), (w for w, _, _ in read))
+        for words in ((w.word for w in transcript), (w for w, _, _ in read))
     )
     pairs = []
     for block in SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks():
         for k in range(block.size):
-            word, (_, start, end) = heard[block.a + k], read[block.b + k]
+            word, (_, start, end) = transcript[block.a + k], read[block.b + k]
             pairs.append((word.start - start, word.end - end))
     return pairs
 
@@ -70,11 +70,11 @@ def measure(
         )
         if not 0 < len(said.samples) <= model.backbone.window_samples:
             continue
-        heard = model.encode_audio([said.samples])
+        audio = model.encode_audio([said.samples])
         results = model.transcribe_encoded(
-            heard, route=route, language=language, options=DecodeOptions(beam=5)
+            audio, route=route, language=language, options=DecodeOptions(beam=5)
         )
-        found += errors(words_of(model, heard, results)[0], spoken_words(text, said))
+        found += errors(words_of(model, audio, results)[0], spoken_words(text, said))
     return np.array(found)
 
 
