@@ -8,7 +8,7 @@ the selector itself.
 import math
 import re
 
-from dualasr.model.selector import PRIMARY
+from dualasr.model.selector import NO_PRIMARY_LANGUAGE, PRIMARY
 
 from .routes import title_of
 
@@ -39,7 +39,7 @@ def explain(reason: str, route: str) -> str:
         return "No language pack is loaded, so Whisper transcribes everything."
     if reason == "the caller chose the route":
         return f"You chose {title_of(route)}, so the selector was not asked."
-    if reason == "no language of the primary may be heard":
+    if reason == NO_PRIMARY_LANGUAGE:
         return (
             "Whisper knows none of the languages you allow, so it is between the packs;"
             f" {title_of(route)} fits best."

@@ -250,7 +250,14 @@ def test_the_papers_selector_over_tau_and_beta(recipe):
     tables = importlib.import_module("tables")
 
     def clip(code: str, best_tag: float, tag: float, averages: tuple[float, float]):
-        score = PackScore("pack", ("ky", "ga"), 0.0, Calibration(), (0.5, 0.5), best_tag=tag)
+        score = PackScore(
+            name="pack",
+            languages=("ky", "ga"),
+            head=0.0,
+            calibration=Calibration(),
+            shares=(0.5, 0.5),
+            best_tag=tag,
+        )
         texts = ("right", "wrong") if code == "en" else ("wrong", "right")
         both = [
             Hypothesis((1, 2), text, 3 * average, True)

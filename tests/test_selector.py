@@ -35,14 +35,14 @@ def score(
     primary_uncertainty=0.0,
 ):
     return PackScore(
-        name,
-        languages,
-        head,
-        calibration,
-        (1 / len(languages),) * len(languages),
-        primary_uncertainty,
-        tag,
-        best_tag,
+        name=name,
+        languages=languages,
+        head=head,
+        calibration=calibration,
+        shares=(1 / len(languages),) * len(languages),
+        primary_uncertainty=primary_uncertainty,
+        tag=tag,
+        best_tag=best_tag,
     )
 
 

@@ -75,7 +75,15 @@ class Transcript:
 
 
 def bid(log_odds):
-    return PackScore("ky", ("ky",), log_odds, Calibration(), (1.0,), tag=0.0, best_tag=log_odds)
+    return PackScore(
+        name="ky",
+        languages=("ky",),
+        head=log_odds,
+        calibration=Calibration(),
+        shares=(1.0,),
+        tag=0.0,
+        best_tag=log_odds,
+    )
 
 
 def decided(log_odds, ours=None, theirs=None, options=SelectorOptions()):

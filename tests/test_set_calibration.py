@@ -28,7 +28,14 @@ def scored_clip(pipeline, log_odds, gap=0.0, language="ky", name="north"):
     second pass.
     """
     pack_scores = tuple(
-        PackScore(one, (code,), 0.0, SECOND_PASS, (1.0,), tag=log_odds if one == name else -50.0)
+        PackScore(
+            name=one,
+            languages=(code,),
+            head=0.0,
+            calibration=SECOND_PASS,
+            shares=(1.0,),
+            tag=log_odds if one == name else -50.0,
+        )
         for one, code in (("north", "ky"), ("west", "ga"))
     )
     return ScoredClip(

@@ -1,5 +1,5 @@
-"""Two reports on the same clips: how far their error rates lie apart, with the paired bootstrap
-interval (Bisani and Ney).
+"""Comparison of two reports on the same clips: the difference of their error rates, with paired
+bootstrap intervals (Bisani and Ney 2004).
 """
 
 import json
@@ -10,9 +10,10 @@ from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.evaluation.markdown import markdown_table, percent
 from dualasr.evaluation.report_sections import MODES
+from dualasr.evaluation.scoring import RATES
 from dualasr.metrics import comparable, paired_bootstrap_mean, per_sentence_errors
 
-_NAMED = 5  # clips of one report only, named
+_NAMED = 5  # clips that only one report has: how many are named
 
 
 def compare(
@@ -23,14 +24,25 @@ def compare(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Compare the reports A.json and B.json, whose clips lie beside them (A.clips.jsonl), on the
-    clips that both have.
+    """Compare two reports on the clips that both have.
 
-    Returns "languages" (by code: n, and of each mode wer and cer: {a, b, difference, interval}),
-    "mean" (of the languages, each weighing the same, its sentences resampled on their own),
-    "only_a" and "only_b" (n, and the first ids), and a, b, samples, seed. Rates are fractions by
-    the mark-safe normaliser; difference is a - b, below zero where A is better; a language without
-    reference text has None. Raises RunError for what is no report, or not of the same clips.
+    Args:
+        a: The report A.json, with its clips beside it in A.clips.jsonl.
+        b: The report B.json, likewise.
+        modes: The modes to compare.
+        samples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        "languages": by code n (clips), and for each mode wer and cer, each {a, b, difference,
+        interval}. "mean": likewise for the mean over languages, where the sentences of each
+        language are resampled separately. "only_a", "only_b": number and first ids of the clips
+        that only one report has, or None. "a", "b", "samples", "seed": the arguments. Rates are
+        fractions, computed with the mark-safe normaliser; None for a language without reference
+        text. The difference is a - b: below zero if A is better.
+
+    Raises:
+        RunError: A file is no report, or the reports are not of the same clips.
     """
     clips_a, clips_b = _clips(a, modes), _clips(b, modes)
     shared: dict[str, list[tuple[dict, dict]]] = {}
@@ -38,8 +50,8 @@ def compare(
         left, right = clips_a[key], clips_b[key]
         if left["ref"] != right["ref"]:
             raise RunError(
-                f"Clip {key[1]!r} ({key[0]}) has another reference in {a} than in {b}; both must be"
-                " of one corpus."
+                f"Clip {key[1]!r} ({key[0]}) has another reference in {a} than in {b}; compare"
+                " reports on the same corpus."
             )
         shared.setdefault(key[0], []).append((left, right))
     if not shared:
@@ -71,9 +83,10 @@ def compare(
 
 
 def to_markdown(comparison: dict) -> str:
-    """A comparison to read, in percent and points."""
+    """Write a comparison as Markdown, in percent and points."""
     languages = comparison["languages"]
-    modes, rows = [mode for mode in MODES if mode in comparison["mean"]], []
+    modes = [mode for mode in MODES if mode in comparison["mean"]]
+    rows = []
     for code, entry in [*languages.items(), ("mean", comparison["mean"])]:
         n = str(entry.get("n", sum(e["n"] for e in languages.values())))
         rows += [
@@ -84,11 +97,9 @@ def to_markdown(comparison: dict) -> str:
     lines = [
         f"# A: {comparison['a']}, B: {comparison['b']}",
         "",
-        (
-            "Percent on the clips that both have, mark-safe normaliser; A - B in points, below zero"
-            " where A is better, with the"
-        ),
-        "95 % paired bootstrap interval over sentences.",
+        "Error rates in percent on the clips that both reports have, computed with the mark-safe"
+        " normaliser. A - B is the difference in percentage points with its 95 % interval (paired"
+        " bootstrap over sentences). It is below zero if A is better.",
         "",
         *markdown_table(head, rows),
     ]
@@ -103,8 +114,14 @@ def to_markdown(comparison: dict) -> str:
 
 
 def write_comparison(path: str | Path, comparison: dict) -> None:
-    """Write a comparison as JSON, whole or not at all. Raises RunError, which names the path, where
-    that fails.
+    """Write a comparison as JSON, whole or not at all.
+
+    Args:
+        path: The file.
+        comparison: What `compare` returned.
+
+    Raises:
+        RunError: The file cannot be written.
     """
     with atomic_file(path, advice="Choose another place for --out.") as part:
         part.write_text(
@@ -113,9 +130,7 @@ def write_comparison(path: str | Path, comparison: dict) -> None:
 
 
 def _clips(path: str | Path, modes: Sequence[str]) -> dict[tuple[str, str], dict]:
-    """The clips of a report by language and id; each has a reference and a hypothesis of every
-    mode.
-    """
+    """Return the reference and the hypotheses of each clip of a report, by language and id."""
     path = Path(path)
     beside = path.with_suffix(".clips.jsonl")
     try:
@@ -154,17 +169,18 @@ def _clips(path: str | Path, modes: Sequence[str]) -> dict[tuple[str, str], dict
 
 
 def _counts(language: str, pairs: Sequence[tuple[dict, dict]], mode: str) -> dict:
-    """Errors and lengths of both reports, (a, b) by rate."""
+    """Return by rate, for both reports, errors and length of each sentence: (sentences, 2)."""
     refs = comparable([left["ref"] for left, _ in pairs], language, "marks")
     sides = [comparable([pair[side][mode] for pair in pairs], language, "marks") for side in (0, 1)]
     return {
         rate: tuple(per_sentence_errors(refs[k], hyps[k], unit) for hyps in sides)
-        for k, (rate, unit) in enumerate((("wer", "word"), ("cer", "character")))
+        for k, (rate, unit) in enumerate(RATES.items())
     }
 
 
 def _differences(languages: Sequence[dict], samples: int, seed: int) -> dict:
-    found = {}
+    """Return both rates and their difference, as the mean over languages, for wer and cer."""
+    found: dict[str, dict] = {}
     for rate in ("wer", "cer"):
         pairs = [counts[rate] for counts in languages if counts[rate][0][:, 1].any()]
         if not pairs:
@@ -180,6 +196,7 @@ def _differences(languages: Sequence[dict], samples: int, seed: int) -> dict:
 
 
 def _only(here: dict, there: dict) -> dict | None:
+    """Return the number and the first ids of the clips that one report lacks; None for no clip."""
     keys = [key for key in here if key not in there]
     return (
         {"n": len(keys), "first": [f"{language}/{id}" for language, id in keys[:_NAMED]]}
@@ -189,6 +206,7 @@ def _only(here: dict, there: dict) -> dict | None:
 
 
 def _columns(found: dict) -> tuple[str, str, str]:
+    """Return A, B and A - B as cells of a table."""
     if found["a"] is None:
         return "–", "–", "–"
     low, high = found["interval"]

@@ -1,14 +1,13 @@
-"""What adding languages one after the other costs: the matrix of error rates, and the measures of
-continual learning.
+"""Continual learning: error rates after every added language, and what earlier languages lost.
 
-Task 0 is the mean of the base's languages, task j the mean of the languages learnt at step j; R_kj
-is the rate on task j after step k. As CL-MASR computes them (Della Libera et al. 2023, arXiv
-2310.16931):
+Task 0 is the mean of the base's languages; task j is the mean of the languages learnt at step j.
+R_kj is the error rate of task j after step k. The measures are those of CL-MASR (Della Libera et
+al. 2023, arXiv 2310.16931):
 
-    AWER_k  mean of R_kj over j <= k
-    BWT_k   mean of R_jj - R_kj over j < k: negative is forgetting
-    IM_k    R_kk less the rate on task k of training on all tasks jointly
-    FWT_k   the rate on task k of training on it alone, less R_kk
+    AWER_k   average error rate: mean of R_kj over j <= k
+    BWT_k    backward transfer: mean of R_jj - R_kj over j < k; negative is forgetting
+    IM_k     intransigence: R_kk minus the rate of task k after training on all tasks jointly
+    FWT_k    forward transfer: the rate of task k after training on it alone, minus R_kk
 """
 
 import json
@@ -22,9 +21,10 @@ import numpy as np
 from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.evaluation.markdown import markdown_table
-from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.plots import draw_matrix
 from dualasr.evaluation.scoring import MODES
 
+Growth = Literal["pack", "shared", "joint"]
 MEASURES = ("cer", "wer")
 TITLES = {
     "pipeline_aware": "Pipeline known",
@@ -33,14 +33,22 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Error rates after every step: fractions, None where a language was not evaluated.
+    """Error rates of all languages after every step.
 
-    `languages` are the columns, the base's first; `learnt` is the step of each, 0 for the base's.
-    `rates` and `intervals` hold, by mode and by measure, a row for each step. `decoded` counts by
-    step the windows that each pipeline decoded, `confusion` the clips by language and route. `grow`
-    is how packs took up languages: a pack each, one that is shared, or all jointly.
+    Attributes:
+        steps: Names of the steps; the first is the base without packs.
+        languages: Codes of the languages, the base's first.
+        learnt: The step at which each language was learnt, 0 for the base's.
+        rates: By mode and by measure ("cer", "wer"), a row for each step with a rate for each
+            language: fractions, None where a language was not evaluated.
+        intervals: Likewise the 95 % intervals, [low, high] or None.
+        accuracy: For each step, the share of clips that were routed right; None if not known.
+        decoded: For each step, the number of windows that each pipeline decoded.
+        confusion: For each step, the number of clips by language and route.
+        grow: How languages were added: "pack" (a pack for each), "shared" (one pack learns one
+            after the other), "joint" (one pack learns all together).
     """
 
     steps: tuple[str, ...]
@@ -48,10 +56,10 @@ class Matrix:
     learnt: tuple[int, ...]
     rates: dict
     intervals: dict
-    accuracy: tuple[float | None, ...]  # of the routing, by step
+    accuracy: tuple[float | None, ...]
     decoded: tuple[dict[str, int], ...]
     confusion: tuple[dict[str, dict[str, int]], ...] = ()
-    grow: Literal["pack", "shared", "joint"] = "pack"
+    grow: Growth = "pack"
 
     @property
     def is_whole(self) -> bool:
@@ -59,12 +67,23 @@ class Matrix:
         return max(self.learnt, default=0) < len(self.steps)
 
     def table(self, mode: str = "pipeline_aware", measure: str = "cer") -> np.ndarray:
-        """(steps, languages), NaN where there is no rate."""
+        """Return the rates of a mode, float of shape (steps, languages), NaN where there is none.
+
+        Args:
+            mode: The mode of evaluation.
+            measure: "cer" or "wer".
+        """
         return np.array(self.rates[mode][measure], dtype=float)
 
     def change(self, mode: str = "pipeline_aware", measure: str = "cer") -> np.ndarray:
-        """By how much a rate is above that of the step at which its language was learnt: (steps,
-        languages), NaN before.
+        """Return how far rates are above those of the step at which their language was learnt.
+
+        Args:
+            mode: The mode of evaluation.
+            measure: "cer" or "wer".
+
+        Returns:
+            Differences of fractions, shape (steps, languages), NaN before that step.
         """
         table, learnt = self.table(mode, measure), np.array(self.learnt)
         change = table - table[learnt.clip(max=len(table) - 1), range(len(learnt))]
@@ -72,8 +91,14 @@ class Matrix:
         return change
 
     def tasks(self, mode: str = "pipeline_aware", measure: str = "cer") -> np.ndarray:
-        """R of the module's equations: (steps, tasks), a task for each step, NaN for one without
-        languages.
+        """Return R of the equations above, with a task for each step.
+
+        Args:
+            mode: The mode of evaluation.
+            measure: "cer" or "wer".
+
+        Returns:
+            Fractions, shape (steps, tasks), NaN for a task without languages.
         """
         table, learnt = self.table(mode, measure), np.array(self.learnt)
         nothing = np.full(len(table), np.nan)
@@ -87,7 +112,7 @@ class Matrix:
 
     @property
     def first(self) -> int:
-        """The first task: 1 where no language of the base was evaluated."""
+        """The number of the first task: 1 if no language of the base was evaluated, else 0."""
         return min(self.learnt, default=0)
 
 
@@ -95,16 +120,24 @@ def matrix_of(
     reports: Sequence[Mapping],
     steps: Sequence[str],
     learnt: Mapping[str, int],
-    grow: Literal["pack", "shared", "joint"] = "pack",
+    grow: Growth = "pack",
 ) -> Matrix:
-    """Of evaluation reports (evaluation.py), one for each step; `learnt` is the step of each
-    language, in column order.
+    """Collect the rates of evaluation reports.
 
-    A language learnt later than the last step is shown as it was before.
+    Args:
+        reports: "report" of an `Evaluation`, one for each step.
+        steps: Names of the steps.
+        learnt: By code, the step at which each language was learnt. It may be later than the last
+            report: then the language has not been learnt yet.
+        grow: How languages were added.
+
+    Returns:
+        The matrix.
     """
-    languages = tuple(sorted(learnt, key=learnt.get))
+    languages = tuple(sorted(learnt, key=learnt.__getitem__))
 
     def collect(key: str) -> dict:
+        """Return the values of a measure with this ending, by mode, measure, step and language."""
         return {
             mode: {
                 m: tuple(
@@ -117,30 +150,34 @@ def matrix_of(
         }
 
     return Matrix(
-        tuple(steps),
-        languages,
-        tuple(learnt[code] for code in languages),
-        collect(""),
-        collect("_interval"),
-        tuple(report["routing"]["accuracy"] for report in reports),
-        tuple(report["decoded"] for report in reports),
-        tuple(report["routing"]["confusion"] for report in reports),
-        grow,
+        steps=tuple(steps),
+        languages=languages,
+        learnt=tuple(learnt[code] for code in languages),
+        rates=collect(""),
+        intervals=collect("_interval"),
+        accuracy=tuple(report["routing"]["accuracy"] for report in reports),
+        decoded=tuple(report["decoded"] for report in reports),
+        confusion=tuple(report["routing"]["confusion"] for report in reports),
+        grow=grow,
     )
 
 
 def steps_of(reports: Sequence[Mapping]) -> tuple[list[str], dict[str, int]]:
-    """What `matrix_of` is to be given besides, of evaluations with more and more packs: the steps,
-    named by the packs that came, and the step at which each language was first known.
+    """Find the steps in evaluations with more and more packs, for `matrix_of`.
+
+    Args:
+        reports: "report" of an `Evaluation`, one for each step.
+
+    Returns:
+        Names of the steps, after the packs that were added; and by code, the step at which each
+        language was first known.
     """
-    steps, before = [], set()
+    steps: list[str] = []
+    before: set[str] = set()
     for report in reports:
-        names = {pack["name"]: None for pack in report["packs"]}
-        steps.append(
-            "+ " + ", ".join(new)
-            if (new := [name for name in names if name not in before])
-            else "base"
-        )
+        names = [pack["name"] for pack in report["packs"]]
+        new = [name for name in names if name not in before]
+        steps.append("+ " + ", ".join(new) if new else "base")
         before |= set(names)
     knows = {
         code: [report["languages"].get(code, {}).get("known", False) for report in reports]
@@ -152,7 +189,7 @@ def steps_of(reports: Sequence[Mapping]) -> tuple[list[str], dict[str, int]]:
 
 
 def awer(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:
-    """Average rate over the tasks learnt so far, by step (NaN where there is none)."""
+    """Return the average rate over the tasks learnt so far, by step (NaN where there is none)."""
     tasks, first = matrix.tasks(mode, measure), matrix.first
     return [
         float(tasks[k, first : k + 1].mean()) if k >= first else float("nan")
@@ -161,19 +198,25 @@ def awer(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> 
 
 
 def bwt(matrix: Matrix, mode: str = "pipeline_aware", measure: str = "wer") -> list[float]:
-    """Backward transfer by step: negative is forgetting. At the first task nothing can be forgotten
-    (NaN).
-    """
+    """Return backward transfer by step; negative is forgetting, NaN at the first task."""
     tasks, first = matrix.tasks(mode, measure), matrix.first
     lost = [np.diag(tasks)[first:k] - tasks[k, first:k] for k in range(len(tasks))]
     return [float(row.mean()) if len(row) else float("nan") for row in lost]
 
 
+_MEASURES: dict[str, Callable[[Matrix, str], list[float]]] = {"AWER": awer, "BWT": bwt}
+
+
 def im(
     matrix: Matrix, joint: Matrix, mode: str = "pipeline_aware", measure: str = "wer"
 ) -> list[float]:
-    """Intransigence by step: what learning one after the other costs the newest task beside `joint`
-    training (last step).
+    """Return intransigence by step: how much worse the newest task is than after joint training.
+
+    Args:
+        matrix: Rates of learning one after the other.
+        joint: Rates of joint training; its last step is compared.
+        mode: The mode of evaluation.
+        measure: "cer" or "wer".
     """
     return _beside(matrix, joint, [len(joint.steps) - 1] * len(joint.languages), mode, measure)
 
@@ -181,8 +224,13 @@ def im(
 def fwt(
     matrix: Matrix, alone: Matrix, mode: str = "pipeline_aware", measure: str = "wer"
 ) -> list[float]:
-    """Forward transfer by step: what the newest task gains beside training on it `alone` (a pack
-    for each language).
+    """Return forward transfer by step: how much better the newest task is than trained alone.
+
+    Args:
+        matrix: Rates of learning one after the other.
+        alone: Rates of training a pack for each language.
+        mode: The mode of evaluation.
+        measure: "cer" or "wer".
     """
     return [-value for value in _beside(matrix, alone, alone.learnt, mode, measure)]
 
@@ -190,8 +238,9 @@ def fwt(
 def _beside(
     matrix: Matrix, other: Matrix, rows: Sequence[int], mode: str, measure: str
 ) -> list[float]:
-    """R_kk less the mean of the other's rates on the languages of task k, each of its row; step 0
-    has none.
+    """Return R_kk minus the mean of another matrix's rates of the languages of task k.
+
+    `rows` gives the step of the other matrix for each of its languages. Step 0 has no value (NaN).
     """
     theirs, tasks = other.table(mode, measure), matrix.tasks(mode, measure)
     values = [float("nan")]
@@ -206,7 +255,14 @@ def _beside(
 
 @dataclass(frozen=True)
 class Regression:
-    """A language that a later step made worse. Rates are fractions."""
+    """A language whose error rate is higher after a later step.
+
+    Attributes:
+        language: Its code.
+        step: Name of the later step.
+        before: Its rate when it was learnt, a fraction.
+        after: Its rate after the later step, a fraction.
+    """
 
     language: str
     step: str
@@ -217,15 +273,22 @@ class Regression:
         points = 100 * (self.after - self.before)
         return (
             f"{self.language} worsened by {points:.2f} points after {self.step}:"
-            f" {_pct(self.before)} to {_pct(self.after)} %"
+            f" {_percent(self.before)} to {_percent(self.after)} %"
         )
 
 
 def regressions(matrix: Matrix, most: float) -> list[Regression]:
-    """Languages whose WER, nothing known, is more than `most` percentage points above what it was
-    when they were learnt, at the first such step.
+    """Find languages whose agnostic WER rose after they were learnt.
+
+    Args:
+        matrix: The rates.
+        most: The allowed rise, in percentage points.
+
+    Returns:
+        For each such language, its rates at the first step that exceeds it.
     """
-    table, change, found = matrix.table("agnostic", "wer"), matrix.change("agnostic", "wer"), []
+    table, change = matrix.table("agnostic", "wer"), matrix.change("agnostic", "wer")
+    found = []
     for i, code in enumerate(matrix.languages):
         worse = np.flatnonzero(100 * change[:, i] > most + 1e-9)
         if len(worse):
@@ -238,21 +301,33 @@ def regressions(matrix: Matrix, most: float) -> list[Regression]:
     return found
 
 
-def _pct(rate: float) -> str:
+def _percent(rate: float | None) -> str:
+    """Return a fraction in percent with one digit; "" for none."""
     return "" if rate is None or np.isnan(rate) else f"{100 * rate:.1f}"
 
 
 def to_markdown(
     matrix: Matrix, command: str, joint: Matrix | None = None, alone: Matrix | None = None
 ) -> str:
-    """The matrix to read, with IM and FWT where there is a run to compare with."""
+    """Write a matrix as Markdown.
+
+    Args:
+        matrix: The rates.
+        command: The command that makes the matrix again.
+        joint: Rates of joint training, for IM; None leaves it out.
+        alone: Rates of a pack for each language, for FWT; None leaves it out.
+
+    Returns:
+        Markdown with tables of CER, of the last rates, and of the measures of continual learning.
+    """
     lines = [
         "# After every added language",
         "",
-        (
-            "Rates in percent, mark-safe normaliser; in brackets the change since the "
-            "language was learnt, where there is one; *zero-shot* before."
-        ),
+        "Error rates in percent, computed with the mark-safe normaliser. In brackets: the change"
+        " since the language was learnt, in points, where there is one. In italics: rates before"
+        " the language was learnt (*zero-shot*). *Pipeline known*: each clip is decoded by the"
+        " pipeline that knows its language. *Old or new known*: only whether the base or a pack"
+        " knows it is given. *Nothing known*: the selector chooses the pipeline.",
         "",
     ]
     for mode in ("pipeline_aware", "agnostic"):
@@ -261,179 +336,145 @@ def to_markdown(
     if matrix.confusion:
         last = matrix.confusion[-1]
         lines += [
-            "Clips by language and route, nothing known:",
+            "Clips by language (rows) and the pipeline that the selector chose (columns):",
             "",
             *markdown_table(
                 ("language", *next(iter(last.values()))),
                 [(code, *map(str, last[code].values())) for code in last],
             ),
         ]
-    lines += ["## Continual learning", ""]
-    measures: list[tuple[str, Callable]] = [("AWER", awer), ("BWT", bwt)]
+    lines += ["## Continual learning", "", *_measures(matrix, joint, alone)]
+    return "\n".join([*lines, "", "![](matrix.png)", "", f"Made by `{command}`.", ""])
+
+
+def _measures(matrix: Matrix, joint: Matrix | None, alone: Matrix | None) -> list[str]:
+    """Return the table of AWER, BWT, IM and FWT after every step, and what they mean."""
+    modes = {"pipeline_aware": "pipeline known", "agnostic": "nothing known"}
+    values = {name: [of(matrix, mode) for mode in modes] for name, of in _MEASURES.items()}
+    explained = [
+        "In points of WER. AWER: average over the tasks learnt so far, where the base's languages"
+        " together are one task. BWT: change of the earlier tasks since they were learnt; negative"
+        " means that they were forgotten."
+    ]
     if joint is not None:
-        measures.append(("IM", lambda *asked: im(asked[0], joint, *asked[1:])))
+        values["IM"] = [im(matrix, joint, mode) for mode in modes]
+        explained.append("IM: how much worse the newest task is than after joint training.")
     if alone is not None:
-        measures.append(("FWT", lambda *asked: fwt(asked[0], alone, *asked[1:])))
-    head = [
-        "after",
-        *(
-            f"{name}, {words}"
-            for name, _ in measures
-            for words in ("pipeline known", "nothing known")
-        ),
-    ]
-    columns = [
-        measure(matrix, mode, "wer")
-        for _, measure in measures
-        for mode in ("pipeline_aware", "agnostic")
-    ]
-    head += ["routed right", "windows decoded"]
+        values["FWT"] = [fwt(matrix, alone, mode) for mode in modes]
+        explained.append("FWT: how much better the newest task is than after training it alone.")
+    if matrix.grow == "pack":
+        explained.append(
+            "With a pack for each language nothing can change for the others if the pipeline is"
+            " known: BWT and FWT are then 0 by construction."
+        )
+    head = ["after", *(f"{name}, {known}" for name in values for known in modes.values())]
     rows = []
     for k, step in enumerate(matrix.steps):
         right = matrix.accuracy[k]
         rows.append(
             (
                 step,
-                *(_pct(column[k]) for column in columns),
+                *(_percent(column[k]) for columns in values.values() for column in columns),
                 "" if right is None else f"{100 * right:.1f} %",
                 ", ".join(f"{name} {count}" for name, count in matrix.decoded[k].items()),
             )
         )
-    lines += markdown_table(head, rows)
-    lines += [
-        "Points of WER. AWER is the average over the tasks learnt so far, the base's languages"
-        " together being one; BWT what the earlier tasks gained since (negative: forgotten)"
-        + (", IM what the newest lost beside joint training" if joint is not None else "")
-        + (", FWT what it gained beside training alone" if alone is not None else "")
-        + "."
-    ]
-    if matrix.grow == "pack":
-        lines += [
-            "With a pack for each language, BWT with the pipeline known is 0 by construction, and"
-            " so is FWT."
-        ]
-    return "\n".join([*lines, "", "![](matrix.png)", "", f"Made by `{command}`.", ""])
+    table = markdown_table([*head, "routed right", "windows decoded"], rows)
+    return [*table, " ".join(explained)]
 
 
 def _rates(matrix: Matrix, mode: str) -> list[str]:
-    table, change, rows = matrix.table(mode), matrix.change(mode), []
+    """Return the table of CER after every step."""
+    table, change = matrix.table(mode), matrix.change(mode)
+    rows = []
     for k, step in enumerate(matrix.steps):
         cells = []
         for rate, moved in zip(table[k], change[k], strict=True):
-            if np.isnan(moved):
-                cells.append(f"*{_pct(rate)}*" if not np.isnan(rate) else "")
+            if np.isnan(rate):
+                cells.append("")
+            elif np.isnan(moved):
+                cells.append(f"*{_percent(rate)}*")
             else:
-                cells.append(
-                    _pct(rate) + (f" ({100 * moved:+.1f})" if abs(moved) >= 0.0005 else "")
-                )
+                note = f" ({100 * moved:+.1f})" if abs(moved) >= 0.0005 else ""
+                cells.append(_percent(rate) + note)
         rows.append((step, *cells))
     return markdown_table(("after", *matrix.languages), rows)
 
 
 def _last(matrix: Matrix) -> list[str]:
-    head, rows = (
-        (
-            "language",
-            "learnt",
-            *(f"{TITLES[mode].lower()}: {m.upper()}" for mode in MODES for m in MEASURES),
-        ),
-        [],
-    )
+    """Return the table of all rates after the last step, with their intervals."""
+    columns = [(mode, measure) for mode in MODES for measure in MEASURES]
+    titles = (f"{TITLES[mode].lower()}: {measure.upper()}" for mode, measure in columns)
+    rows = []
     for i, code in enumerate(matrix.languages):
+        step = matrix.learnt[i]
         cells = []
-        for mode in MODES:
-            for measure in MEASURES:
-                rate = matrix.rates[mode][measure][-1][i]
-                low, high = matrix.intervals[mode][measure][-1][i] or (None, None)
-                cells.append(
-                    f"{_pct(rate)} [{_pct(low)}, {_pct(high)}]" if rate is not None else ""
-                )
-        rows.append(
-            (
-                code,
-                matrix.steps[matrix.learnt[i]] if matrix.learnt[i] < len(matrix.steps) else "",
-                *cells,
-            )
-        )
-    return markdown_table(head, rows)
+        for mode, measure in columns:
+            rate = matrix.rates[mode][measure][-1][i]
+            low, high = matrix.intervals[mode][measure][-1][i] or (None, None)
+            ends = f" [{_percent(low)}, {_percent(high)}]"
+            cells.append("" if rate is None else _percent(rate) + ends)
+        rows.append((code, matrix.steps[step] if step < len(matrix.steps) else "", *cells))
+    return markdown_table(("language", "learnt", *titles), rows)
 
 
-def draw(matrix: Matrix, path: Path) -> None:
-    """A heat map for each of two modes: CER, coloured by the change since the language was learnt;
-    zero-shot in grey.
-    """
-    import matplotlib
+def write_matrix(
+    folder: Path,
+    matrix: Matrix,
+    command: str,
+    *,
+    joint: Matrix | None = None,
+    alone: Matrix | None = None,
+) -> None:
+    """Write matrix.json, matrix.md and matrix.png to a folder, each whole or not at all.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Args:
+        folder: The folder; it is made.
+        matrix: The rates.
+        command: The command that makes the matrix again.
+        joint: Rates of joint training, for IM; None leaves it out.
+        alone: Rates of a pack for each language, for FWT; None leaves it out.
 
-    steps, languages = len(matrix.steps), len(matrix.languages)
-    crowded = languages > 14
-    width, height = (
-        max(6.0, 1.4 + 0.62 * languages),
-        1.6 + 2 * (0.36 if crowded else 0.42) * (steps + 1.2),
-    )
-    figure, panels = pyplot.subplots(
-        2, 1, figsize=(width, height), layout="constrained", sharex=True
-    )
-    changes = [100 * matrix.change(mode) for mode in ("pipeline_aware", "agnostic")]
-    most = max(1.0, *(np.nanmax(np.abs(change)) for change in changes))
-    for axes, mode, change in zip(panels, ("pipeline_aware", "agnostic"), changes, strict=True):
-        table = 100 * matrix.table(mode)
-        axes.set_facecolor("0.88")
-        image = axes.imshow(
-            np.ma.masked_invalid(change), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto"
-        )
-        for k, i in np.ndindex(table.shape):
-            if np.isnan(table[k, i]):
-                continue
-            moved = change[k, i]
-            text = f"{table[k, i]:.1f}" + (
-                f"\n{moved:+.1f}" if not np.isnan(moved) and abs(moved) >= 0.05 else ""
-            )
-            colour = "0.45" if np.isnan(moved) else "white" if abs(moved) > 0.7 * most else "black"
-            axes.text(
-                i, k, text, ha="center", va="center", fontsize=7, color=colour, linespacing=0.9
-            )
-        axes.set_yticks(range(steps), matrix.steps)
-        axes.set_xticks(range(languages), matrix.languages, rotation=60 if crowded else 0)
-        axes.tick_params(length=0, labelsize=8)
-        axes.set_xticks(np.arange(languages) - 0.5, minor=True)
-        axes.set_yticks(np.arange(steps) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=1)
-        axes.tick_params(which="minor", length=0)
-        axes.set_title(f"{TITLES[mode]}: CER after every step, %", fontsize=10, loc="left")
-    figure.colorbar(image, ax=panels, label="points since learnt", shrink=0.7, aspect=30)
-    save_figure(figure, path)
-
-
-def write_matrix(folder: Path, matrix: Matrix, command: str, **more) -> None:
-    """matrix.json, matrix.md and matrix.png in a folder, each whole or not at all; `more` is for
-    `to_markdown`.
-
-    Raises RunError where they cannot be written.
+    Raises:
+        RunError: A file cannot be written.
     """
     measures = {
-        name: {
+        name.lower(): {
             mode: [None if np.isnan(value) else value for value in of(matrix, mode)]
             for mode in MODES
         }
-        for name, of in (("awer", awer), ("bwt", bwt))
+        for name, of in _MEASURES.items()
     }
+    content = {"command": command, **asdict(matrix), **measures}
     texts = {
-        "matrix.json": json.dumps(
-            {"command": command, **asdict(matrix), **measures}, indent=1, ensure_ascii=False
-        ),
-        "matrix.md": to_markdown(matrix, command, **more),
+        "matrix.json": json.dumps(content, indent=1, ensure_ascii=False),
+        "matrix.md": to_markdown(matrix, command, joint, alone),
     }
     for name, text in texts.items():
         with atomic_file(folder / name) as part:
             part.write_text(text, encoding="utf-8")
-    draw(matrix, folder / "matrix.png")
+    panels = {
+        f"{TITLES[mode]}: CER after every step, %": (
+            100 * matrix.table(mode),
+            100 * matrix.change(mode),
+        )
+        for mode in ("pipeline_aware", "agnostic")
+    }
+    draw_matrix(folder / "matrix.png", matrix.steps, matrix.languages, panels)
 
 
 def read_matrix(path: Path) -> Matrix:
-    """A matrix.json, or that of a run's folder. Raises RunError."""
+    """Read a matrix.
+
+    Args:
+        path: A matrix.json, or the folder that holds it.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        RunError: The file cannot be read, or it is no matrix.
+    """
     path = path / "matrix.json" if path.is_dir() else path
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -457,16 +498,27 @@ def read_matrix(path: Path) -> Matrix:
 
 
 def read_finished(path: Path, grow: str, languages: Collection[str]) -> Matrix:
-    """`read_matrix` of a run to compare with. Raises RunError where it is not finished, grew in
-    another way, or lacks one of the languages (codes).
+    """Read the matrix of a finished run, to compare with.
+
+    Args:
+        path: A matrix.json, or the folder that holds it.
+        grow: How that run must have added languages.
+        languages: Codes of the languages that it must have.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        RunError: It cannot be read, is not finished, added languages in another way, or lacks one
+            of the languages.
     """
     matrix = read_matrix(path)
     if matrix.grow != grow:
         raise RunError(f"{path} is a --grow {matrix.grow} run; wanted one of --grow {grow}.")
     if not matrix.is_whole:
         raise RunError(
-            f"{path} is not finished: it ends after {matrix.steps[-1]}; start its command again, it"
-            " goes on."
+            f"{path} is not finished: it ends after {matrix.steps[-1]}; start its command again,"
+            " and it continues."
         )
     if missing := sorted(set(languages) - set(matrix.languages)):
         raise RunError(

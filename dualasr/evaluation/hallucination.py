@@ -1,8 +1,8 @@
-"""Words for nothing: what a model writes when nobody speaks.
+"""Hallucination: words that a model writes for sounds without speech.
 
 Whisper is known to write fluent text for silence and noise (Koenecke et al. 2024, "Careless
-Whisper"); a pack trained on short clips of speech may do the same. The probes are silence, noise,
-hum and music-like sound, functions of a seed.
+Whisper"). A pack trained on short clips of speech may do the same. The probes are silence, noise,
+hum and music-like sound, generated from a seed.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,15 @@ from dualasr.transcription.transcribe import transcribe
 
 
 def probes(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and sounds without speech, 1 to 10 s each: (samples,) float32; the kinds take turns."""
+    """Generate sounds without speech, of 1 to 10 s; their kinds take turns.
+
+    Args:
+        count: How many.
+        seed: Seed of all of them.
+
+    Yields:
+        Name and sound, float32 of shape (samples,) at 16 kHz.
+    """
     rng = np.random.default_rng([seed, 23])
     for i in range(count):
         size = int(rng.uniform(1, 10) * SAMPLE_RATE)
@@ -42,17 +50,27 @@ def probes(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
 def count_hallucinations(
     model: DualWhisper, count: int, decode: DecodeOptions, seed: int = 0
 ) -> dict:
-    """How many of `count` probes got words, as `transcribe` gives them: probes, with_words, words,
-    and all examples.
+    """Transcribe probes and count the words that are written for them.
+
+    Args:
+        model: What is evaluated.
+        count: Number of probes.
+        decode: Settings of decoding.
+        seed: Seed of the probes.
+
+    Returns:
+        "probes", "with_words" (probes with words), "words" (in all), and "examples" (all probes
+        with words).
     """
-    # a loop of words is counted, not waited for
+    # a model that repeats itself for ever would take long: 100 tokens are enough to count
     generate = {"max_new_tokens": 100} | decode.generate
-    options, found = TranscribeOptions(decode=replace(decode, generate=generate)), []
+    options = TranscribeOptions(decode=replace(decode, generate=generate))
+    found = []
     for name, sound in probes(count, seed):
-        said = transcribe(model, sound, options=options)
-        if words := normalise(said.text, "marks").split():
+        result = transcribe(model, sound, options=options)
+        if words := normalise(result.text, "marks").split():
             found.append(
-                {"sound": name, "text": said.text, "route": said.route, "words": len(words)}
+                {"sound": name, "text": result.text, "route": result.route, "words": len(words)}
             )
     return {
         "probes": count,

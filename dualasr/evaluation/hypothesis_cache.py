@@ -1,9 +1,9 @@
-"""Hypotheses kept on disk: what a pipeline once said of a window is not decoded again.
+"""Hypotheses kept on disk, so that no pipeline decodes the same window twice.
 
-The primary never changes, so its answers on old clips serve every later evaluation, whatever packs
-are loaded; a killed evaluation finds all that was decoded before. One JSONL file for each pipeline
-and its decoding settings, a line for each decoded batch; a line that a kill cut short counts as not
-written.
+The primary never changes: its hypotheses serve every later evaluation, whatever packs are loaded.
+An evaluation that was stopped finds all that it had decoded. There is one JSONL file for each
+pipeline with its settings, and in it one line for each decoded batch. An incomplete last line, from
+a process that was killed, is removed.
 """
 
 import hashlib
@@ -16,21 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from dualasr.errors import RunError
-from dualasr.model.dual_whisper import Answer, DecodeOptions, DualWhisper
+from dualasr.model.dual_whisper import DecodedWindow, DecodeOptions, DualWhisper
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import PRIMARY
 
-VERSION = 1  # of what a line holds
+VERSION = 1  # of the lines' format
 
 
 def digest(samples: np.ndarray) -> str:
-    """What a window is known by: of its samples, shape (samples,)."""
+    """Return the key of a window: a hash of its samples, shape (samples,)."""
     return hashlib.sha256(np.ascontiguousarray(samples, np.float32).tobytes()).hexdigest()[:32]
 
 
 def pipeline_key(model: DualWhisper, route: str, options: DecodeOptions) -> str:
-    """What an answer depends on beside the window: weights, decoding settings, number format and
-    kind of device.
+    """Return a hash of what a hypothesis depends on besides the window.
+
+    That is weights, decoding settings, number format and kind of device.
     """
     backbone = model.backbone
     about = [
@@ -48,21 +49,35 @@ def pipeline_key(model: DualWhisper, route: str, options: DecodeOptions) -> str:
 
 @dataclass(frozen=True)
 class HypothesisCache:
-    """The answers of one pipeline: `known` maps the digest of a window to its hypothesis and
-    language.
+    """The kept hypotheses of one pipeline with its settings.
+
+    Attributes:
+        path: The file.
+        known: By the digest of a window, its hypothesis and language.
     """
 
     path: Path
-    known: dict[str, Answer]
+    known: dict[str, DecodedWindow]
 
     @classmethod
     def open(
         cls, folder: Path, model: DualWhisper, route: str, options: DecodeOptions
     ) -> "HypothesisCache":
-        """What `folder` holds for a route of a model, perhaps nothing. Raises RunError where the
-        folder cannot be used.
+        """Read the kept hypotheses of a pipeline; the folder is made.
+
+        Args:
+            folder: Where hypotheses are kept.
+            model: The model.
+            route: The pipeline: "primary" or a pack's name.
+            options: Settings of decoding.
+
+        Returns:
+            The hypotheses, which may be none.
+
+        Raises:
+            RunError: The folder cannot be used.
         """
-        path, known = folder / f"{route}-{pipeline_key(model, route, options)}.jsonl", {}
+        path = folder / f"{route}-{pipeline_key(model, route, options)}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
@@ -71,18 +86,25 @@ class HypothesisCache:
                 os.truncate(path, len(whole))
         except OSError as error:
             raise RunError(
-                f"Answers cannot be kept in {folder}: {error.strerror or error}."
+                f"Hypotheses cannot be kept in {folder}: {error.strerror or error}. Choose another"
+                " folder."
             ) from error
+        known = {}
         for line in whole.splitlines():
-            for key, (tokens, *said, language) in json.loads(line).items():
-                known[key] = Hypothesis(tuple(tokens), *said), language
+            for key, (tokens, *values, language) in json.loads(line).items():
+                known[key] = Hypothesis(tuple(tokens), *values), language
         return cls(path, known)
 
-    def keep(self, new: Mapping[str, Answer]) -> None:
-        """Remember the answers of a batch and write them. Raises RunError where they cannot be
-        written.
+    def keep(self, new: Mapping[str, DecodedWindow]) -> None:
+        """Add the hypotheses of a batch and write them.
+
+        Args:
+            new: Hypothesis and language by the digest of their window.
+
+        Raises:
+            RunError: They cannot be written.
         """
-        fresh = {key: answer for key, answer in new.items() if key not in self.known}
+        fresh = {key: window for key, window in new.items() if key not in self.known}
         if not fresh:
             return
         self.known.update(fresh)
@@ -95,6 +117,6 @@ class HypothesisCache:
                 file.write(line + "\n")
         except OSError as error:
             raise RunError(
-                f"Cannot write {self.path}: {error.strerror or error}. What was decoded before is"
-                " kept."
+                f"Cannot write {self.path}: {error.strerror or error}. All hypotheses of earlier"
+                " batches are kept. Free some space and start again."
             ) from error

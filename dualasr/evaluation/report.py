@@ -1,5 +1,5 @@
-"""An evaluation on paper: Markdown and HTML to read, JSON to compute with, and the clips behind the
-rates, worst first.
+"""Writing reports: Markdown and HTML to read, JSON to compute with, and the clips behind the rates,
+worst first.
 """
 
 import json
@@ -13,45 +13,53 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dualasr.atomic import cannot_write
 from dualasr.audio.load import load_audio
 from dualasr.audio.spectrogram import spectrogram_svg
-from dualasr.errors import AudioError, DualasrError, RunError
+from dualasr.errors import AudioError, DualasrError
 from dualasr.evaluation.evaluate import ClipSound, Evaluation
 from dualasr.evaluation.markdown import cell, markdown_table
 from dualasr.evaluation.plots import rates_plot, reliability_plot
 from dualasr.evaluation.report_sections import MODES, WorstClip, sections, title, worst_clips
-from dualasr.evaluation.scoring import error_counts_by_sentence
+from dualasr.evaluation.scoring import ClipResult, error_counts_by_sentence
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.alignment import words_of_clip
 
 _WIDTH = 100  # columns of an alignment
+_LETTERS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
 
 
 def to_markdown(report: dict, command: str | None = None, clips: Sequence[dict] = ()) -> str:
-    """A report to read: rates in percent with 95 % intervals, routing, settings, and the command
-    that makes it again.
+    """Write a report as Markdown.
 
-    `clips`: rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
+    Args:
+        report: "report" of an `Evaluation`, or of a file PATH.json.
+        command: The command that makes the report again; None leaves it out.
+        clips: Rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
+
+    Returns:
+        Markdown.
     """
     lines = [f"# {title(report)}", ""]
     for section in sections(report):
-        if section.key == "whisper":  # the fine print comes after
+        if section.key == "whisper":  # the worst clips come before the details
             lines += _worst(worst_clips(report, clips))
         lines += [f"## {section.title}", "", section.text, ""]
         lines += markdown_table(section.head, section.rows) if section.head else []
-    lines += (
-        ["The command that makes it again:", "", "```sh", command, "```", ""] if command else []
-    )
+    if command:
+        lines += ["This command makes the report again:", "", "```sh", command, "```", ""]
     return "\n".join(lines)
 
 
 def _worst(clips: Sequence[WorstClip]) -> list[str]:
+    """Return the section of the worst clips."""
     if not clips:
         return []
     lines = [
         "## Worst clips",
         "",
-        "As the agnostic mode wrote them, normalised; S substituted, D deleted, I inserted.",
+        "Clips with the highest character error rates in the agnostic mode, normalised. REF is the"
+        " reference, HYP the transcript. S: substituted, D: deleted, I: inserted.",
         "",
     ]
     for clip in clips:
@@ -67,9 +75,10 @@ def _worst(clips: Sequence[WorstClip]) -> list[str]:
 
 
 def _side_by_side(aligned: Sequence[tuple[str, str, str]]) -> list[str]:
-    """REF, HYP and the letter of each error in columns, wrapped at `_WIDTH`."""
-    letters = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
-    lines, columns, used = [], [], 0
+    """Return lines of REF, of HYP and of the letters of errors, in columns, at most _WIDTH wide."""
+    lines: list[str] = []
+    columns: list[list[str]] = []
+    used = 0
     for kind, ref, hyp in [*aligned, ("end", "", "")]:
         width = max(_columns(ref), _columns(hyp), 1) + 1
         if columns and (kind == "end" or used + width > _WIDTH):
@@ -78,14 +87,14 @@ def _side_by_side(aligned: Sequence[tuple[str, str, str]]) -> list[str]:
             columns, used = [], 0
         if kind != "end":
             columns.append(
-                [text + " " * (width - _columns(text)) for text in (ref, hyp, letters[kind])]
+                [text + " " * (width - _columns(text)) for text in (ref, hyp, _LETTERS[kind])]
             )
             used += width
     return lines
 
 
 def _columns(text: str) -> int:
-    """Columns a terminal needs: none for a mark, two for a wide character."""
+    """Return how many columns a text takes: none for a mark, two for a wide character."""
     return sum(
         (
             0
@@ -105,12 +114,12 @@ def draw_worst(
 
     Args:
         report: The report of the evaluation.
-        rows: Of PATH.clips.jsonl, worst first.
-        sounds: Of the rows, in the same order; none, no pictures.
-        model: What was evaluated, or None.
+        rows: Rows of PATH.clips.jsonl, worst first.
+        sounds: Sounds of the rows, in the same order; () draws nothing.
+        model: What was evaluated; None draws no words.
 
     Returns:
-        SVG elements by the place of their row. A clip whose file can no longer be read has none.
+        SVG elements by the index of their row. A clip whose file can no longer be read has none.
     """
     found = {}
     for clip in worst_clips(report, rows) if sounds else ():
@@ -127,13 +136,13 @@ def draw_worst(
 def _words(
     model: DualWhisper, samples: np.ndarray, sound: ClipSound
 ) -> list[tuple[float, float, str]]:
-    """The words with their times; none where they cannot be aligned: a report does without."""
+    """Return the words of a clip with start and end in seconds; none if they cannot be aligned."""
     try:
         return [
             (word.start, word.end, word.word)
             for word in words_of_clip(model, samples, sound.windows)
         ]
-    # torchaudio does not load beside a torch for CPUs alone
+    # torchaudio does not load with a torch that is built for CPUs only
     except (DualasrError, ImportError, OSError, ValueError):
         return []
 
@@ -145,41 +154,38 @@ def write_report(
     *,
     model: DualWhisper | None = None,
 ) -> None:
-    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, the clips with the highest agnostic
-    CER first.
+    """Write PATH.json, PATH.md, PATH.html and PATH.clips.jsonl, each whole or not at all.
 
-    The page shows the spectrograms of the worst clips whose files are still there; with the `model`
-    that was evaluated, also the words where they were heard.
+    The clips are sorted, those with the highest agnostic CER first. The HTML page shows
+    spectrograms of the worst clips whose files still exist.
 
-    The folder is made; an ending .json of `path` is not doubled. Each file appears whole or not at
-    all; a former report is replaced once all are written. Raises RunError, which names the path,
-    where that fails.
+    Args:
+        path: PATH, with or without the ending .json; its folder is made. An existing report is
+            replaced once all files are written.
+        evaluation: What `evaluate` returned.
+        command: The command that makes the report again; None leaves it out.
+        model: What was evaluated, to write the words at their times above the spectrograms; None
+            leaves them out.
+
+    Raises:
+        RunError: The files cannot be written.
     """
     path = Path(path)
     path = path.with_suffix("") if path.suffix == ".json" else path
-    rows = []
-    for clip in evaluation.clips:
-        errors = {}
-        for mode in (mode for mode in MODES if getattr(clip, mode, None)):
-            errors[f"{mode}_errors"], length = error_counts_by_sentence([clip], mode)["marks"][
-                "cer"
-            ][0].tolist()
-        rows.append(asdict(clip) | {"characters": length} | errors)
+    report = evaluation.report
+    rows = [_clip_row(clip) for clip in evaluation.clips]
     order = sorted(
         range(len(rows)), key=lambda i: -rows[i]["agnostic_errors"] / max(rows[i]["characters"], 1)
     )
     rows = [rows[i] for i in order]
     sounds = [evaluation.sounds[i] for i in order] if evaluation.sounds else []
-    spectrograms = draw_worst(evaluation.report, rows, sounds, model)
+    spectrograms = draw_worst(report, rows, sounds, model)
     contents = {
-        ".md": to_markdown(evaluation.report, command, rows),
-        ".html": to_html(evaluation.report, command, rows, spectrograms),
+        ".md": to_markdown(report, command, rows),
+        ".html": to_html(report, command, rows, spectrograms),
         ".clips.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        # the last
-        ".json": (
-            json.dumps(evaluation.report | {"command": command}, indent=1, ensure_ascii=False)
-            + "\n"
-        ),
+        # written last: if it is there, the others are
+        ".json": json.dumps(report | {"command": command}, indent=1, ensure_ascii=False) + "\n",
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,10 +195,16 @@ def write_report(
             for ending in contents:
                 os.replace(Path(part, ending), f"{path}{ending}")
     except OSError as error:
-        reason = error.strerror or error
-        raise RunError(
-            f"Cannot write the report {path}: {reason}. Free some space or choose another place."
-        ) from error
+        raise cannot_write(f"the report {path}", error) from error
+
+
+def _clip_row(clip: ClipResult) -> dict:
+    """Return a row of PATH.clips.jsonl: the clip, its length and its errors in characters."""
+    errors, length = {}, 0
+    for mode in MODES:
+        [counts] = error_counts_by_sentence([clip], mode)["marks"]["cer"].tolist()
+        errors[f"{mode}_errors"], length = counts
+    return asdict(clip) | {"characters": length} | errors
 
 
 def to_html(
@@ -201,17 +213,18 @@ def to_html(
     clips: Sequence[dict] = (),
     spectrograms: Mapping[int, str] = MappingProxyType({}),
 ) -> str:
-    """Render a page of all that `report.to_markdown` says, with plots. All text of the report is
-    escaped.
+    """Write a report as an HTML page: the content of `to_markdown`, with plots.
+
+    All text of the report is escaped.
 
     Args:
-        report: The report of an `Evaluation`, or of a file PATH.json.
-        command: What makes the report again. clips: Rows of PATH.clips.jsonl, worst first.
-        spectrograms: SVG elements by the place of their clip in `clips`, for those of the worst
-        that have one.
+        report: "report" of an `Evaluation`, or of a file PATH.json.
+        command: The command that makes the report again; None leaves it out.
+        clips: Rows of PATH.clips.jsonl, worst first; the worst are shown with their alignment.
+        spectrograms: SVG elements by the index of their clip in `clips`.
 
     Returns:
-        HTML that needs nothing beside it.
+        A page that needs no other file.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -231,5 +244,5 @@ def to_html(
         worst=worst_clips(report, clips),
         command=command,
         spectrograms={place: Markup(svg) for place, svg in spectrograms.items()},
-        letters={"equal": "", "substitute": "S", "delete": "D", "insert": "I"},
+        letters=_LETTERS,
     )

@@ -1,8 +1,7 @@
-"""What an evaluation's report says, for paper of any kind: sections of a sentence and a table, and
-the worst clips.
+"""The content of a report to read, whatever its format: sections of text and a table, and the worst
+clips.
 
-Everything but the rates of both modes and the routing may be missing from a report: an older one,
-or one not asked for it.
+Older reports have less: only the rates, the routing, skipped rows and settings are always there.
 """
 
 import json
@@ -16,14 +15,20 @@ from dualasr.text import normalise
 
 MODES = {"pipeline_aware": "pipeline-aware", "group_aware": "group-aware", "agnostic": "agnostic"}
 WORST = 20  # clips shown
-_FIRST = 10  # contaminated clips and hallucinations shown
+_FIRST = 10  # contaminated clips, and sounds without speech, that are shown
 _ODIA, _THAI = "ଓଡ଼ିଆ ଭାଷା", "ที่นี่"  # "the Odia language", "here"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title, a paragraph, and a table of text cells whose first column names the row; no head, no
-    table.
+    """A section of a report.
+
+    Attributes:
+        key: A short name, the same in every report.
+        title: Its heading.
+        text: A paragraph.
+        head: Titles of its table's columns; () for no table.
+        rows: Cells of the table; the first one names the row.
     """
 
     key: str
@@ -35,10 +40,13 @@ class Section:
 
 @dataclass(frozen=True)
 class WorstClip:
-    """A clip to look at: what it is, what became of it, and its normalised texts side by side
-    (`metrics.align`).
+    """A clip with a high error rate.
 
-    `place` is where it stands among the clips of the report.
+    Attributes:
+        id: Its id in the corpus.
+        note: Its language, error rate and route, for a person to read.
+        aligned: Its normalised reference and transcript, part by part (`metrics.align`).
+        place: Its index among the clips of the report.
     """
 
     id: str
@@ -48,18 +56,17 @@ class WorstClip:
 
 
 def title(report: dict) -> str:
+    """Return the heading of a report."""
     return f"Evaluation of {report['base']['name']} with {', '.join(_packs(report)) or 'no pack'}"
 
 
 def modes_of(report: dict) -> list[str]:
-    """The modes that the report has, the most given first."""
+    """Return the modes that a report has, from the one where most is given."""
     return [mode for mode in MODES if mode in report["mean"]]
 
 
 def sections(report: dict) -> list[Section]:
-    """The report in order of interest: rates, routing, what went wrong beside the words, then the
-    fine print.
-    """
+    """Return the sections of a report: rates, routing, what else went wrong, then details."""
     found = [
         _rates(report),
         _words(report),
@@ -76,26 +83,35 @@ def sections(report: dict) -> list[Section]:
 
 
 def worst_clips(report: dict, clips: Sequence[dict]) -> list[WorstClip]:
-    """The first `WORST` of `clips`, rows of PATH.clips.jsonl, worst first; those without an error
-    are left out.
+    """Return the clips with the highest error rates.
+
+    Args:
+        report: The report.
+        clips: Rows of PATH.clips.jsonl, sorted from the highest agnostic CER.
+
+    Returns:
+        The first 20 of them that have an error.
     """
     worst = []
-    for place, row in [(place, row) for place, row in enumerate(clips) if row["agnostic_errors"]][
-        :WORST
-    ]:
-        language, said, right = row["language"], row["agnostic"], row["pipeline_aware"]["route"]
+    wrong = [(place, row) for place, row in enumerate(clips) if row["agnostic_errors"]]
+    for place, row in wrong[:WORST]:
+        language, found, right = row["language"], row["agnostic"], row["pipeline_aware"]["route"]
         unit = report["languages"][language]["unit"]
-        texts = comparable([row["ref"], said["hyp"]], language, "marks")[unit == "character"]
+        ref, hyp = comparable([row["ref"], found["hyp"]], language, "marks")[unit == "character"]
         cer = (
             f"CER {percent(row['agnostic_errors'] / row['characters'])} %"
             if row["characters"]
             else "no reference"
         )
-        route = f"route {said['route']}" + ("" if said["route"] == right else f" (right: {right})")
-        sure = "" if row.get("confidence") is None else f", posterior {row['confidence']:.2f}"
-        heard = "" if said["language"] in ("", language) else f", heard as {said['language']}"
-        note = f"{language}, {cer}, {route}{heard}{sure}"
-        worst.append(WorstClip(row["id"], note, tuple(align(*texts, unit)), place))
+        route = f"route {found['route']}"
+        if found["route"] != right:
+            route += f" (right: {right})"
+        if found["language"] not in ("", language):
+            route += f", heard as {found['language']}"
+        if row.get("confidence") is not None:
+            route += f", posterior {row['confidence']:.2f}"
+        note = f"{language}, {cer}, {route}"
+        worst.append(WorstClip(row["id"], note, tuple(align(ref, hyp, unit)), place))
     return worst
 
 
@@ -121,13 +137,16 @@ def _rates(report: dict) -> Section:
     rows.append(
         ("mean", clips, "", *_of(report["mean"], modes, "cer"), percent(routing["accuracy"]))
     )
-    group = (
-        "group-aware, only whether it is the primary or a pack; " if "group_aware" in modes else ""
-    )
+    group = " Group-aware: only whether the primary or a pack knows the language is given."
     text = (
-        "CER in percent with the 95 % bootstrap interval over sentences, by the mark-safe"
-        " normaliser. Pipeline-aware: the right pipeline is given, the language tag is not;"
-        f" {group}agnostic: nothing is given."
+        "CER is the share of wrong characters, here in percent, with its 95 % bootstrap interval"
+        " over sentences. Texts are compared with the mark-safe normaliser, which ignores only case"
+        " and punctuation. Each clip is transcribed in several modes. Pipeline-aware: the pipeline"
+        " that knows its language is given (the primary, which is the base, or a pack), but not the"
+        f" language.{group if 'group_aware' in modes else ''} Agnostic: nothing is given; the"
+        " selector chooses the pipeline. Zero-shot: no pipeline knows the language, so the primary"
+        " transcribes it. Routed right: share of clips, in percent, for which the selector chose"
+        " the right pipeline."
     )
     head = (
         "language",
@@ -145,7 +164,10 @@ def _words(report: dict) -> Section:
         (code, *_of(entry, modes, "wer"))
         for code, entry in [*report["languages"].items(), ("mean", report["mean"])]
     ]
-    text = "WER in percent, likewise. Of a language written without spaces, read CER."
+    text = (
+        "WER is the share of wrong words, here in percent, with its 95 % interval. For a language"
+        " that is written without spaces, read CER instead."
+    )
     return Section(
         "words",
         "Word error rate",
@@ -162,9 +184,10 @@ def _of(entry: dict, modes: Sequence[str], rate: str) -> list[str]:
 def _routing(report: dict) -> Section:
     routing = report["routing"]
     text = (
-        "Clips by language and agnostic route. Of those whose language a pipeline knows,"
-        f" {percent(routing['accuracy'])} % went to the right pipeline,"
-        f" {percent(routing['language_accuracy'])} % got the right tag."
+        "Number of clips by language (rows) and by the pipeline that the selector chose (columns)."
+        " Of the clips whose language a pipeline knows,"
+        f" {percent(routing['accuracy'])} % went to the right pipeline, and"
+        f" {percent(routing['language_accuracy'])} % were transcribed in the right language."
     )
     rows = tuple(
         (code, *map(str, counts.values())) for code, counts in routing["confusion"].items()
@@ -177,8 +200,10 @@ def _calibration(report: dict) -> Section | None:
     if found.get("ece") is None:
         return None
     text = (
-        f"Expected calibration error {percent(found['ece'])} %: how far the posterior of the chosen"
-        " route lies from the share of right routes, on average over clips."
+        "The selector gives the chosen pipeline a probability, the posterior. It is calibrated if,"
+        " for example, 80 % of the clips with a posterior of 0.8 are routed right. Expected"
+        f" calibration error {percent(found['ece'])} %: the mean distance between the posterior and"
+        " the share of clips that are routed right, over the clips of all rows."
     )
     rows = [
         (
@@ -193,7 +218,7 @@ def _calibration(report: dict) -> Section | None:
         "calibration",
         "Calibration",
         text,
-        ("posterior", "clips", "mean posterior", "routed right"),
+        ("posterior", "clips", "mean posterior, %", "routed right, %"),
         tuple(rows),
     )
 
@@ -202,9 +227,12 @@ def _hallucination(report: dict) -> Section | None:
     if not (found := report.get("hallucination")):
         return None
     text = (
-        f"Of {found['probes']} sounds without speech, {found['with_words']} were given words,"
+        "For silence, noise, hum and music a good model writes nothing."
+        f" Of {found['probes']} sounds without speech, {found['with_words']} were given words,"
         f" {found['words']} in all."
     )
+    if len(found["examples"]) > _FIRST:
+        text += f" The first {_FIRST} are shown."
     rows = [(row["sound"], row["route"], row["text"]) for row in found["examples"][:_FIRST]]
     head = ("sound", "route", "written") if rows else ()
     return Section("hallucination", "Words for silence and noise", text, head, tuple(rows))
@@ -214,51 +242,45 @@ def _contamination(report: dict) -> list[Section]:
     if not (found := report.get("contamination")):
         return []
     kinds = ("same sentence", "similar sentence", "same recording", "similar recording")
-    packs = [
+    rows = tuple(
         (name, *(str(counts.get(kind, 0)) if counts["known"] else "not known" for kind in kinds))
         for name, counts in found["packs"].items()
-    ]
-    text = (
-        "Clips that a pack was trained on, or on something like them. Not known: the pack does not"
-        " say what it has heard."
     )
-    out = [Section("contamination", "Contamination", text, ("pack", *kinds), tuple(packs))]
-    if clean := found["clean"]:
-        rows = []
-        for code, without in clean.items():
-            entry = report["languages"][code]
-            for mode in modes_of(report):
-                sides = (entry[mode], without.get(mode, {}))
-                rates = [percent(side.get(rate)) for rate in ("cer", "wer") for side in sides]
-                rows.append((code, MODES[mode], str(entry["n"]), str(without["n"]), *rates))
-        head = (
-            "language",
-            "mode",
-            "clips",
-            "clean",
-            "CER, all",
-            "CER, clean",
-            "WER, all",
-            "WER, clean",
-        )
-        text = "Percent on all clips, and on the clean ones alone."
-        out.append(Section("clean", "Without the contaminated clips", text, head, tuple(rows)))
-    if leaks := found["leaks"]:
-        rows = [
-            (leak["id"], leak["pack"], leak["kind"], f"{leak['similarity']:.2f}")
-            for leak in leaks[:_FIRST]
-        ]
-        text = f"{len(leaks)} in all" + (f"; the first {_FIRST}." if len(leaks) > _FIRST else ".")
-        out.append(
-            Section(
-                "leaks",
-                "Contaminated clips",
-                text,
-                ("clip", "pack", "what", "similarity"),
-                tuple(rows),
-            )
-        )
+    text = (
+        "Number of test clips that are in the training data of a pack, or similar to a clip there."
+        " Not known: the pack has no record of its training data."
+    )
+    out = [Section("contamination", "Contamination", text, ("pack", *kinds), rows)]
+    if found["clean"]:
+        out.append(_clean(report, found["clean"]))
+    if found["leaks"]:
+        out.append(_leaks(found["leaks"]))
     return out
+
+
+def _clean(report: dict, clean: dict) -> Section:
+    rows = []
+    for code, without in clean.items():
+        entry = report["languages"][code]
+        for mode in modes_of(report):
+            sides = (entry[mode], without.get(mode, {}))
+            rates = [percent(side.get(rate)) for rate in ("cer", "wer") for side in sides]
+            rows.append((code, MODES[mode], str(entry["n"]), str(without["n"]), *rates))
+    columns = ("CER, all", "CER, clean", "WER, all", "WER, clean")
+    head = ("language", "mode", "clips", "clean", *columns)
+    text = "Error rates in percent on all clips, and on those that are not contaminated (clean)."
+    return Section("clean", "Without the contaminated clips", text, head, tuple(rows))
+
+
+def _leaks(leaks: Sequence[dict]) -> Section:
+    rows = tuple(
+        (leak["id"], leak["pack"], leak["kind"], f"{leak['similarity']:.2f}")
+        for leak in leaks[:_FIRST]
+    )
+    text = f"{len(leaks)} in all" + (f"; the first {_FIRST}." if len(leaks) > _FIRST else ".")
+    text += " A similarity of 1 means the same; unrelated recordings have about 0.5."
+    head = ("clip", "pack", "what", "similarity")
+    return Section("leaks", "Contaminated clips", text, head, rows)
 
 
 def _errors(report: dict) -> Section | None:
@@ -278,8 +300,9 @@ def _errors(report: dict) -> Section | None:
     if not rows:
         return None
     text = (
-        "In percent of the reference, in the unit that the language is scored in; together they are"
-        " its error rate."
+        "Words or characters that were replaced by others (substitutions), left out (deletions) or"
+        " added (insertions), in percent of the length of the reference. The unit is the one that"
+        " the language is usually scored in. The sum of the three is its error rate."
     )
     return Section(
         "errors", "Kinds of errors", text, ("language", "mode", "unit", *kinds), tuple(rows)
@@ -290,10 +313,11 @@ def _whisper(report: dict) -> Section:
     modes = modes_of(report)
     whispers, thais = (normalise(text, "whisper") for text in (_ODIA, _THAI))
     text = (
-        "Whisper's normaliser, for comparison with the literature, puts a space in place of every"
-        f" combining mark: Odia “{_ODIA}” is scored as “{whispers}” and Thai “{_THAI}” as"
-        f" “{thais}”, and a wrong vowel is no error. The mark-safe one of all other tables takes"
-        " away case and punctuation alone, and leaves both as they are."
+        "Most published error rates use Whisper's normaliser; these can be compared with them. It"
+        f" replaces every combining mark by a space: Odia “{_ODIA}” is scored as “{whispers}” and"
+        f" Thai “{_THAI}” as “{thais}”, and a wrong vowel sign is not counted as an error. The"
+        " mark-safe normaliser of all other tables removes only case and punctuation. It leaves"
+        " both words as they are."
     )
     rows = []
     for code, entry in [*report["languages"].items(), ("mean", report["mean"])]:
@@ -316,7 +340,11 @@ def _skipped(report: dict) -> Section | None:
         return None
     rows = tuple((row["source"], row["reason"]) for row in report["skipped"])
     return Section(
-        "skipped", f"Skipped: {len(rows)}", "What could not be used.", ("source", "reason"), rows
+        "skipped",
+        f"Skipped: {len(rows)}",
+        "Rows of the corpus and sound files that could not be used.",
+        ("source", "reason"),
+        rows,
     )
 
 
@@ -330,6 +358,6 @@ def _settings(report: dict) -> Section:
         "contamination": report.get("contamination"),
     }
     missing = [name for name, value in lacks.items() if value is None]
-    text = f"Not measured: {', '.join(missing)}." if missing else "What the numbers depend on."
+    text = f"Not measured: {', '.join(missing)}." if missing else "The numbers depend on these."
     rows = tuple((key, json.dumps(value, ensure_ascii=False)) for key, value in settings.items())
     return Section("settings", "Settings", text, ("setting", "value"), rows)

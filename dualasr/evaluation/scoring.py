@@ -1,9 +1,9 @@
-"""Rates of evaluated clips: errors in words and characters with intervals, routing, and what is
-left without leaked clips.
-"""
+"""Rates of evaluated clips: word and character errors with intervals, routing, contamination."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,16 +21,24 @@ from dualasr.metrics import (
 )
 from dualasr.text import NORMALISERS
 
+Unit = Literal["word", "character"]
+RATES: dict[str, Unit] = {"wer": "word", "cer": "character"}  # and what they count
 MODES = ("pipeline_aware", "group_aware", "agnostic")
 
-# normaliser, rate -> errors and length of each sentence: int, (sentences, 2)
+# by normaliser and rate ("wer", "cer"): errors and length of each sentence, int, (sentences, 2)
 Tables = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class ModeResult:
-    """What one mode made of a clip; of several windows, `route` and `language` are those of the
-    most seconds.
+    """The transcript of a clip in one mode.
+
+    Attributes:
+        hyp: The transcript.
+        route: "primary" or a pack's name; of several windows, that of the most seconds.
+        language: Code of the language that it was decoded in; of several windows, that of the most
+            seconds; "" for a clip that was not transcribed.
+        reason: Why it has this route.
     """
 
     hyp: str
@@ -39,13 +47,21 @@ class ModeResult:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipResult:
-    """A clip in every mode; `language` and `ref` are the corpus', `seconds` its length, `windows`
-    the pieces heard.
+    """A clip in every mode.
 
-    `confidence` is the selector's posterior of the agnostic route, the mean over the windows by
-    their length.
+    Attributes:
+        id: The clip's id in the corpus.
+        language: Code of its language in the corpus.
+        ref: Its reference text.
+        seconds: Its length, in seconds.
+        windows: Number of windows that were transcribed.
+        pipeline_aware: Its transcript in the pipeline-aware mode.
+        group_aware: Its transcript in the group-aware mode.
+        agnostic: Its transcript in the agnostic mode.
+        confidence: The selector's posterior of the agnostic route: the mean over the windows,
+            weighted by their lengths. None for a clip that was not transcribed.
     """
 
     id: str
@@ -62,17 +78,25 @@ class ClipResult:
 def _counted(
     language: str, refs: Sequence[str], hyps: Sequence[str], method: str
 ) -> dict[str, tuple[list[str], list[str]]]:
-    """References and hypotheses as each rate counts them."""
+    """Return references and hypotheses as they are compared for each rate."""
     sides = (comparable(texts, language, method) for texts in (refs, hyps))
     return dict(zip(("wer", "cer"), zip(*sides, strict=True), strict=True))
 
 
 def error_tables(language: str, refs: Sequence[str], hyps: Sequence[str]) -> Tables:
-    """What `scores_of` takes, of texts of one language; those of the same sentence share a row."""
-    units = {"wer": "word", "cer": "character"}
+    """Count the errors of each sentence of one language, for `scores_of`.
+
+    Args:
+        language: Code of the language.
+        refs: Reference texts of clips. Clips with the same reference share a row.
+        hyps: Their transcripts.
+
+    Returns:
+        By normaliser and rate, errors and length of each sentence, int, shape (sentences, 2).
+    """
     return {
         method: {
-            rate: per_sentence_errors(*texts, units[rate])
+            rate: per_sentence_errors(*texts, RATES[rate])
             for rate, texts in _counted(language, refs, hyps, method).items()
         }
         for method in NORMALISERS
@@ -88,12 +112,29 @@ def _texts(clips: Sequence[ClipResult], mode: str) -> tuple[str, list[str], list
 
 
 def error_counts_by_sentence(clips: Sequence[ClipResult], mode: str) -> Tables:
-    """`error_tables` of clips of one language."""
+    """Count the errors of each sentence of clips of one language (`error_tables`).
+
+    Args:
+        clips: Clips of one language, at least one.
+        mode: The mode.
+
+    Returns:
+        By normaliser and rate, errors and length of each sentence, int, shape (sentences, 2).
+    """
     return error_tables(*_texts(clips, mode))
 
 
 def error_counts(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, int]]:
-    """Substitutions, deletions and insertions in words and in characters, mark-safe."""
+    """Count substitutions, deletions and insertions of clips of one language (mark-safe).
+
+    Args:
+        clips: Clips of one language, at least one.
+        mode: The mode.
+
+    Returns:
+        By unit ("word", "character"): substitutions, deletions, insertions, and the length of the
+        references.
+    """
     texts = _counted(*_texts(clips, mode), "marks")
     found = {"word": word_errors(*texts["wer"]), "character": character_errors(*texts["cer"])}
     keys = ("substitutions", "deletions", "insertions", "length")
@@ -101,10 +142,17 @@ def error_counts(clips: Sequence[ClipResult], mode: str) -> dict[str, dict[str, 
 
 
 def scores_of(languages: Sequence[Tables], bootstrap: int, seed: int) -> dict:
-    """Rates of `error_tables`; of several languages, the mean of their rates. A language without
-    reference has none.
+    """Compute rates, as the mean over languages.
 
-    Of the mark-safe rates also the 95 % interval over `bootstrap` resamples, None for none.
+    Args:
+        languages: `error_tables` of each language. A language without reference text has no rate
+            and is left out.
+        bootstrap: Number of resamples for the 95 % intervals; 0 for no intervals.
+        seed: Seed of the resampling.
+
+    Returns:
+        "wer" and "cer" as fractions, mark-safe; None if no language has a rate. "wer_interval" and
+        "cer_interval": [low, high] or None. "whisper": wer and cer with Whisper's normaliser.
     """
     scores: dict = {"whisper": {}}
     for method, into in (("marks", scores), ("whisper", scores["whisper"])):
@@ -124,8 +172,9 @@ def scores_of(languages: Sequence[Tables], bootstrap: int, seed: int) -> dict:
 
 
 def _interval(tables: Sequence[np.ndarray], bootstrap: int, seed: int) -> list[float]:
-    """95 % bootstrap interval of the mean rate, the sentences of each language resampled on their
-    own.
+    """Return the 95 % bootstrap interval of the mean rate, (low, high).
+
+    The sentences of each language are resampled separately (Bisani and Ney 2004).
     """
     if len(tables) == 1:
         return list(bootstrap_interval(tables[0], samples=bootstrap, seed=seed))
@@ -138,8 +187,18 @@ def _interval(tables: Sequence[np.ndarray], bootstrap: int, seed: int) -> list[f
 def routing_of(
     clips: Sequence[ClipResult], languages: dict[str, dict], routes: Sequence[str]
 ) -> dict:
-    """Confusion of languages and agnostic routes in clips; accuracies over the languages that a
-    pipeline knows.
+    """Measure how the agnostic mode routed clips.
+
+    Args:
+        clips: The clips.
+        languages: "languages" of the report, by code.
+        routes: All routes: "primary" and the names of the packs.
+
+    Returns:
+        "confusion": number of clips by language and route. Over the languages that a pipeline
+        knows, "accuracy": share of clips with the right route, "language_accuracy": share of clips
+        with the right language tag (both None without such clips), and "calibration": reliability
+        of the posterior (`metrics.reliability`).
     """
     confusion = {code: dict.fromkeys(routes, 0) for code in languages}
     for clip in clips:
@@ -151,9 +210,12 @@ def routing_of(
     accuracy, language_accuracy = (
         hits / len(of_known) if of_known else None for hits in (routed, named)
     )
-    sure = [clip for clip in of_known if clip.confidence is not None]
-    right = [clip.agnostic.route == known[clip.language] for clip in sure]
-    calibration = reliability([clip.confidence for clip in sure], right)
+    confidences, right = [], []
+    for clip in of_known:
+        if clip.confidence is not None:
+            confidences.append(clip.confidence)
+            right.append(clip.agnostic.route == known[clip.language])
+    calibration = reliability(confidences, right)
     return {
         "accuracy": accuracy,
         "language_accuracy": language_accuracy,
@@ -163,23 +225,28 @@ def routing_of(
 
 
 def contamination_of(
-    clips: Sequence[ClipResult], heard: Fingerprints, trained: Mapping[str, Fingerprints | None]
+    clips: Sequence[ClipResult], test: Fingerprints, trained: Mapping[str, Fingerprints | None]
 ) -> dict:
-    """Which clips the packs were trained on, or on something like them, and the rates without
-    those.
+    """Find clips that are in the training data of packs, and compute the rates without them.
 
-    `heard` are the fingerprints of the clips, `trained` those of each pack, None where it says
-    nothing. "packs" counts the clips of each kind, "leaks" lists them, "clean" has the rates by
-    language and mode of what is left, of the languages that lose clips.
+    Args:
+        clips: The evaluated clips.
+        test: Their fingerprints, in the same order.
+        trained: By pack, the fingerprints of its training data; None if it has none.
+
+    Returns:
+        "packs": by pack, whether it has fingerprints ("known"), and the number of clips of each
+        kind. "leaks": each such clip with the pack and the kind. "clean": for the languages that
+        have such clips, the number of other clips and their rates, by mode.
     """
-    leaks = audit(heard, {name: known for name, known in trained.items() if known is not None})
-    packs: dict[str, dict] = {
-        name: {"known": known is not None, **dict.fromkeys(KINDS, 0)}
+    leaks = audit(test, {name: known for name, known in trained.items() if known is not None})
+    counts = Counter((leak.pack, leak.kind) for leak in leaks)
+    packs = {
+        name: {"known": known is not None, **{kind: counts[name, kind] for kind in KINDS}}
         for name, known in trained.items()
     }
-    for leak in leaks:
-        packs[leak.pack][leak.kind] += 1
-    leaked, clean = {leak.clip for leak in leaks}, {}
+    leaked = {leak.clip for leak in leaks}
+    clean: dict[str, dict] = {}
     for code in sorted({clips[i].language for i in leaked}):
         rest = [clip for i, clip in enumerate(clips) if clip.language == code and i not in leaked]
         clean[code] = {"n": len(rest)}

@@ -1,14 +1,14 @@
 """DualWhisper: one frozen primary, any number of packs, and the selector between them.
 
-A batch of windows goes through four steps, and each hands on what it computed:
+A batch of windows goes through four steps. Each hands its results to the next:
 
-    encode_audio(clips) -> EncodedAudio     the encoder and the primary's first step, once
-    route(audio)        -> Routing          every pack's scores, and the selector's first decisions
-    decode_routes(...)  -> Decoded          hypotheses by the routes that are wanted
-    conclude(...)       -> WindowResult     the second pass where a decision was not final, and the evidence
+    encode_audio(clips) -> EncodedAudio   the encoder and the primary's first decoder step, once
+    route(audio)        -> Routing        each pack's scores, and the selector's first decisions
+    decode_routes(...)  -> Decoded        hypotheses by the routes that are needed
+    conclude(...)       -> WindowResult   final decisions (second pass) and transcripts
 
-`transcribe_encoded` and `transcribe_windows` run them in turn. An evaluation runs them itself,
-because it wants further routes.
+`transcribe_encoded` and `transcribe_windows` run all steps. An evaluation runs them one by one,
+because it needs hypotheses of further routes.
 """
 
 import functools
@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import PackError
@@ -40,23 +42,25 @@ from dualasr.model.selector import (
 )
 from dualasr.model.whisper import Backbone
 
-# a pipeline's hypothesis for a window, and the language it was decoded in
-Answer = tuple[Hypothesis, str]
-Cached = Mapping[str, Mapping[int, Answer]]  # by route and row of the batch
+# a pipeline's hypothesis for a window, and the language that it was decoded in
+DecodedWindow = tuple[Hypothesis, str]
+Cached = Mapping[str, Mapping[int, DecodedWindow]]  # by route, and by number in the batch
 NOTHING_CACHED: Cached = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How windows are decoded.
+    """Settings of decoding. A pack uses `beam` and `ctc_weight` alone.
 
     Attributes:
         beam: Beam width of both pipelines (the paper evaluates with 5); 1 is greedy.
-        ctc_weight: Weight of CTC in a pack's joint score; None takes what each pack was fitted
-        with. prompt: Text that was said before. This and what follows is for the primary alone.
-        context: Text after `prompt`; where room is short it is cut first. timestamps: Whether the
-        primary writes timestamps. fallback: When the primary decodes a window again; None for
-        never. generate: Further options of transformers' `generate`.
+        ctc_weight: Weight of CTC in a pack's joint score; None for the weight that was fitted for
+            each pack.
+        prompt: Text that was said before; it conditions the primary.
+        context: Text that follows `prompt`. If both are too long, it is cut first.
+        timestamps: Whether the primary writes timestamps.
+        fallback: When the primary decodes a window again; None for never.
+        generate: Further options of transformers' `generate`.
     """
 
     beam: int = 1
@@ -70,18 +74,22 @@ class DecodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowResult:
-    """A window's transcript with its evidence.
+    """A window's transcript, with the scores and the hypotheses behind it.
 
     Attributes:
         text: The transcript.
-        language: Code of the language that it was decoded in. route: "primary" or a pack's name.
+        language: Code of the language that it was decoded in.
+        route: "primary" or a pack's name.
         language_probs: Probability of every candidate language, the most likely first.
-        no_speech_prob: The primary's probability that nobody speaks. avg_logprob: Mean
-        log-probability of a token. tokens: Token ids of the pipeline that wrote the text.
-        temperature: At which it was drawn; 0 for a search. scores: Raw values, by "primary" and by
-        pack. reason: Why it went where it did. runner_up: The pack that came nearest; None without
-        packs, or where the caller chose the route. hypotheses: By every route that was decoded, its
-        hypothesis and language.
+        no_speech_prob: The primary's probability that the window holds no speech.
+        avg_logprob: Mean log-probability per token.
+        tokens: Token ids, of the tokenizer of the pipeline that wrote the text.
+        temperature: The sampling temperature; 0 for a greedy or beam search.
+        scores: Raw scores, by "primary" and by pack.
+        reason: Why the window has this route.
+        runner_up: The pack that came nearest; None if there is no pack, or if the caller chose the
+            route.
+        hypotheses: Hypothesis and language of every route that decoded the window.
     """
 
     text: str
@@ -95,20 +103,21 @@ class WindowResult:
     scores: dict = field(default_factory=dict)
     reason: str = ""
     runner_up: str | None = None
-    hypotheses: Mapping[str, Answer] = field(default_factory=dict)
+    hypotheses: Mapping[str, DecodedWindow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Routing:
-    """The first decisions for a batch of windows, and what they rest on.
+    """The first decisions for a batch of windows, and the scores behind them.
 
     Attributes:
-        decisions: One a window.
-        pack_scores: For each window the scores of all packs. primary_log_probs: Of the primary's
-        languages that may be heard, (batch, languages); None where none may. best_tags:
-        Log-probability of the primary's best language, of each window. encodings: By pack, the
-        encoder output that was computed to score windows. language: The language that the caller
-        chose; None for the decoder's own choice.
+        decisions: One for each window.
+        pack_scores: For each window, the scores of all packs.
+        primary_log_probs: Log-probabilities of the primary's languages, over the allowed ones,
+            (batch, languages); None if none of them is allowed.
+        best_tags: Log-probability of the primary's best language, for each window.
+        encodings: By pack, the encoder output that was computed to score windows.
+        language: The language that the caller chose; None if each decoder chooses its own.
     """
 
     decisions: tuple[Decision, ...]
@@ -119,42 +128,53 @@ class Routing:
     language: str | None = None
 
     def plan(self, also: str | None = None, *, runners_up: bool = False) -> dict[str, list[int]]:
-        """Return the windows to decode by each route: by both routes where a decision is not final.
+        """Return the windows to decode by each route; both routes where a decision is not final.
 
         Args:
             also: A route that decodes all windows, first and as one batch.
-            runners_up: Whether the pack that came nearest decodes a window, too.
+            runners_up: Whether the pack that came nearest decodes each window, too.
+
+        Returns:
+            Numbers of windows in the batch, by route.
         """
         wanted = {} if also is None else {also: list(range(len(self.decisions)))}
         for i, decision in enumerate(self.decisions):
-            names = [decision.route] if decision.final else [PRIMARY, decision.runner_up]
-            if runners_up and decision.runner_up:
+            names: list[str | None] = [decision.route]
+            if not decision.final:
+                names = [PRIMARY, decision.runner_up]
+            if runners_up:
                 names.append(decision.runner_up)
             for name in dict.fromkeys(names):
-                if name != also:
+                if name is not None and name != also:
                     wanted.setdefault(name, []).append(i)
         return wanted
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What the routes wrote: hypotheses by route and window, and the packs' encoder output behind
-    them.
+    """Hypotheses by route and window, and the encoder output of packs that they were decoded from.
+
+    Attributes:
+        hypotheses: By route, and by the window's number in the batch.
+        encodings: By pack.
     """
 
-    answers: Mapping[str, Mapping[int, Answer]]
+    hypotheses: Mapping[str, Mapping[int, DecodedWindow]]
     encodings: Mapping[str, PackEncoding]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DualWhisper:
-    """A frozen Whisper and its packs, by name. Adding or removing a pack makes a new object;
-    nothing is changed in place.
+    """A frozen Whisper and its packs.
+
+    Adding or removing a pack makes a new object; nothing is changed in place.
 
     Attributes:
         backbone: The frozen Whisper.
-        packs: The loaded packs by name. selector: The selector's settings. languages: The only
-        languages that may be heard, by the codes of the pipelines that know them; None for all.
+        packs: The loaded packs, by name.
+        selector: The selector's settings.
+        languages: The only allowed languages, by the codes of the pipelines that know them; None
+            allows all.
     """
 
     backbone: Backbone
@@ -163,8 +183,10 @@ class DualWhisper:
     languages: frozenset[str] | None = None
 
     def with_pack(self, pack: Pack) -> "DualWhisper":
-        """The model with one more pack. Raises PackError where its name or a language of it is
-        taken by another pack.
+        """Return the model with one more pack.
+
+        Raises:
+            PackError: A loaded pack has the same name or one of the same languages.
         """
         if pack.name in self.packs or pack.name == PRIMARY:
             raise PackError(
@@ -180,11 +202,17 @@ class DualWhisper:
         return replace(self, packs={**self.packs, pack.name: pack})
 
     def without_pack(self, name: str) -> "DualWhisper":
+        """Return the model without a pack; one that is not loaded changes nothing."""
         return replace(self, packs={key: pack for key, pack in self.packs.items() if key != name})
 
     def language_code(self, name: str) -> str:
-        """The code of a language by its code or name in any case. Raises PackError that offers the
-        nearest.
+        """Return the code of a language.
+
+        Args:
+            name: Its code or its name; case does not matter.
+
+        Raises:
+            PackError: No loaded pipeline knows it; the message offers the nearest names.
         """
         named = dict(self.backbone.language_names)
         for pack in self.packs.values():
@@ -201,17 +229,27 @@ class DualWhisper:
         )
 
     def among(self, languages: Sequence[str]) -> "DualWhisper":
-        """The model for audio that is in one of these languages. Raises PackError for one that
-        nobody loaded knows.
+        """Return the model for audio in one of these languages, without the packs of others.
+
+        Args:
+            languages: Their codes.
+
+        Raises:
+            PackError: No loaded pipeline knows one of them.
         """
-        codes = {
-            code if self.route_of(code) != PRIMARY else tag_among(code, self.backbone.codes)
-            for code in languages
-        }
+        codes = {self._own_code(code) for code in languages}
         packs = {
             name: pack for name, pack in self.packs.items() if codes & set(pack.info.languages)
         }
         return replace(self, packs=packs, languages=frozenset(codes))
+
+    def _own_code(self, language: str) -> str:
+        """Return the code by which the pipeline that knows a language calls it."""
+        if self.route_of(language) != PRIMARY:
+            return language
+        tag = tag_among(language, self.backbone.codes)
+        assert tag is not None, language
+        return tag
 
     @torch.no_grad()
     def encode_audio(self, clips: Sequence[np.ndarray]) -> EncodedAudio:
@@ -220,20 +258,26 @@ class DualWhisper:
         Args:
             clips: Windows as (samples,) float arrays at 16 kHz, each of at most
                 `backbone.window_samples`.
+
+        Returns:
+            All that routing and decoding need of the windows.
         """
         backbone = self.backbone
+        # 1. the encoder, layer by layer; the output below each pack's fork is kept
+        layers = backbone.encoder.layers
+        assert isinstance(layers, nn.ModuleList)
         forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
-        at, trunks = min(forks, default=0), {}
+        at = min(forks, default=0)
+        trunks: dict[int, torch.Tensor] = {}
         hidden = backbone.trunk(backbone.features(list(clips)), at)
         for fork in forks:
-            for layer in backbone.encoder.layers[at:fork]:
+            for layer in layers[at:fork]:
                 hidden = layer(hidden, None)
             at, trunks[fork] = fork, hidden
         encoded = backbone.upper(hidden, at)
-        step, frames = (
-            backbone.language_step(encoded),
-            [backbone.frames(len(clip)) for clip in clips],
-        )
+        # 2. the first decoder step: languages, no speech
+        step = backbone.language_step(encoded)
+        frames = [backbone.frames(len(clip)) for clip in clips]
         return EncodedAudio(
             seconds=tuple(len(clip) / SAMPLE_RATE for clip in clips),
             frames=tuple(frames),
@@ -249,8 +293,15 @@ class DualWhisper:
     def score_packs(
         self, audio: EncodedAudio, *, tags: bool = True
     ) -> tuple[list[list[PackScore]], dict[str, PackEncoding]]:
-        """Return each pack's scores for every window, and the encoder output behind them
-        (`language_id.score_packs`).
+        """Score every window with every pack (`language_id.score_packs`).
+
+        Args:
+            audio: The encoded windows.
+            tags: False runs no tag step.
+
+        Returns:
+            For each window the scores of all packs; and by pack the encoder output that was
+            computed for them.
         """
         packs = tuple(self.packs.values())
         return score_packs(
@@ -259,19 +310,23 @@ class DualWhisper:
 
     @functools.cached_property
     def _discriminant(self) -> Discriminant | None:
-        """Between the packs that have statistics, where two or more do."""
+        """The discriminant between the packs that have statistics; None if fewer than two have."""
         found = [pack.statistics for pack in self.packs.values() if pack.statistics is not None]
         return Discriminant.between(found) if len(found) > 1 else None
 
     def route(
         self, audio: EncodedAudio, *, route: str | None = None, language: str | None = None
     ) -> Routing:
-        """Decide where windows go, before anything is decoded.
+        """Choose a route for each window, before anything is decoded.
 
         Args:
             audio: The encoded windows.
-            route: "primary" or a pack's name; None for the selector's choice. language: A
-            language's code: it is decoded by the pipeline that knows it, unless `route` names one.
+            route: "primary" or a pack's name; None for the selector's choice.
+            language: A language's code. The pipeline that knows it decodes the windows, unless
+                `route` names another.
+
+        Returns:
+            The decisions, and the scores behind them.
 
         Raises:
             PackError: The route or the language is unknown.
@@ -301,16 +356,18 @@ class DualWhisper:
         )
 
     def _forced_route(self, route: str | None, language: str | None) -> str | None:
-        """The route that the caller chose, by name or by a language; None: the selector's. Raises
-        PackError.
+        """Return the route that the caller chose, by name or by a language.
+
+        None if the selector chooses. Raises PackError.
         """
         if route is None:
             return None if language is None else self.route_of(language)
         return route if route == PRIMARY else self.pack(route).name
 
     def _primary_log_probs(self, audio: EncodedAudio) -> torch.Tensor | None:
-        """Of the primary's languages, over those that may be heard: (batch, languages); None where
-        none may.
+        """Return log-probabilities of the primary's languages over the allowed ones.
+
+        Shape (batch, languages); None if none is allowed.
         """
         may = allowed(self.backbone.codes, self.languages)
         if len(may) == audio.language_log_probs.shape[1]:
@@ -328,72 +385,74 @@ class DualWhisper:
         *,
         cached: Cached = NOTHING_CACHED,
     ) -> Decoded:
-        """Decode windows, each route its own as one batch.
+        """Decode windows: the windows of each route as one batch.
 
         Args:
             audio: The encoded windows.
-            routing: What `route` gave for them. plan: By route, the windows that it decodes;
-            `routing.plan()`, or more. options: How they are decoded. cached: Answers of an earlier
-            run with the same settings; these windows are not decoded again.
+            routing: Their routing, from `route`.
+            plan: By route, the windows that it decodes: `routing.plan()`, or more.
+            options: Settings of decoding.
+            cached: Hypotheses of an earlier run with the same settings. Their windows are not
+                decoded again.
+
+        Returns:
+            Hypotheses of all windows of the plan.
         """
-        answers: dict[str, dict[int, Answer]] = {}
+        hypotheses: dict[str, dict[int, DecodedWindow]] = {}
         encodings = dict(routing.encodings)
         for name, rows in plan.items():
             known = cached.get(name, {})
-            answers[name] = {i: known[i] for i in rows if i in known}
+            hypotheses[name] = {i: known[i] for i in rows if i in known}
             todo = [i for i in rows if i not in known]
             languages = None if routing.language is None else [routing.language] * len(todo)
             if not todo:
                 continue
             if name == PRIMARY:
-                hypotheses, chosen = self.decode(audio.of(todo), PRIMARY, languages, options)
+                found, codes = self.decode(audio.of(todo), PRIMARY, languages, options)
             else:
                 pack = self.pack(name)
                 ready = encodings[name].of(todo) if name in encodings else None
                 if ready is None:
                     encodings[name] = encode(pack, audio, todo)
                     ready = encodings[name].encoded, encodings[name].lengths
-                hypotheses, chosen = self._decode_pack(pack, *ready, languages, options)
-            answers[name] |= zip(todo, zip(hypotheses, chosen, strict=True), strict=True)
-        return Decoded(answers, encodings)
+                found, codes = self._decode_pack(pack, *ready, languages, options)
+            hypotheses[name] |= zip(todo, zip(found, codes, strict=True), strict=True)
+        return Decoded(hypotheses, encodings)
 
     def conclude(
         self, audio: EncodedAudio, routing: Routing, decoded: Decoded
     ) -> list[WindowResult]:
-        """Make the final decisions, and put each window's transcript and evidence together.
+        """Make the final decisions, and choose each window's transcript.
 
         Args:
             audio: The encoded windows.
-            routing: What `route` gave for them.
-            decoded: What `decode_routes` gave for at least `routing.plan()`.
+            routing: Their routing, from `route`.
+            decoded: Their hypotheses, from `decode_routes`, by at least the routes of
+                `routing.plan()`.
+
+        Returns:
+            A result for each window.
         """
         results = []
-        for i, (decision, pack_scores) in enumerate(
+        for i, (decision, scores) in enumerate(
             zip(routing.decisions, routing.pack_scores, strict=True)
         ):
             if not decision.final:
-                decision, pack_scores = self._second_pass(i, decision, pack_scores, audio, decoded)
+                decision, scores = self._second_pass(i, decision, scores, audio, decoded)
             hypotheses = {
-                name: answers[i] for name, answers in decoded.answers.items() if i in answers
+                name: windows[i] for name, windows in decoded.hypotheses.items() if i in windows
             }
-            scores = {PRIMARY: {"best_tag": routing.best_tags[i]}}
-            scores |= {
-                s.name: {"head": s.head, "tag": s.tag, "log_odds": s.log_odds} for s in pack_scores
-            }
-            for name, (hypothesis, _) in hypotheses.items():
-                scores[name]["logprob_per_second"] = hypothesis.logprob / max(audio.seconds[i], 0.1)
-                scores[name]["avg_logprob"] = hypothesis.avg_logprob
             chosen, language = hypotheses[decision.route]
             result = WindowResult(
                 text=chosen.text,
                 language=language,
                 route=decision.route,
-                language_probs=self._posterior(routing, i, pack_scores),
+                language_probs=self._posterior(routing, i, scores),
                 no_speech_prob=audio.no_speech_prob[i],
                 avg_logprob=chosen.avg_logprob,
                 tokens=chosen.tokens,
                 temperature=chosen.temperature,
-                scores=scores,
+                scores=_raw_scores(routing.best_tags[i], scores, hypotheses, audio.seconds[i]),
                 reason=decision.reason,
                 runner_up=decision.runner_up,
                 hypotheses=hypotheses,
@@ -409,12 +468,10 @@ class DualWhisper:
         audio: EncodedAudio,
         decoded: Decoded,
     ) -> tuple[Decision, tuple[PackScore, ...]]:
-        """The final decision for a window that both pipelines decoded, and the packs' scores after
-        it.
-        """
+        """Return the final decision for a window that both pipelines decoded, and new scores."""
         [runner_up] = [score for score in scores if score.name == first.runner_up]
-        primary, _ = decoded.answers[PRIMARY][row]
-        secondary, _ = decoded.answers[runner_up.name][row]
+        primary, _ = decoded.hypotheses[PRIMARY][row]
+        secondary, _ = decoded.hypotheses[runner_up.name][row]
         final, rescored = rescore(
             first, runner_up, primary, secondary, audio.seconds[row], self.selector
         )
@@ -428,7 +485,21 @@ class DualWhisper:
         language: str | None = None,
         options: DecodeOptions = DecodeOptions(),
     ) -> list[WindowResult]:
-        """Transcribe encoded windows as a batch, each by its route; see `transcribe_windows`."""
+        """Transcribe encoded windows as a batch, each by its route.
+
+        Args:
+            audio: The encoded windows.
+            route: "primary" or a pack's name; None for the selector's choice.
+            language: A language's code. The pipeline that knows it decodes the windows, unless
+                `route` names another.
+            options: Settings of decoding.
+
+        Returns:
+            A result for each window.
+
+        Raises:
+            PackError: The route or the language is unknown.
+        """
         routing = self.route(audio, route=route, language=language)
         return self.conclude(
             audio, routing, self.decode_routes(audio, routing, routing.plan(), options)
@@ -447,9 +518,13 @@ class DualWhisper:
         Args:
             clips: Windows as (samples,) float arrays at 16 kHz, each of at most
                 `backbone.window_samples`.
-            route: "primary" or a pack's name; None for the selector's choice. language: A
-            language's code: it is decoded by the pipeline that knows it, unless `route` names one.
-            options: How they are decoded.
+            route: "primary" or a pack's name; None for the selector's choice.
+            language: A language's code. The pipeline that knows it decodes the windows, unless
+                `route` names another.
+            options: Settings of decoding.
+
+        Returns:
+            A result for each window.
 
         Raises:
             PackError: The route or the language is unknown.
@@ -460,16 +535,18 @@ class DualWhisper:
         )
 
     def detect(self, audio: EncodedAudio) -> list[WindowResult]:
-        """Name the languages of windows, and decode nothing: a close decision stands as it is,
-        without a second pass.
+        """Identify the languages of windows, and decode nothing.
 
-        `language` is the most likely one of those that `route` knows.
+        There is no second pass: a decision that is not final stands as it is. The `language` of a
+        result is the most likely one of those that its `route` knows.
         """
-        routing, results = self.route(audio), []
+        routing = self.route(audio)
+        results = []
         for i, (decision, scores) in enumerate(
             zip(routing.decisions, routing.pack_scores, strict=True)
         ):
             if decision.route == PRIMARY:
+                assert routing.primary_log_probs is not None
                 language = self.backbone.codes[int(routing.primary_log_probs[i].argmax())]
             else:
                 score = next(score for score in scores if score.name == decision.route)
@@ -488,8 +565,9 @@ class DualWhisper:
     def _posterior(
         self, routing: Routing, row: int, scores: Sequence[PackScore]
     ) -> dict[str, float]:
-        """`language_probs` of a window."""
-        known, mine = self.backbone.codes, {}
+        """Return `language_probs` of a window."""
+        known = self.backbone.codes
+        mine: dict[str, float] = {}
         if routing.primary_log_probs is not None:
             probs = routing.primary_log_probs[row].exp().tolist()
             mine = {known[k]: probs[k] for k in allowed(known, self.languages)}
@@ -505,14 +583,14 @@ class DualWhisper:
         """Decode a batch by one route.
 
         Args:
-            audio: The encoded windows; none gives empty lists.
+            audio: The encoded windows; no window gives empty lists.
             route: "primary" or a pack's name.
-            languages: One a window; None for each decoder's own best tag.
-            options: How they are decoded.
+            languages: A code for each window; None for the decoder's best tag of each.
+            options: Settings of decoding.
 
         Returns:
             A hypothesis and a language for each window. A language has the pipeline's own code:
-                `zh` where `cmn` was asked for.
+            `zh` where `cmn` was given.
 
         Raises:
             PackError: There is no such route.
@@ -530,19 +608,15 @@ class DualWhisper:
     def _decode_primary(
         self, audio: EncodedAudio, languages: Sequence[str] | None, options: DecodeOptions
     ) -> tuple[list[Hypothesis], list[str]]:
+        """Decode a batch by the primary; see `decode`."""
         known = self.backbone.codes
         chosen = [tag_among(code, known) or code for code in languages or ()]
         if not chosen:
             log_probs = self._primary_log_probs(audio)
-            chosen = [
-                known[i]
-                for i in (
-                    (audio.language_log_probs if log_probs is None else log_probs)
-                    .argmax(-1)
-                    .tolist()
-                )
-            ]
-        asked = {
+            if log_probs is None:
+                log_probs = audio.language_log_probs
+            chosen = [known[i] for i in log_probs.argmax(-1).tolist()]
+        settings: dict[str, Any] = {
             "beam": options.beam,
             "prompt": options.prompt,
             "context": options.context,
@@ -550,14 +624,13 @@ class DualWhisper:
             **options.generate,
         }
         if options.fallback is None:
-            return self.backbone.decode(audio.encoded, chosen, **asked), chosen
-        silence = audio.no_speech_prob
-        return (
-            decode_with_fallback(
-                self.backbone, audio.encoded, chosen, silence, options.fallback, **asked
-            ),
-            chosen,
-        )
+            found = self.backbone.decode(audio.encoded, chosen, **settings)
+        else:
+            silence = audio.no_speech_prob
+            found = decode_with_fallback(
+                self.backbone, audio.encoded, chosen, silence, options.fallback, **settings
+            )
+        return found, chosen
 
     def _decode_pack(
         self,
@@ -567,14 +640,22 @@ class DualWhisper:
         languages: Sequence[str] | None,
         options: DecodeOptions,
     ) -> tuple[list[Hypothesis], list[str]]:
+        """Decode a batch by a pack, from its encoder output; see `decode`."""
         languages = list(languages or self._pack_languages(pack, encoded, lengths))
         weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
         search = SearchOptions(beam=options.beam, ctc_weight=weight)
         return pack.secondary.decode(encoded, lengths, languages, search), languages
 
     def candidates(self, audio: EncodedAudio, name: str, beam: int = 5) -> list[list[Candidate]]:
-        """Return the hypotheses that a pack considers for every window, each with both of its
-        scores.
+        """Return a pack's candidate hypotheses of every window, each with both of its scores.
+
+        Args:
+            audio: The encoded windows.
+            name: The pack's name.
+            beam: Beam width.
+
+        Returns:
+            For each window its candidates.
         """
         pack = self.pack(name)
         encoding = encode(pack, audio)
@@ -586,7 +667,7 @@ class DualWhisper:
     def _pack_languages(
         self, pack: Pack, encoded: torch.Tensor, lengths: torch.Tensor
     ) -> list[str]:
-        """A pack's best language of every window."""
+        """Return a pack's best allowed language of every window."""
         codes = list(pack.info.languages)
         may = allowed(codes, self.languages) or range(len(codes))
         if len(may) == 1:
@@ -595,7 +676,11 @@ class DualWhisper:
         return [codes[may[i]] for i in tags.argmax(-1).tolist()]
 
     def pack(self, name: str) -> Pack:
-        """Return a loaded pack by name. Raises PackError that lists the loaded ones."""
+        """Return a loaded pack by name.
+
+        Raises:
+            PackError: No such pack is loaded; the message lists the routes.
+        """
         if name not in self.packs:
             raise PackError(
                 f"There is no route {name!r}; there is: {', '.join([PRIMARY, *self.packs])}."
@@ -603,11 +688,16 @@ class DualWhisper:
         return self.packs[name]
 
     def route_of(self, language: str) -> str:
-        """The pipeline that knows a language; a pack goes before the primary. Raises PackError
-        where none does.
+        """Return the pipeline that knows a language: "primary" or a pack's name.
 
-        The primary knows a language of FLEURS by Whisper's name for it, too: `cmn` where it has
-        `zh`.
+        If both know it, the pack is returned. The primary also knows a language of FLEURS by
+        FLEURS' code: `cmn` for its own `zh`.
+
+        Args:
+            language: Its code.
+
+        Raises:
+            PackError: No loaded pipeline knows it.
         """
         for name, pack in self.packs.items():
             if language in pack.info.languages:
@@ -619,3 +709,19 @@ class DualWhisper:
             *(code for pack in self.packs.values() for code in pack.info.languages),
         ]
         raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
+
+
+def _raw_scores(
+    best_tag: float,
+    pack_scores: Sequence[PackScore],
+    hypotheses: Mapping[str, DecodedWindow],
+    seconds: float,
+) -> dict[str, dict[str, float | None]]:
+    """Return a window's raw scores, by "primary" and by pack."""
+    scores: dict[str, dict[str, float | None]] = {PRIMARY: {"best_tag": best_tag}}
+    for score in pack_scores:
+        scores[score.name] = {"head": score.head, "tag": score.tag, "log_odds": score.log_odds}
+    for name, (hypothesis, _) in hypotheses.items():
+        scores[name]["logprob_per_second"] = hypothesis.logprob / max(seconds, 0.1)
+        scores[name]["avg_logprob"] = hypothesis.avg_logprob
+    return scores

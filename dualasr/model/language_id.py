@@ -1,7 +1,7 @@
-"""Language identity: the encoded windows, and every pack's scores of them.
+"""Language identification: encoded windows, and each pack's scores of them.
 
-The trunk of a window is computed once. A pack's upper layers run only where its language head makes
-it a candidate.
+The trunk of a window is computed once for all packs. A pack's upper layers run only on the windows
+where its language head makes it a candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,23 @@ from dualasr.model.pack import Pack
 from dualasr.model.secondary import slice_trunk
 from dualasr.model.selector import PackScore, SelectorOptions
 
-# the least log(1 - p) of the primary's best language; a surer primary counts as this sure
-MIN_UNCERTAINTY = -10.0
+MIN_UNCERTAINTY = -10.0  # lowest log(1 - p) of the primary's best language; lower values are raised
+MIN_OTHER = -50.0  # lowest log-probability of `<|other|>`, which keeps log-odds finite
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedAudio:
-    """What the encoder and the first decoder step of the primary give for a batch of windows.
+    """A batch of windows after the encoder and the first decoder step of the primary.
 
     Attributes:
-        seconds: Length of each window.
-        frames: Encoder frames that each fills. trunks: By fork, the output of the frozen layers
-        below it: (batch, positions, width). encoded: The primary's encoder output, (batch,
-        positions, width). language_log_probs: Over the primary's languages, (batch, languages).
-        no_speech_prob: The primary's, of each window. pooled_features: (batch, 3 x width): mean and
-        deviation of the encoder output, and the first step's state.
+        seconds: Length of each window, in seconds.
+        frames: Number of encoder frames of each window that hold its sound; the rest is padding.
+        trunks: By fork, the output of the frozen layers below it, (batch, positions, width).
+        encoded: The primary's encoder output, (batch, positions, width).
+        language_log_probs: Log-probabilities of the primary's languages, (batch, languages).
+        no_speech_prob: The primary's no-speech probability of each window.
+        pooled_features: Mean and deviation of the encoder output and the state of the first decoder
+            step, (batch, 3 x width).
     """
 
     seconds: tuple[float, ...]
@@ -44,8 +46,9 @@ class EncodedAudio:
         return len(self.seconds)
 
     def of(self, rows: Sequence[int]) -> "EncodedAudio":
-        """Return some of the windows, in the order of `rows`; all of them in their order is no
-        copy.
+        """Return some of the windows, in the order of `rows`.
+
+        All windows in their own order are returned without a copy.
         """
         if list(rows) == list(range(len(self))):
             return self
@@ -66,9 +69,9 @@ class PackEncoding:
     """A pack's encoder output for some windows of a batch.
 
     Attributes:
-        rows: Which windows of the batch.
-        encoded: (rows, frames, width).
-        lengths: Frames of each that belong to the clip, (rows,).
+        rows: Numbers of these windows in the batch.
+        encoded: The encoder output, (rows, frames, width).
+        lengths: Number of frames of each window that belong to its sound, (rows,).
     """
 
     rows: tuple[int, ...]
@@ -76,8 +79,9 @@ class PackEncoding:
     lengths: torch.Tensor
 
     def of(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return encoder output and lengths of these windows of the batch; None where one of them
-        was not encoded.
+        """Return the encoder output, (rows, frames, width), and the lengths, (rows,), of windows.
+
+        None if one of the windows was not encoded.
         """
         if not set(rows) <= set(self.rows):
             return None
@@ -86,7 +90,16 @@ class PackEncoding:
 
 
 def encode(pack: Pack, audio: EncodedAudio, rows: Sequence[int] | None = None) -> PackEncoding:
-    """Run a pack's upper layers on the trunk of some windows of a batch, or of all."""
+    """Run a pack's upper layers on the trunk of windows.
+
+    Args:
+        pack: The pack.
+        audio: The encoded windows.
+        rows: Numbers of the windows to encode; None for all.
+
+    Returns:
+        The pack's encoder output for these windows.
+    """
     rows = range(len(audio)) if rows is None else rows
     chosen = audio.of(rows)
     trunk, lengths = slice_trunk(chosen.trunks[pack.secondary.options.fork], list(chosen.frames))
@@ -94,7 +107,12 @@ def encode(pack: Pack, audio: EncodedAudio, rows: Sequence[int] | None = None) -
 
 
 def allowed(codes: Sequence[str], languages: frozenset[str] | None) -> list[int]:
-    """Return the indices of the languages that may be heard; `languages` None allows all."""
+    """Return the indices of the languages that are allowed.
+
+    Args:
+        codes: Codes of languages.
+        languages: Codes of the allowed ones; None allows all.
+    """
     return [i for i, code in enumerate(codes) if languages is None or code in languages]
 
 
@@ -113,56 +131,84 @@ def score_packs(
     Args:
         packs: The loaded packs.
         audio: The encoded windows.
-        options: The selector's settings; they say for which windows a pack's tag step is run.
-        discriminant: Compares the packs that have statistics; None where fewer than two have.
-        languages: The only ones that may be heard; None for all.
+        options: The selector's settings; they decide for which windows a pack's tag step runs.
+        discriminant: Compares the packs that have statistics; None if fewer than two have.
+        languages: Codes of the allowed languages; None for all.
         tags: False runs no tag step at all.
 
     Returns:
-        For each window the scores of all packs, in their order; and by pack the encoder output that
-            was computed.
+        For each window the scores of all packs, in the order of the packs; and by pack the encoder
+        output that was computed for the tag steps.
     """
-    rows: list[list[PackScore]] = [[] for _ in audio.seconds]
-    encodings: dict[str, PackEncoding] = {}
-    may = [allowed(list(pack.info.languages), languages) for pack in packs]
+    # steps 1 to 3: the primary's uncertainty, the heads and the penalties, for every pack
     best = audio.language_log_probs.max(-1).values
     uncertainty = (-best.expm1()).log().clamp_min(MIN_UNCERTAINTY).tolist()
     penalties = _penalties(packs, audio, options, discriminant)
-    for k, pack in enumerate(packs):
-        trunk, lengths = slice_trunk(audio.trunks[pack.secondary.options.fork], list(audio.frames))
-        logits = pack.secondary.language_logits(trunk, lengths)[:, [0, *(1 + i for i in may[k])]]
-        heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
-        shares = logits[:, 1:].softmax(-1).tolist()
-        codes = tuple(list(pack.info.languages)[i] for i in may[k])
-        for i, row in enumerate(rows):
-            row.append(
-                PackScore(
-                    name=pack.name,
-                    languages=codes,
-                    head=heads[i],
-                    calibration=pack.info.calibration,
-                    shares=tuple(shares[i]),
-                    primary_uncertainty=uncertainty[i],
-                    penalty=penalties[i][k],
-                )
-            )
+    columns = [_head_scores(pack, audio, languages) for pack in packs]
+    rows = [
+        [
+            replace(column[i], primary_uncertainty=uncertainty[i], penalty=penalties[i][k])
+            for k, column in enumerate(columns)
+        ]
+        for i in range(len(audio))
+    ]
+    # step 4: upper layers and tag step, for the candidates alone
+    encodings: dict[str, PackEncoding] = {}
     for k, pack in enumerate(packs):
         candidates = [i for i, row in enumerate(rows) if tags and _is_candidate(row, k, options)]
-        if not candidates:
-            continue
-        found = encodings[pack.name] = encode(pack, audio, candidates)
-        log_probs = pack.secondary.tag_step(found.encoded, found.lengths)[
-            :, [0, *(1 + i for i in may[k])]
-        ]
-        for i, step in zip(candidates, log_probs, strict=True):
-            mine = step[1:].logsumexp(-1)
-            rows[i][k] = replace(
-                rows[i][k],
-                tag=float(mine - step[0].clamp_min(-50)),
+        if candidates:
+            encodings[pack.name] = encode(pack, audio, candidates)
+            scores = [rows[i][k] for i in candidates]
+            found = _with_tags(pack, encodings[pack.name], scores, languages)
+            for i, score in zip(candidates, found, strict=True):
+                rows[i][k] = score
+    # step 5 is computed on demand: PackScore.log_odds
+    return rows, encodings
+
+
+def _head_scores(
+    pack: Pack, audio: EncodedAudio, languages: frozenset[str] | None
+) -> list[PackScore]:
+    """Score each window with a pack's language head, over its allowed languages and "other"."""
+    codes = list(pack.info.languages)
+    may = allowed(codes, languages)
+    trunk, lengths = slice_trunk(audio.trunks[pack.secondary.options.fork], list(audio.frames))
+    logits = pack.secondary.language_logits(trunk, lengths)[:, [0, *(1 + i for i in may)]]
+    heads = (logits[:, 1:].logsumexp(-1) - logits[:, 0]).tolist()
+    shares = logits[:, 1:].softmax(-1).tolist()
+    return [
+        PackScore(
+            name=pack.name,
+            languages=tuple(codes[i] for i in may),
+            head=head,
+            calibration=pack.info.calibration,
+            shares=tuple(share),
+        )
+        for head, share in zip(heads, shares, strict=True)
+    ]
+
+
+def _with_tags(
+    pack: Pack,
+    encoding: PackEncoding,
+    scores: Sequence[PackScore],
+    languages: frozenset[str] | None,
+) -> list[PackScore]:
+    """Add the scores of a pack's tag step to those of the windows that it encoded."""
+    may = allowed(list(pack.info.languages), languages)
+    log_probs = pack.secondary.tag_step(encoding.encoded, encoding.lengths)
+    found = []
+    for score, step in zip(scores, log_probs[:, [0, *(1 + i for i in may)]], strict=True):
+        mine = step[1:].logsumexp(-1)
+        found.append(
+            replace(
+                score,
+                tag=float(mine - step[0].clamp_min(MIN_OTHER)),
                 shares=tuple((step[1:] - mine).exp().tolist()),
                 best_tag=float((step[1:] - mine).max()),
             )
-    return rows, encodings
+        )
+    return found
 
 
 def _penalties(
@@ -171,9 +217,7 @@ def _penalties(
     options: SelectorOptions,
     discriminant: Discriminant | None,
 ) -> list[list[float]]:
-    """By window, what each pack pays for lying behind the one that fits best: 0 for a pack without
-    statistics.
-    """
+    """Return each pack's penalty for every window; 0 for a pack without statistics."""
     behind = np.zeros((len(audio), len(packs)))
     if discriminant is not None:
         compared = [k for k, pack in enumerate(packs) if pack.statistics is not None]
@@ -182,7 +226,7 @@ def _penalties(
 
 
 def _is_candidate(row: Sequence[PackScore], k: int, options: SelectorOptions) -> bool:
-    """Whether pack k runs its upper layers for a window."""
+    """Return whether pack k runs its upper layers for a window."""
     if options.rule == "paper" or options.max_candidates is None:
         return True
     heads = [score.head_log_odds for score in row]

@@ -1,39 +1,37 @@
-"""The decoder selector: which pipeline transcribes a window. Numbers in, a decision out; no model,
-no files.
+"""The decoder selector: it decides which pipeline transcribes a window.
 
-The calibrated rule, the default, in steps. All scores are log-odds of "this language is mine"
-against "it is not".
+It takes numbers and gives a decision; it knows no model and no files. All scores are log-odds of
+"the window is in a language of this pack" against "it is not". The calibrated rule, the default:
 
-1. The primary's first decoder step gives the probability p of its best language. Its uncertainty is
-u = log(1 - p).
-2. Every pack k scores the window with its language head on the trunk: head_k.
-3. Packs never heard each other's languages, so several may claim one window. The statistics of
-   their languages are compared (language_statistics.py); a pack that fits worse than the best pays
-   a penalty:
+1. The primary's first decoder step gives the probability p of its best language. Its uncertainty
+   is u = log(1 - p).
+2. Each pack k scores the window with its language head on the trunk: head_k.
+3. Packs are trained apart, so several may claim one window. The statistics of their languages are
+   compared (language_statistics.py). A pack that fits worse than the best one pays a penalty:
 
        penalty_k = discriminant_weight x (log-density of the best pack - log-density of pack k)
 
-4. The packs with the highest head scores (at most `max_candidates`, none below `head_threshold`)
-   run their upper layers and the first step of their decoder, a softmax over their tags and
-   `<|other|>`: tag_k.
-5. A logistic regression of the pack's own, fitted on its dev clips, puts the scores together
-(`Calibration`):
+4. The packs with the highest head scores run their upper layers and the first step of their
+   decoder: at most `max_candidates` packs, and only packs whose head score is above
+   `head_threshold`. The step gives a softmax over the pack's tags and `<|other|>`: tag_k.
+5. A logistic regression, fitted on the pack's dev clips (`Calibration`), combines the scores:
 
-       z_k = w_1 head_k + w_2 tag_k + w_3 u + w_0 - penalty_k              (head_k alone, where there is no tag_k)
+       z_k = w_1 head_k + w_2 tag_k + w_3 u + w_0 - penalty_k      (where tag_k was computed)
+       z_k = w_1 head_k + w_0 - penalty_k                          (elsewhere)
 
-6. The best pack takes the window if z + beta > 0 (`select`). It stays with the primary if the
-   primary hears no speech (probability above `no_speech`), or if z is below the pack's floor
+6. The pack with the highest z takes the window if z + beta > 0 (`select`). The primary keeps the
+   window if its no-speech probability is above `no_speech`, or if z is below the pack's floor
    (`floors`, fitted for a set of packs).
-7. If |z + beta| < tau the decision is not final: the primary and the pack both decode, and z is
-   computed anew from z, the pack's lead in log-probability a second of audio, and the primary's
-   mean negative log-probability a token (`rescore`).
-8. With the primary's odds at 1 and those of pack k at exp(z_k), all candidates' probabilities sum
-to 1 (`language_probs`).
+7. If |z + beta| < tau, the decision is not final: the primary and the pack both decode the window.
+   z is then computed again from the first z, the pack's lead in log-probability per second of
+   audio, and the primary's negative mean log-probability per token (`rescore`).
+8. The primary has odds 1 and pack k has odds exp(z_k). Divided by their sum, they are the
+   probabilities of the candidate languages (`language_probs`).
 
-The paper's rule (arXiv 2406.07842, section 2.3): the higher log-probability of the best tag wins if
-the two differ by tau or more, else the higher average log-probability a token, the secondary's with
-a bias beta. It cannot work for a pack with one tag, whose log-probability is 0 whatever the sound
-is.
+The paper's rule (arXiv 2406.07842, section 2.3): if the log-probabilities of the two best tags
+differ by tau or more, the higher one wins. Otherwise the higher mean log-probability per token
+wins, where the secondary's has a bias beta. This rule cannot work for a pack with one tag: the
+log-probability of its tag is 0 for every window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,11 +41,12 @@ from typing import Literal, Protocol
 import numpy as np
 
 PRIMARY = "primary"
-MAX_LEAD = 3.0  # of a transcript over another, in log-probability a second
+NO_PRIMARY_LANGUAGE = "no language of the primary is allowed"  # a decision's reason
+MAX_LEAD = 3.0  # largest lead of a transcript over another, in log-probability per second
 
 
 class Transcript(Protocol):
-    """What the second pass needs of a transcript: `Hypothesis` has both."""
+    """A transcript as the second pass needs it: `Hypothesis` has both values."""
 
     @property
     def logprob(self) -> float: ...
@@ -58,8 +57,9 @@ class Transcript(Protocol):
 
 @dataclass(frozen=True)
 class Logistic:
-    """log-odds = weights . scores + offset; with one score the weight is one over a temperature
-    (Platt 1999).
+    """A logistic regression: log-odds = weights . scores + offset.
+
+    With one score, the weight is one over a temperature (Platt 1999).
     """
 
     weights: tuple[float, ...] = (1.0,)
@@ -76,21 +76,24 @@ class Logistic:
 class SelectorOptions:
     """Settings of the selector.
 
-    tau and beta are log-odds in the calibrated rule; in the paper's, log-probabilities (tau 0.5,
-    beta 0.15). The calibrated rule's beta is log(1 / 2): a window taken from a language that was
-    served before counts as two that a pack did not get (costs move a threshold by their log-ratio,
-    Elkan 2001).
+    In the calibrated rule, tau and beta are log-odds. In the paper's rule they are
+    log-probabilities (tau 0.5, beta 0.15). The calibrated rule's beta is log(1 / 2): a window in a
+    language of the primary that a pack takes costs twice as much as a window of its own that a
+    pack misses (costs move a threshold by their log-ratio, Elkan 2001).
 
     Attributes:
         rule: "calibrated" or "paper".
-        tau: The first decision is final if its lead is at least this. beta: Added to a pack's lead.
-        discriminant_weight: Share of the log-density by which a pack lies behind the best that is
-        its penalty. head_threshold: Packs whose head score, penalty taken off, is not above this do
-        not run their upper layers. max_candidates: Most packs that run their upper layers for a
-        window; None for all. no_speech: The primary keeps a window whose no-speech probability is
-        above this. floors: By pack, the least log-odds of the first pass with which it may take a
-        window. posterior: Applied to a pack's log-odds for `language_probs`; it changes no route.
-        packs: Names of the packs that the settings were fitted for; () for any.
+        tau: The first decision is final if its lead is at least this.
+        beta: Added to a pack's lead.
+        discriminant_weight: Factor from a pack's distance to the best-fitting pack, in log-density,
+            to its penalty, in log-odds.
+        head_threshold: A pack runs its upper layers only if its head score minus its penalty is
+            above this, in log-odds.
+        max_candidates: How many packs at most run their upper layers for a window; None for all.
+        no_speech: The primary keeps a window if its no-speech probability is above this.
+        floors: By pack, the lowest log-odds of the first pass with which it may take a window.
+        posterior: Applied to a pack's log-odds for `language_probs`; it changes no route.
+        packs: Names of the packs that the settings were fitted for; () for any packs.
     """
 
     rule: Literal["calibrated", "paper"] = "calibrated"
@@ -112,18 +115,19 @@ class SelectorOptions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A pack's own calibration, kept in pack.json.
+    """A pack's own calibration, stored in pack.json.
 
-    The default second pass is a prior that a pack's few clips move; it was fitted on 340 clips of
-    four new languages and 400 of the built-in base's own, of sentences that are in no corpus here
-    (recipes/fleurs/LOG.md).
+    The default second pass is a prior, which a pack's few clips then move. It was fitted on 340
+    clips of four new languages and 400 clips of the built-in base's own languages. Their sentences
+    are in no corpus of this repository (recipes/fleurs/LOG.md).
 
     Attributes:
-        head: Of the head's log-odds.
-        tag: Of the head's log-odds, the tag step's, and the primary's uncertainty. second_pass: Of
-        the log-odds so far, the pack's lead in log-probability a second of audio, and the primary's
-        negative log-probability a token. negatives: Whether it was fitted against clips in other
-        languages; False means the defaults.
+        head: Calibrates the head's log-odds alone.
+        tag: Combines the head's log-odds, the tag step's log-odds and the primary's uncertainty.
+        second_pass: Combines the first pass's log-odds, the pack's lead in log-probability per
+            second of audio, and the primary's negative mean log-probability per token.
+        negatives: Whether it was fitted against clips in other languages; False means that these
+            are the defaults.
     """
 
     head: Logistic = Logistic()
@@ -132,20 +136,20 @@ class Calibration:
     negatives: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackScore:
-    """One pack's scores of one window. Log-odds are of "mine" against "not mine".
+    """One pack's scores of one window; log-odds are of "its language" against "not its language".
 
     Attributes:
         name: The pack's name.
-        languages: Codes of its languages that may be heard.
+        languages: Codes of its languages that are allowed.
         head: Raw log-odds of the language head.
         calibration: The pack's calibration.
-        shares: Probabilities of its languages among themselves; they sum to 1.
-        primary_uncertainty: log(1 - p), p the probability of the primary's best language.
+        shares: Probability of each of `languages` among them; they sum to 1.
+        primary_uncertainty: log(1 - p), where p is the probability of the primary's best language.
         tag: Raw log-odds of the tag step; None where it was not run.
-        best_tag: Log-probability of the best tag among the pack's tags alone (the paper's score).
-        penalty: Log-odds taken off because another pack's statistics fit the window better.
+        best_tag: Log-probability of the best tag among the pack's own tags (the paper's score).
+        penalty: Log-odds subtracted because another pack's statistics fit the window better.
         rescored: Log-odds after the second pass; None where there was none.
     """
 
@@ -162,13 +166,14 @@ class PackScore:
 
     @property
     def head_log_odds(self) -> float:
-        """Calibrated log-odds of the language head alone, penalty taken off."""
+        """Calibrated log-odds of the language head alone, minus the penalty."""
         return self.calibration.head(self.head) - self.penalty
 
     @property
     def log_odds(self) -> float:
-        """The latest calibrated log-odds: of the second pass, else of head and tag, else of the
-        head.
+        """The latest calibrated log-odds.
+
+        Those of the second pass if there was one, else of head and tag, else of the head alone.
         """
         if self.rescored is not None:
             return self.rescored
@@ -179,8 +184,14 @@ class PackScore:
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a window goes, whether that is final, and why. `runner_up` is the pack to decode with
-    where it is not.
+    """A decision about one window.
+
+    Attributes:
+        route: "primary" or a pack's name.
+        final: False if both the primary and the runner-up must decode before it is certain.
+        reason: Why, for a person to read.
+        runner_up: The pack that came nearest; None if there is no pack, or if the caller chose the
+            route.
     """
 
     route: str
@@ -195,10 +206,13 @@ def language_probs(
     """Return the probability of every candidate language, the most likely first.
 
     Args:
-        primary: The primary's languages and their probabilities, which sum to 1; {} where it may
-            hear none.
-        scores: Every pack's scores of the window.
+        primary: Probabilities of the primary's allowed languages, which sum to 1; {} if none is
+            allowed.
+        scores: The scores of all packs for the window.
         posterior: Applied to each pack's log-odds.
+
+    Returns:
+        Probabilities by language code; they sum to 1.
     """
     logs = np.array([0.0 if primary else -np.inf, *(posterior(score.log_odds) for score in scores)])
     weights = np.exp(logs - logs.max())
@@ -218,14 +232,20 @@ def select(
     primary: bool = True,
     no_speech_prob: float = 0.0,
 ) -> Decision:
-    """Decide from the first steps alone, before anything is decoded (steps 6 and 7 of the module's
-    text).
+    """Decide from the first steps alone, before anything is decoded (steps 6 and 7 above).
 
     Args:
-        primary_best_tag: Log-probability of the primary's best language; the paper's rule needs it.
-        scores: Every pack's scores of the window. options: The selector's settings. primary:
-        Whether the primary knows a language that may be heard; if not, the best pack takes the
-        window. no_speech_prob: The primary's; the paper's rule uses neither this nor the floors.
+        primary_best_tag: Log-probability of the primary's best language; only the paper's rule uses
+            it.
+        scores: The scores of all packs for the window.
+        options: The selector's settings.
+        primary: Whether a language of the primary is allowed; if not, the best pack takes the
+            window.
+        no_speech_prob: The primary's no-speech probability. The paper's rule uses neither this nor
+            the floors.
+
+    Returns:
+        The decision; it may not be final.
     """
     if not scores:
         return Decision(PRIMARY, True, "no pack is loaded")
@@ -234,29 +254,30 @@ def select(
         key=lambda score: score.log_odds,
     )
     if not primary:
-        return Decision(best.name, True, "no language of the primary may be heard", best.name)
+        return Decision(best.name, True, NO_PRIMARY_LANGUAGE, best.name)
     if options.rule == "paper":
         best = max(scores, key=lambda score: score.best_tag)
         lead = best.best_tag - primary_best_tag
         what = f"best tag {best.best_tag:.2f} against the primary's {primary_best_tag:.2f}"
     else:
-        if no_speech_prob > options.no_speech:
-            reason = f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}"
+        if reason := _reason_to_stay(best, no_speech_prob, options):
             return Decision(PRIMARY, True, reason, best.name)
-        floor = options.floors.get(best.name, -np.inf)
-        if best.log_odds < floor:
-            return Decision(
-                PRIMARY,
-                True,
-                f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}",
-                best.name,
-            )
         lead = best.log_odds + options.beta
         what = f"log-odds {lead:+.2f}"
     route = best.name if lead > 0 else PRIMARY
     final = abs(lead) >= options.tau
     reason = f"{best.name}: {what}, {'beyond' if final else 'within'} tau {options.tau}"
     return Decision(route, final, reason, best.name)
+
+
+def _reason_to_stay(best: PackScore, no_speech_prob: float, options: SelectorOptions) -> str:
+    """Return why the primary keeps a window, however far a pack leads; "" for no such reason."""
+    if no_speech_prob > options.no_speech:
+        return f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}"
+    floor = options.floors.get(best.name, -np.inf)
+    if best.log_odds < floor:
+        return f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}"
+    return ""
 
 
 def rescore(
@@ -267,43 +288,48 @@ def rescore(
     seconds: float,
     options: SelectorOptions,
 ) -> tuple[Decision, PackScore]:
-    """Decide again from both transcripts of a window (the second pass).
+    """Decide again from both transcripts of a window (the second pass, step 7 above).
 
     Args:
         first: The decision that was not final.
         score: The runner-up's scores.
         primary: The primary's transcript.
-        secondary: The runner-up's.
-        seconds: Length of the window.
+        secondary: The runner-up's transcript.
+        seconds: Length of the window, in seconds.
         options: The selector's settings.
 
     Returns:
-        The final decision, and the scores with the log-odds after the second pass.
+        The final decision, and the runner-up's scores with the log-odds after the second pass.
     """
     if options.rule == "paper":
         lead = secondary.avg_logprob + options.beta - primary.avg_logprob
         what = f"average log-probability leads by {lead:+.2f}"
     else:
         gap, uncertainty = second_pass_scores(primary, secondary, seconds)
-        score = replace(
-            score, rescored=score.calibration.second_pass(score.log_odds, gap, uncertainty)
-        )
+        rescored = score.calibration.second_pass(score.log_odds, gap, uncertainty)
+        score = replace(score, rescored=rescored)
         lead = score.log_odds + options.beta
         what = f"log-odds {lead:+.2f} after both were decoded ({gap:+.1f} log-probability a second)"
-    return (
-        Decision(score.name if lead > 0 else PRIMARY, True, f"{first.reason}; {what}", score.name),
-        score,
-    )
+    route = score.name if lead > 0 else PRIMARY
+    return Decision(route, True, f"{first.reason}; {what}", score.name), score
 
 
 def second_pass_scores(
     primary: Transcript, secondary: Transcript, seconds: float
 ) -> tuple[float, float]:
-    """Return two scores of a pair of transcripts of a window that lasts so many seconds.
+    """Return the two scores of the second pass.
 
-    The pack's lead in log-probability a second of audio, and the primary's negative log-probability
-    a token. The lead is limited to +-3: a transcript that went wrong altogether says no more than a
-    poor one.
+    The lead is limited to +-3: a completely wrong transcript has a much lower log-probability than
+    a poor one, but it is no stronger evidence.
+
+    Args:
+        primary: The primary's transcript.
+        secondary: The pack's transcript of the same window.
+        seconds: Length of the window, in seconds.
+
+    Returns:
+        The pack's lead in log-probability per second of audio, and the primary's negative mean
+        log-probability per token.
     """
     lead = (secondary.logprob - primary.logprob) / max(seconds, 0.1)
     return min(max(lead, -MAX_LEAD), MAX_LEAD), -primary.avg_logprob

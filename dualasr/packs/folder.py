@@ -1,4 +1,4 @@
-"""Packs as people name them: by path, by the folder they lie in, or by name in the packs folder."""
+"""The packs folder: finding packs by path, by their folder or by name; adding and removing them."""
 
 import os
 import shutil
@@ -16,8 +16,11 @@ VARIABLE = "DUALASR_PACKS"
 
 
 def packs_dir(given: str | Path | None = None) -> Path:
-    """The packs folder: the one given, that of the environment variable DUALASR_PACKS, or the
-    user's own; it need not exist.
+    """Return the packs folder; it need not exist.
+
+    Args:
+        given: The folder that the user chose; None for that of the environment variable
+            DUALASR_PACKS, or else the user's data folder.
     """
     if given is not None:
         return Path(given)
@@ -26,8 +29,10 @@ def packs_dir(given: str | Path | None = None) -> Path:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """What may be packs in a folder, sorted; hidden folders are unfinished ones. Raises PackError
-    if it cannot be read.
+    """Return the folders in a folder that may be packs, sorted; hidden ones are unfinished packs.
+
+    Raises:
+        PackError: The folder cannot be read.
     """
     try:
         found = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -37,25 +42,37 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def packs_in(folder: Path) -> list[Path]:
-    """The packs in a folder, sorted. Raises PackError for one that has lost its pack.json."""
+    """Return the packs in a folder, sorted.
+
+    Raises:
+        PackError: A pack has lost its pack.json, or the folder cannot be read.
+    """
     found = []
     for path in folders_in(folder):
         if is_pack(path):
             found.append(path)
         elif (path / "decoder.safetensors").is_file():
             raise PackError(
-                f"{path} has the files of a pack but no pack.json; it is damaged, fetch it again or"
-                " remove it."
+                f"{path} has the files of a pack but no pack.json. It is damaged: fetch it again,"
+                " or remove it."
             )
     return found
 
 
 def find_packs(wanted: Sequence[str | Path], folder: Path, *, empty: bool = False) -> list[Path]:
-    """The pack folders that each of `wanted` stands for, in order, each once.
+    """Find packs by path or by name. They are not verified here.
 
-    It is the path of a pack, the path of a folder of packs (all of them, sorted; none yet, if it
-    may be `empty`), or the name of a pack in `folder`. Packs are found here, not verified. Raises
-    PackError where it is none of these, with the nearest names.
+    Args:
+        wanted: For each one the path of a pack, the path of a folder that holds packs (which stands
+            for all of them, sorted), or the name of a pack in `folder`.
+        folder: The packs folder.
+        empty: Whether a path may also be a folder that holds no packs yet.
+
+    Returns:
+        The folders of the packs, in the order of `wanted`, each once.
+
+    Raises:
+        PackError: One of `wanted` is none of these; the message offers the nearest names.
     """
     found: dict[Path, Path] = {}
     for name in wanted:
@@ -71,43 +88,54 @@ def find_packs(wanted: Sequence[str | Path], folder: Path, *, empty: bool = Fals
 
 
 def _is_name(name: str | Path) -> bool:
+    """Return whether this is the name of a pack, not a path."""
     return Path(name).name == str(name) and not str(name).startswith(".")
 
 
 def _missing(path: Path, folder: Path) -> str:
+    """Return the message that there is no such pack, with the nearest names."""
     installed = [pack.name for pack in folders_in(folder) if is_pack(pack)]
     beside = [str(pack) for pack in folders_in(path.parent) if is_pack(pack)]
     near = get_close_matches(str(path), dict.fromkeys([*installed, *beside]), n=3) or installed
     what = f"{path} is no pack and holds none" if path.is_dir() else f"There is no pack at {path}"
     there = (
-        f"nearest: {', '.join(near)}" if near else "it is empty; dualasr packs add PATH fills it"
+        f"nearest: {', '.join(near)}" if near else "it is empty; fill it: dualasr packs add PATH"
     )
     return f"{what}, and the packs folder {folder} has none of that name ({there})."
 
 
 def pack_size(folder: Path) -> float:
-    """Megabytes of a pack's files."""
+    """Return the size of a pack's files, in megabytes (10^6 bytes)."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
 
 
 def add_pack(source: str | Path, folder: Path) -> Path:
-    """Copy a verified pack into the packs folder under its own name, whole or not at all; the copy
-    is verified, too.
+    """Copy a pack into the packs folder under its own name, whole or not at all.
 
-    Raises PackError for what is no sound pack or whose name is taken, RunError where it cannot be
-    written.
+    The pack is verified before, and the copy after.
+
+    Args:
+        source: Folder of the pack.
+        folder: The packs folder.
+
+    Returns:
+        Path of the copy.
+
+    Raises:
+        PackError: `source` is no pack or is damaged, or its name is in use there.
+        RunError: The copy cannot be written.
     """
     source = Path(source)
     record = read_pack(source)
     name = record["name"]
     if not _is_name(name):
         raise PackError(
-            f"{source} calls itself {name!r}, which cannot be the name of a folder; train it with"
+            f"{source} is called {name!r}, which cannot be the name of a folder; train it with"
             " another --name."
         )
     target = folder / name
     if target.exists() or target.is_symlink():
-        raise PackError(f"{target} is there already; remove it first: dualasr packs remove {name}")
+        raise PackError(f"{target} is there already. Remove it first: dualasr packs remove {name}")
     with atomic_folder(
         target, name=f"a copy of {source} to {target}", advice="Nothing was added."
     ) as part:
@@ -118,12 +146,22 @@ def add_pack(source: str | Path, folder: Path) -> Path:
 
 
 def remove_pack(wanted: str | Path, folder: Path) -> Path:
-    """Delete a pack: one in the packs folder by name or path, one elsewhere by its absolute path;
-    that path comes back.
+    """Delete a pack, which may be damaged.
 
-    It is renamed aside first, so that no half of it is ever loaded; of a link the link alone goes.
-    A damaged pack can be removed, too. Raises PackError for what is no pack, holds other things, or
-    lies elsewhere; RunError if it cannot be deleted.
+    It is renamed first, so that nobody loads a part of it. Of a link, only the link is deleted.
+
+    Args:
+        wanted: A pack in the packs folder by its name or path, a pack elsewhere by its absolute
+            path.
+        folder: The packs folder.
+
+    Returns:
+        Absolute path of the deleted pack.
+
+    Raises:
+        PackError: It is no pack, it holds files that are not a pack's, or it lies outside the packs
+            folder and its path is not absolute.
+        RunError: It cannot be deleted.
     """
     path = folder / wanted if _is_name(wanted) else Path(wanted)
     path = Path(os.path.abspath(path))
@@ -131,7 +169,7 @@ def remove_pack(wanted: str | Path, folder: Path) -> Path:
         raise PackError(_missing(Path(wanted), folder) + " Nothing was removed.")
     if path.parent.resolve() != folder.resolve() and not Path(wanted).is_absolute():
         raise PackError(
-            f"{wanted} lies outside the packs folder {folder}; to remove it give its whole path:"
+            f"{wanted} lies outside the packs folder {folder}. To remove it, give its whole path:"
             f" {path}"
         )
     foreign = [
@@ -141,7 +179,7 @@ def remove_pack(wanted: str | Path, folder: Path) -> Path:
     ]
     if foreign and not path.is_symlink():
         raise PackError(
-            f"{path} holds more than a pack ({', '.join(foreign[:3])}); nothing was removed."
+            f"{path} holds more than a pack ({', '.join(foreign[:3])}). Nothing was removed."
         )
     aside = path.with_name(f".{path.name}.removed")
     try:

@@ -1,20 +1,25 @@
-"""A language pack on disk: a folder of safetensors, JSON and text, written whole or not at all,
-verified before it loads.
+"""The format of language packs on disk: a folder of safetensors, JSON, text and PNG files.
 
-    pack.json                    format version, base checksum, settings, languages, calibration, scores, SHA-256 of all files
+A pack is written whole or not at all, and verified before it loads.
+
+    pack.json                    format version, checksum of the base, settings, languages,
+                                 calibration, scores, SHA-256 of all files
     adapter_config.json,
-    adapter_model.safetensors    LoRA in peft's own format: PeftModel.from_pretrained(whisper, folder) reads it
+    adapter_model.safetensors    LoRA in peft's format: PeftModel.from_pretrained(whisper, folder)
     decoder.safetensors          LayerNorm, decoder, CTC head, language head
-    fingerprints.safetensors     what it was trained on, for audits (data/fingerprints.py); may be missing
-    statistics.safetensors       how its languages sound to the primary (model/language_statistics.py); may be missing
-    tokenizer.json               byte-level BPE; characters.json: the CTC head's units
+    fingerprints.safetensors     fingerprints of its training data (fingerprints.py); optional
+    statistics.safetensors       statistics of its languages (language_statistics.py); optional
+    tokenizer.json               byte-level BPE
+    characters.json              units of the CTC head
     README.md                    model card
-    regression.md, .png          what adding it cost other languages, where that was measured
+    regression.md, .png          error rates of other languages before and after; optional
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,10 +43,12 @@ from dualasr.model.whisper import Backbone
 FORMAT_VERSION = 4
 REGRESSION = "regression.md"
 FINGERPRINTS = "fingerprints.safetensors"
+STATISTICS = "statistics.safetensors"
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 
 def is_pack(folder: Path) -> bool:
+    """Return whether a folder holds a pack.json."""
     return (folder / "pack.json").is_file()
 
 
@@ -51,7 +58,7 @@ def _sha256(path: Path) -> str:
 
 
 def _seal(record: dict) -> str:
-    """SHA-256 of pack.json's content without the seal itself."""
+    """Return the SHA-256 of pack.json's content without the seal itself."""
     content = {key: value for key, value in record.items() if key != "seal"}
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
@@ -59,8 +66,9 @@ def _seal(record: dict) -> str:
 
 
 def _peft_name(name: str, fork: int) -> str:
-    """`layers.0.self_attn.q_proj.lora_A.default.weight` -> the name peft gives it on a whole
-    Whisper.
+    """Return the name that peft gives a LoRA tensor of a pack on a whole Whisper.
+
+    A pack's name is `layers.0.self_attn.q_proj.lora_A.default.weight`.
     """
     if name.startswith("decoder."):
         return f"base_model.model.model.{name.replace('.default', '')}"
@@ -71,6 +79,7 @@ def _peft_name(name: str, fork: int) -> str:
 
 
 def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
+    """Return the LoRA tensors of a pack, by peft's names, and its other tensors."""
     adapter, rest = {}, {}
     for name, parameter in secondary.own_tensors():
         tensor = parameter.detach().float().cpu().contiguous()
@@ -81,10 +90,8 @@ def _split_tensors(secondary: Secondary) -> tuple[dict, dict]:
     return adapter, rest
 
 
-def _replacing(folder: Path):
-    """A folder to fill, which takes the place of a pack once it is whole. Raises RunError where it
-    cannot be written.
-    """
+def _replacing(folder: Path) -> AbstractContextManager[Path]:
+    """Give a folder to fill, which replaces a pack once it is complete. Raises RunError."""
     advice = "Free some space or choose another --out; what was saved before is untouched."
     return atomic_folder(
         folder, replace=True, name=f"the pack {folder}", advice=advice, errors=(SafetensorError,)
@@ -92,7 +99,7 @@ def _replacing(folder: Path):
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    """pack.json over the files of a folder that has none yet."""
+    """Write pack.json with the SHA-256 of all files that are in the folder."""
     record = record | {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
     (folder / "pack.json").write_text(
         json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False)
@@ -102,40 +109,32 @@ def _write_record(folder: Path, record: dict) -> None:
 def save_pack(
     folder: Path, pack: Pack, backbone: Backbone, fingerprints: Fingerprints | None = None
 ) -> None:
-    """Write a pack beside its place, then rename it there; an existing pack is replaced only once
-    the new one is whole.
+    """Write a pack, whole or not at all.
 
-    `fingerprints` are those of what it was trained on.
-    Raises RunError where the disk is full or unwritable; what stood before still stands.
+    It is written beside `folder` and then renamed, so that an existing pack is replaced only once
+    the new one is complete.
+
+    Args:
+        folder: The pack's folder.
+        pack: The pack.
+        backbone: Its base.
+        fingerprints: Fingerprints of its training data; None if there are none.
+
+    Raises:
+        RunError: The disk is full or not writable. An existing pack is then unchanged.
     """
-    info, secondary, options = pack.info, pack.secondary, pack.secondary.options
+    info, secondary = pack.info, pack.secondary
     adapter, rest = _split_tensors(secondary)
-    places = [
-        rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"
-    ]
-    places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
-    config = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": backbone.name,
-        "task_type": None,
-        "inference_mode": True,
-        "r": options.rank,
-        "lora_alpha": options.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": (
-            rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})"
-        ),
-    }
     with _replacing(Path(folder)) as part:
         if adapter:
+            config = _adapter_config(secondary.options, backbone)
             (part / "adapter_config.json").write_text(json.dumps(config, indent=1))
             save_file(adapter, part / "adapter_model.safetensors", metadata={"format": "pt"})
         save_file(rest, part / "decoder.safetensors", metadata={"format": "pt"})
         if fingerprints is not None:
             fingerprints.save(part / FINGERPRINTS)
         if pack.statistics is not None:
-            save_numpy(vars(pack.statistics), part / "statistics.safetensors")
+            save_numpy(vars(pack.statistics), part / STATISTICS)
         (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
         (part / "characters.json").write_text(
             json.dumps(secondary.tokenizer.characters, ensure_ascii=False)
@@ -151,25 +150,62 @@ def save_pack(
         _write_record(part, record)
 
 
-def attach_regression(folder: Path, table: Path, plot: Path) -> None:
-    """Put into a saved pack what adding it cost: a Markdown table and a PNG, sealed with the rest,
-    in place of earlier ones.
+def _adapter_config(options: SecondaryOptions, backbone: Backbone) -> dict:
+    """Return adapter_config.json, with which peft puts a pack's LoRA into a whole Whisper."""
+    places = [
+        rf"encoder\.layers\.({'|'.join(str(i) for i in range(options.fork, backbone.layers))})"
+    ]
+    places += [r"decoder\.layers\.\d+"] * (options.decoder == "whisper")
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": backbone.name,
+        "task_type": None,
+        "inference_mode": True,
+        "r": options.rank,
+        "lora_alpha": options.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": (
+            rf".*({'|'.join(places)})\.((self|encoder)_attn\.)?({'|'.join(LORA_TARGETS)})"
+        ),
+    }
 
-    Raises PackError for a damaged pack, RunError where it cannot be written; the pack is then as
-    before.
+
+def attach_regression(folder: Path, table: Path, plot: Path) -> None:
+    """Add the error rates of all languages before and after a pack to the saved pack.
+
+    They replace earlier ones, and are sealed with the pack's other files.
+
+    Args:
+        folder: The pack's folder.
+        table: A Markdown file with the rates.
+        plot: A PNG file that shows them.
+
+    Raises:
+        PackError: The pack is damaged.
+        RunError: It cannot be written. The pack is then unchanged.
     """
-    folder, brought = Path(folder), {REGRESSION: table, "regression.png": plot}
+    folder, added = Path(folder), {REGRESSION: table, "regression.png": plot}
     record = read_pack(folder)
-    if all(record["files"].get(name) == _sha256(path) for name, path in brought.items()):
+    if all(record["files"].get(name) == _sha256(path) for name, path in added.items()):
         return
     with _replacing(folder) as part:
-        for name, path in ({name: folder / name for name in record["files"]} | brought).items():
+        for name, path in ({name: folder / name for name in record["files"]} | added).items():
             shutil.copyfile(path, part / name)
         _write_record(part, record)
 
 
 def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:
-    """The pack's README.md."""
+    """Return the pack's README.md.
+
+    Args:
+        info: The pack's record.
+        backbone: Its base.
+        secondary: Its trained parts.
+
+    Returns:
+        Markdown.
+    """
     own = sum(p.numel() for _, p in secondary.own_tensors())
     names = ", ".join(f"{name} (`{code}`)" for code, name in info.languages.items())
     facts = "".join(
@@ -188,10 +224,36 @@ def model_card(info: PackInfo, backbone: Backbone, secondary: Secondary) -> str:
 
 
 def read_pack(folder: Path) -> dict:
-    """pack.json of a verified folder. Raises PackError for anything damaged, unsafe or of another
-    format.
+    """Return pack.json of a pack, after verifying all files of its folder.
+
+    Args:
+        folder: The pack's folder.
+
+    Raises:
+        PackError: There is no pack, or it is damaged, unsafe or of another format.
     """
     folder = Path(folder)
+    record = _read_record(folder)
+    _check_names(folder, record["files"])
+    if record.get("seal") != _seal(record):
+        raise PackError(
+            f"{folder}/pack.json was changed after it was written; the pack is damaged, fetch it"
+            " again."
+        )
+    for name, expected in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise PackError(f"{folder} lacks {name}; the pack is incomplete, fetch it again.")
+        if _sha256(path) != expected:
+            raise PackError(
+                f"{folder}/{name} was changed after the pack was written (SHA-256 differs); fetch"
+                " it again."
+            )
+    return record
+
+
+def _read_record(folder: Path) -> dict:
+    """Return pack.json, if it is a record of this format that lists files. Raises PackError."""
     if not folder.is_dir():
         raise PackError(f"There is no pack at {folder}; give the folder that holds its pack.json.")
     if not is_pack(folder):
@@ -214,6 +276,11 @@ def read_pack(folder: Path) -> dict:
         or "tokenizer.json" not in files
     ):
         raise PackError(f"{folder}/pack.json lists no files; the pack is damaged, fetch it again.")
+    return record
+
+
+def _check_names(folder: Path, files: Iterable[str]) -> None:
+    """Raise PackError for a file outside the folder, and for a file that may hold code."""
     for name in files:
         path = folder / name
         if Path(name).name != name or path.resolve().parent != folder.resolve():
@@ -226,21 +293,6 @@ def read_pack(folder: Path) -> dict:
                 f"{folder} holds {path.name}, which is neither safetensors, JSON nor text; refusing"
                 " to load."
             )
-    if record.get("seal") != _seal(record):
-        raise PackError(
-            f"{folder}/pack.json was changed after it was written; the pack is damaged, fetch it"
-            " again."
-        )
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise PackError(f"{folder} lacks {name}; the pack is incomplete, fetch it again.")
-        if _sha256(path) != expected:
-            raise PackError(
-                f"{folder}/{name} was changed after the pack was written (SHA-256 differs); fetch"
-                " it again."
-            )
-    return record
 
 
 def _logistic(record: dict) -> Logistic:
@@ -248,14 +300,14 @@ def _logistic(record: dict) -> Logistic:
 
 
 def _info_record(info: PackInfo) -> dict:
-    """What `pack_info` reads; format 4 calls the weights of the second pass "duel"."""
+    """Return what `pack_info` reads; format 4 calls the calibration of the second pass "duel"."""
     record = asdict(info)
     record["calibration"]["duel"] = record["calibration"].pop("second_pass")
     return record
 
 
 def pack_info(record: dict) -> PackInfo:
-    """PackInfo of a record of `read_pack`."""
+    """Return the PackInfo in a record of `read_pack`."""
     c = record["calibration"]
     parts = {
         "head": _logistic(c["head"]),
@@ -270,8 +322,17 @@ def pack_info(record: dict) -> PackInfo:
 
 
 def load_pack(folder: Path, backbone: Backbone) -> Pack:
-    """Verify a pack and load it onto a base. Raises PackError for a base it was not trained on;
-    then nothing is loaded.
+    """Verify a pack and load it onto its base.
+
+    Args:
+        folder: The pack's folder.
+        backbone: The base.
+
+    Returns:
+        The pack, ready to decode, on the device and in the number format of the base.
+
+    Raises:
+        PackError: The pack is missing, damaged, or was trained on another base.
     """
     folder = Path(folder)
     record = read_pack(folder)
@@ -293,46 +354,61 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         )
         tensors = load_file(folder / "decoder.safetensors")
         adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
-        about = folder / "statistics.safetensors"
-        statistics = read_statistics(about) if about.name in record["files"] else None
-        if statistics is not None and statistics.means.shape != (
-            len(info.languages),
-            3 * backbone.width,
-        ):
-            raise ValueError(f"statistics of shape {statistics.means.shape}")
+        statistics = _statistics_of(folder, record, (len(info.languages), 3 * backbone.width))
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise PackError(f"{folder} cannot be loaded: {error}") from error
-    own = dict(secondary.own_tensors())
-    for name, parameter in own.items():
+    _fill(secondary, tensors, adapter, folder)
+    secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
+    return Pack(info, secondary, statistics, folder)
+
+
+def _statistics_of(folder: Path, record: dict, shape: tuple[int, int]) -> LanguageStatistics | None:
+    """Return a pack's statistics, None if it has none. Raises ValueError for another shape."""
+    path = folder / STATISTICS
+    if path.name not in record["files"]:
+        return None
+    statistics = read_statistics(path)
+    if statistics.means.shape != shape:
+        raise ValueError(f"statistics of shape {statistics.means.shape}")
+    return statistics
+
+
+def _fill(secondary: Secondary, tensors: dict, adapter: dict, folder: Path) -> None:
+    """Copy a pack's stored tensors into its modules. Raises PackError for one that does not fit."""
+    for name, parameter in secondary.own_tensors():
         stored = (
-            adapter.pop(_peft_name(name, options.fork), None)
+            adapter.pop(_peft_name(name, secondary.options.fork), None)
             if ".lora_" in name
             else tensors.pop(name, None)
         )
         if stored is None or stored.shape != parameter.shape:
             raise PackError(f"{folder} has no fitting tensor for {name}; the pack is damaged.")
         parameter.data.copy_(stored)
-    secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
-    return Pack(info, secondary, statistics, folder)
 
 
 def read_statistics(path: Path) -> LanguageStatistics:
-    """The statistics of a pack's languages. Raises KeyError or SafetensorError for a file of
-    something else.
-    """
+    """Return the statistics in a file. Raises KeyError or SafetensorError for another file."""
     tensors = load_numpy(path)
     return LanguageStatistics(tensors["means"], tensors["diagonal"], tensors["factors"])
 
 
 def read_fingerprints(folder: Path | None) -> Fingerprints | None:
-    """Fingerprints of what a pack was trained on; None where it has none, or was never saved.
-    Raises PackError.
+    """Return the fingerprints of a pack's training data.
+
+    Args:
+        folder: The pack's folder; None for a pack that was never saved.
+
+    Returns:
+        The fingerprints; None if the pack has none.
+
+    Raises:
+        PackError: The file is damaged.
     """
     path = None if folder is None else folder / FINGERPRINTS
     return Fingerprints.load(path) if path is not None and path.is_file() else None
 
 
-# names that selector files had at first
+# fields of older selector files, and their present names
 _OLD_FIELDS = {
     "between": "discriminant_weight",
     "head_floor": "head_threshold",
@@ -341,8 +417,16 @@ _OLD_FIELDS = {
 
 
 def read_selector(path: Path) -> SelectorOptions:
-    """The selector of a pack set, a JSON object with fields of SelectorOptions; "fitted" is not
-    read. Raises PackError.
+    """Read the selector file of a set of packs: a JSON object with fields of SelectorOptions.
+
+    Args:
+        path: The file. Its field "fitted" is not read.
+
+    Returns:
+        The settings; a field that the file lacks has its default.
+
+    Raises:
+        PackError: The file cannot be read, or it is no selector file.
     """
     try:
         record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -362,8 +446,15 @@ def read_selector(path: Path) -> SelectorOptions:
 
 
 def write_selector(path: Path, selector: SelectorOptions, fitted: dict) -> None:
-    """What `read_selector` reads, and under "fitted" how it was come by; whole or not at all.
-    Raises RunError.
+    """Write a selector file, whole or not at all.
+
+    Args:
+        path: The file.
+        selector: The settings.
+        fitted: How they were fitted, for a person to read; any values that JSON can hold.
+
+    Raises:
+        RunError: The file cannot be written.
     """
     with atomic_file(path) as part:
         part.write_text(

@@ -1,4 +1,4 @@
-"""A base and its packs, loaded together."""
+"""Loading a base together with its packs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +21,22 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     selector: SelectorOptions = SelectorOptions(),
 ) -> DualWhisper:
-    """A base (built-in name, folder or hub id) with packs (folders). Raises BaseModelError or
-    PackError.
+    """Load a base and packs.
+
+    Args:
+        base: Built-in name, folder, or model id on the Hugging Face hub.
+        packs: Folders of packs.
+        device: A device of torch, as "cpu" or "cuda".
+        dtype: Number format of the weights.
+        selector: Settings of the selector.
+
+    Returns:
+        The base with its packs.
+
+    Raises:
+        BaseModelError: The base is missing, or it is no Whisper.
+        PackError: A pack is missing, damaged or of another base, or two packs share a name or a
+            language.
     """
     return with_packs(
         DualWhisper(Backbone.load(base, device=device, dtype=dtype), selector=selector), packs
@@ -30,7 +44,19 @@ def load_model(
 
 
 def with_packs(model: DualWhisper, packs: Sequence[str | Path]) -> DualWhisper:
-    """The model with the packs of these folders in place of its own. Raises PackError."""
+    """Return the model with the packs of these folders in place of its own.
+
+    Args:
+        model: The model; it is not changed.
+        packs: Folders of packs.
+
+    Returns:
+        A new model on the same base.
+
+    Raises:
+        PackError: A pack is missing, damaged or of another base, or two packs share a name or a
+            language.
+    """
     model = replace(model, packs={})
     for folder in map(Path, packs):
         pack = load_pack(folder, model.backbone)

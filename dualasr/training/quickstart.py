@@ -23,7 +23,7 @@ from dualasr.data.corpus import load_corpus
 from dualasr.data.synthetic import GenerateOptions, generate_corpus
 from dualasr.errors import RunError
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
-from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.plots import draw_regression
 from dualasr.evaluation.report import write_report
 from dualasr.packs.format import attach_regression
 from dualasr.packs.load import load_model
@@ -86,42 +86,6 @@ def regression_table(steps: list[dict]) -> str:
             + f" | {100 * step['routing']['accuracy']:.1f} % |"
         )
     return "\n".join(lines)
-
-
-def draw_regression(steps: list[dict], path: Path) -> None:
-    """A line a language over the steps: CER when the pipeline is known (solid) and when nothing is
-    (dotted).
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for k, code in enumerate([*OLD, *NEW]):
-        colour = f"C{k}"
-        for mode, style in (("pipeline_aware", "-"), ("agnostic", ":")):
-            rates = [100 * step["languages"][code][mode]["cer"] for step in steps]
-            axes.plot(
-                range(len(steps)),
-                rates,
-                style,
-                color=colour,
-                marker="o",
-                markersize=4,
-                linewidth=2.5 if code in NEW else 1.2,
-                label=code if style == "-" else None,
-            )
-    axes.set_xticks(range(len(steps)), [step["step"] for step in steps])
-    axes.set(ylabel="CER, %", title="Test CER after each added language")
-    axes.set_ylim(bottom=0)
-    axes.legend(
-        title="solid: pipeline known\ndotted: nothing known",
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-    )
-    axes.grid(alpha=0.3)
-    save_figure(figure, path)
 
 
 def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list[dict]:
@@ -215,7 +179,7 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
         f" voices.\n\n{table}\n\n![](regression.png)\n\nMade by `{command}`.\n"
     )
     (out / "regression.md").write_text(summary, encoding="utf-8")
-    draw_regression(steps, out / "regression.png")
+    draw_regression(steps, out / "regression.png", old=OLD, new=NEW)
     for pack in packs:
         attach_regression(pack, out / "regression.md", out / "regression.png")
 

@@ -54,7 +54,7 @@ from cells import (
 
 from dualasr.errors import CorpusError, RunError
 from dualasr.evaluation.markdown import markdown_table
-from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.plots import new_figure, save_figure
 from dualasr.evaluation.scoring import scores_of
 from dualasr.languages import language_of
 from dualasr.metrics import paired_bootstrap
@@ -294,12 +294,8 @@ def to_markdown(rows: list[dict], ours: str, limit: int, command: str) -> str:
 
 def draw(rows: list[dict], path: Path) -> None:
     """Plot CER of the new languages by system, with what each costs the base's languages."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(rows) + 1.4), layout="constrained")
+    figure = new_figure(8, 0.42 * len(rows) + 1.4)
+    axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
     cers = np.array(
         [

@@ -34,7 +34,7 @@ from dualasr.audio.load import load_audio
 from dualasr.errors import RunError
 from dualasr.evaluation.continual import Matrix, read_finished
 from dualasr.evaluation.markdown import markdown_table
-from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.plots import new_figure, save_figure
 from dualasr.evaluation.scoring import scores_of
 from dualasr.languages import FleursLanguage
 from dualasr.metrics import character_errors, comparable
@@ -386,12 +386,10 @@ def draw(grid: dict[tuple[int, int], dict], rows: list[dict], path: Path) -> Non
 
     Crosses are the systems of the comparison.
     """
-    import matplotlib
+    from matplotlib import ticker
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
+    figure = new_figure(7.5, 4.6)
+    axes = figure.subplots()
     for k, fork in enumerate(sorted({fork for rank, fork in grid if rank})):
         points = sorted(
             (found["parameters"] / 1e6, 100 * mean_cer(found))

@@ -25,7 +25,7 @@ from dualasr.data.corpus import Utterance, load_corpus, write_manifest
 from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.data.synthetic import recombine
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
-from dualasr.evaluation.plots import save_figure
+from dualasr.evaluation.plots import new_figure, save_figure
 from dualasr.evaluation.report import write_report
 from dualasr.packs.load import load_model
 from dualasr.training.add_language import add_language
@@ -85,12 +85,8 @@ def generate(data: Path, out: Path) -> Path:
 
 def draw(points: list[dict], path: Path) -> None:
     """Plot CER over minutes: a line with and one without generated speech, a dot for each seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
+    axes = figure.subplots()
     mean = {}
     for colour, mixed in (("C0", False), ("C1", True)):
         mine = [p for p in points if p["generated"] == mixed]
