@@ -1,1 +1,1 @@
-"""A page to try dualasr on, and the transcription endpoint that OpenAI's clients speak."""
+"""A web page for dualasr, and an API like that of OpenAI for transcription."""

@@ -1,4 +1,4 @@
-"""`python -m dualasr_serve`, or from the repository `python -m serve`: the same as `dualasr serve`."""
+"""`python -m dualasr_serve`, or `python -m serve` in the repository, is `dualasr serve`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The server: endpoints, page, and what stands before them, in one FastAPI application."""
+"""The server as one FastAPI application: middleware, endpoints and page."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,12 +24,18 @@ from .openai_errors import ApiError, error_response
 from .scheduler import Scheduler
 from .schemas import BEARER, Health, Packs, errors
 
-METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """key: bearer key of the endpoints, None for none. page: whether there is one."""
+    """Settings of the server.
+
+    Attributes:
+        key: Bearer key of the endpoints and password of the page; None for no key.
+        uploads: Limits of request bodies.
+        page: Whether to serve the page.
+    """
 
     key: str | None = None
     uploads: UploadLimits = UploadLimits()
@@ -42,8 +48,16 @@ def create_app(
     uploads: Path,
     settings: Settings = Settings(),
 ) -> FastAPI:
-    """The application. `reload` gives the model with the packs that are there now; uploads lie in a
-    folder meanwhile.
+    """Build the application.
+
+    Args:
+        scheduler: The scheduler, with its model.
+        reload: Function that loads the model with the packs that are on disk now.
+        uploads: Folder for sound files while they are transcribed.
+        settings: Key, limits and page.
+
+    Returns:
+        The application.
     """
     monitoring = Monitoring(scheduler)
     app = FastAPI(
@@ -62,16 +76,16 @@ def create_app(
 
     @app.get("/health", response_model=Health)
     def health() -> dict:
-        """That it is up, what is loaded, and how many wait."""
+        """Report that the server runs, the loaded models, and the length of the queue."""
         return {"status": "ok", "models": list(models_of(scheduler.model)), "queue": len(scheduler)}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
-        """For Prometheus."""
+        """Report metrics for Prometheus."""
         return Response(monitoring.text(), media_type=CONTENT_TYPE_LATEST)
 
     if settings.key is not None:
-        exchange = asyncio.Lock()
+        reloading = asyncio.Lock()
 
         @app.post(
             "/admin/packs/reload",
@@ -80,10 +94,12 @@ def create_app(
             dependencies=[Depends(BEARER)],
         )
         async def reload_packs() -> dict:
-            """Load the packs that are there now; requests under way keep theirs, and a pack that is
-            no good changes nothing.
+            """Load the packs that are on disk now.
+
+            Requests under way keep the packs that they began with. If a pack cannot be loaded, the
+            server keeps all old packs.
             """
-            async with exchange:
+            async with reloading:
                 before = scheduler.model
                 scheduler.model = await asyncio.to_thread(reload)
             after = scheduler.model.packs
@@ -94,16 +110,16 @@ def create_app(
             }
 
     known = list(app.routes)
-    # else the page would take what nobody serves
+    # The page is mounted at / and would answer wrong paths of the API with HTML.
     for prefix in ("/v1", "/admin", "/health", "/metrics", "/audio"):
 
         @app.api_route(prefix, methods=METHODS, include_in_schema=False)
         @app.api_route(prefix + "/{rest:path}", methods=METHODS, include_in_schema=False)
-        def nothing(request: Request) -> Response:
+        def no_endpoint(request: Request) -> Response:
             if allowed := _methods(known, request.scope):
                 raise ApiError(
                     405,
-                    f"Not by {request.method}; by {', '.join(allowed)}.",
+                    f"This endpoint does not allow {request.method}; use {', '.join(allowed)}.",
                     code="method_not_allowed",
                     headers={"Allow": ", ".join(allowed)},
                 )
@@ -119,10 +135,10 @@ def create_app(
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """Those by which the path of a request can be asked for."""
-    asked = {method: {**scope, "method": method} for method in METHODS}
+    """Return the HTTP methods that some route allows for the path of a request."""
+    scopes = {method: {**scope, "method": method} for method in METHODS}
     return [
         method
         for method in METHODS
-        if any(route.matches(asked[method])[0] is Match.FULL for route in routes)
+        if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)
     ]

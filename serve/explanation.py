@@ -1,8 +1,7 @@
-"""Why a part of the sound went where it did, in sentences: the selector's terse reason in everyday
-words.
+"""The selector's reason for a route, explained in sentences for visitors of the page.
 
-The reason is the text that `dualasr.model.selector` writes; the tests make every form of it with
-the selector itself.
+The reason is the short text that `dualasr.model.selector` writes. The tests make every form of it
+with the selector itself.
 """
 
 import math
@@ -21,38 +20,48 @@ _TAGS = re.compile(
     re.DOTALL,
 )
 _ODDS = re.compile(rf"(.+): log-odds {_NUMBER}, (beyond|within) tau {_NUMBER}(.*)", re.DOTALL)
-_DUEL = re.compile(
+_SECOND_PASS = re.compile(
     rf"; log-odds {_NUMBER} after both were decoded \({_NUMBER} log-probability a second\)"
 )
+# "may be heard" is the wording of earlier versions
 _LEAD = re.compile(rf"; average log-probability leads by {_NUMBER}")
 
 
 def explain(reason: str, route: str) -> str:
-    """The reason for a route as a sentence or two; a reason of another form is quoted as it is."""
+    """Explain a reason in one or two sentences.
+
+    Args:
+        reason: The selector's text. A text of an unknown form is quoted as it is.
+        route: The route that the reason is for.
+
+    Returns:
+        The explanation.
+    """
     if match := _NEIGHBOURS.fullmatch(reason):
         other = match[1].partition(": ")[0] if route == PRIMARY else PRIMARY
         return (
-            f"On its own this part would have gone to {title_of(other)}, but only just. The parts"
-            f" before and after it both went to {title_of(route)}, so it went along with them."
+            f"Alone, this part would have gone to {title_of(other)}, but it was very close. The"
+            f" parts before and after it both went to {title_of(route)}, so this part went there,"
+            " too."
         )
     if reason == "no pack is loaded":
         return "No language pack is loaded, so Whisper transcribes everything."
     if reason == "the caller chose the route":
-        return f"You chose {title_of(route)}, so the selector was not asked."
+        return f"You chose {title_of(route)}, so nothing else was compared with it."
     if reason == NO_PRIMARY_LANGUAGE:
         return (
-            "Whisper knows none of the languages you allow, so it is between the packs;"
+            "Whisper knows none of the languages that you allow, so only the packs were compared;"
             f" {title_of(route)} fits best."
         )
     if match := _NO_SPEECH.fullmatch(reason):
         return (
-            f"Whisper hears no speech in this part ({float(match[1]):.0%}), and packs are for"
-            " speech alone, so it keeps it."
+            f"Whisper finds no speech in this part (probability {float(match[1]):.0%}). Packs"
+            " transcribe only speech, so Whisper kept it."
         )
     if match := _FLOOR.fullmatch(reason):
         return (
-            f"The nearest pack, {match[1]}, was not sure enough to take this from Whisper. It may"
-            " be a language that no pack here was taught."
+            f"The most likely pack, {match[1]}, was not sure enough of its language, so Whisper"
+            " kept this part. It may be in a language that no pack here knows."
         )
     if match := _ODDS.fullmatch(reason):
         return _by_odds(match[1], float(match[2]), match[3] == "beyond", match[5])
@@ -64,7 +73,7 @@ def explain(reason: str, route: str) -> str:
 
 
 def odds(lead: float) -> str:
-    """Log-odds as people give odds: "about 20 to 1", whichever way they point."""
+    """Write log-odds as odds, such as "about 20 to 1", without their direction."""
     ratio = 1.0 if math.isnan(lead) else math.exp(min(abs(lead), 20.0))
     if ratio >= 1000:
         return "more than 1,000 to 1"
@@ -73,40 +82,40 @@ def odds(lead: float) -> str:
     return f"about {round(ratio, -1 if ratio >= 100 else None)} to 1".replace(".0 ", " ")
 
 
-def _by_odds(pack: str, lead: float, settled: bool, rest: str) -> str:
-    if settled and lead > 0:
+def _by_odds(pack: str, lead: float, final: bool, rest: str) -> str:
+    """Explain a decision by log-odds; `final` if no second pass was needed."""
+    if final and lead > 0:
         return f"Pack {pack} recognised its language: {odds(lead)} against Whisper."
-    if settled:
+    if final:
         return (
-            f"No pack recognised its language here (the nearest, {pack}: {odds(lead)} against it),"
-            " so Whisper kept it."
+            f"No pack recognised its language (the most likely one, {pack}: {odds(lead)} against"
+            " it), so Whisper kept it."
         )
     close = f"It was close between Whisper and pack {pack}"
-    if not (match := _DUEL.fullmatch(rest)):
+    if not (match := _SECOND_PASS.fullmatch(rest)):
         return f"{close} ({odds(lead)}); {title_of(pack if lead > 0 else PRIMARY)} was ahead."
     after, gap = float(match[1]), float(match[2])
     winner, loser = (f"pack {pack}", "Whisper's") if after > 0 else ("Whisper", f"pack {pack}'s")
     for_winner = gap if after > 0 else -gap
     if for_winner > 0.05:
-        told = f"{winner[0].upper()}{winner[1:]}'s text fits the sound better"
+        result = f"{winner[0].upper()}{winner[1:]}'s text fits the sound better"
     elif for_winner < -0.05:
-        told = (
+        result = (
             f"Although {loser} text fits the sound a little better, all evidence together favours"
             f" {winner}"
         )
     else:
-        told = f"Both texts fit the sound alike, and all evidence together favours {winner}"
-    return f"{close}, so both transcribed it. {told}: {odds(after)}."
+        result = f"Both texts fit the sound alike, and all evidence together favours {winner}"
+    return f"{close}, so both transcribed it. {result}: {odds(after)}."
 
 
-def _by_tags(pack: str, lead: float, settled: bool, rest: str, route: str) -> str:
-    if settled and lead > 0:
-        return f"Pack {pack} was surer of its best language than Whisper of its own."
-    if settled:
-        return f"Whisper was surer of its best language than pack {pack} of its own."
-    close = f"Whisper and pack {pack} were about as sure of their languages"
+def _by_tags(pack: str, lead: float, final: bool, rest: str, route: str) -> str:
+    """Explain a decision by language tags, the rule of the paper."""
+    if final and lead > 0:
+        return f"Pack {pack} was more certain of its language than Whisper of any of its own."
+    if final:
+        return f"Whisper was more certain of its language than pack {pack} of its own."
+    close = f"Whisper and pack {pack} were about equally certain of their languages"
     if not _LEAD.fullmatch(rest):
         return f"{close}; {title_of(route)} was ahead."
-    return (
-        f"{close}, so both transcribed it, and {title_of(route)}'s text is the more probable one."
-    )
+    return f"{close}, so both transcribed it; {title_of(route)}'s text is more probable."

@@ -1,6 +1,4 @@
-"""What is settled before a body is read: who may come in, whether there is room, how large and how
-slow an upload may be.
-"""
+"""Checks before and while a request body is read: key, room in the queue, size and speed."""
 
 import asyncio
 import contextlib
@@ -9,21 +7,25 @@ import time
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .openai_errors import ApiError, api_error
 from .scheduler import Busy, Scheduler
 
-GUARDED = ("/v1/", "/admin/")
-QUEUED = "/v1/audio/"
-LINGER_S = 10.0  # that a client who was refused may go on sending
+GUARDED = ("/v1/", "/admin/")  # paths that need the key
+QUEUED = "/v1/audio/"  # paths whose requests wait in the queue
+LINGER_S = 10.0  # seconds for which a refused client may go on sending
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """body: bytes of a request. grace_s: seconds before an upload is held to `bytes_a_second`, on
-    average since its start.
+    """Limits of a request body.
+
+    Attributes:
+        body: Most bytes.
+        grace_s: Seconds before the speed of an upload is checked.
+        bytes_a_second: Lowest speed after that, on average since the start.
     """
 
     body: int = 200_000_000
@@ -32,11 +34,18 @@ class UploadLimits:
 
 
 class Gate:
-    """ASGI middleware; `key` is the bearer key of the endpoints, None for no key."""
+    """ASGI middleware that refuses requests before their body is read, or while it is read.
+
+    Args:
+        app: The application behind it.
+        scheduler: Its queue decides whether there is room.
+        key: Bearer key of the endpoints; None for no key.
+        limits: Limits of a request body.
+    """
 
     def __init__(self, app: ASGIApp, scheduler: Scheduler, key: str | None, limits: UploadLimits):
         self.app, self.scheduler, self.key, self.limits = app, scheduler, key, limits
-        # requests for transcripts: as many as the queue holds, and as many again that still upload
+        # Requests for transcripts under way: at most twice the queue, as one half may still upload.
         self.inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,35 +54,36 @@ class Gate:
         refusal = self._refusal(scope["path"], Headers(scope=scope), scope["method"])
         if refusal is not None:
             return await self._refuse(refusal, scope["path"], receive, send)
-        upload, begun = _Upload(receive, self.limits), False
+        upload, responding = _Upload(receive, self.limits), False
 
-        async def answer(message: Message) -> None:
-            nonlocal begun
-            if upload.refused is None or begun:
-                begun = True
+        async def respond(message: Message) -> None:
+            nonlocal responding
+            if upload.refused is None or responding:
+                responding = True
                 await send(message)
 
         self.inside += scope["path"].startswith(QUEUED)
         try:
-            await self.app(scope, upload.receive, answer)
+            await self.app(scope, upload.receive, respond)
         except ApiError as error:
             if error is not upload.refused:
                 raise
         finally:
             self.inside -= scope["path"].startswith(QUEUED)
-        if upload.refused is not None and not begun:
+        if upload.refused is not None and not responding:
             await self._refuse(upload.refused, scope["path"], receive, send)
 
     async def _refuse(self, refusal: ApiError, path: str, receive: Receive, send: Send) -> None:
-        """Answer, then let a client that is still sending come to its end: a connection closed
-        under it loses the answer.
+        """Send an error, and go on reading for a while.
 
-        The page shows what it is answered as it is: a sentence.
+        If the connection were closed while the client is still sending, the client would lose the
+        error. The API gets JSON, the page a plain sentence, which it shows as it is.
         """
         refusal.headers["Connection"] = "close"
-        response, read, more = refusal.response(), 0, True
+        response: Response = refusal.response()
         if not path.startswith(GUARDED):
             response = PlainTextResponse(str(refusal), refusal.status, refusal.headers)
+        read, more = 0, True
         await send(
             {
                 "type": "http.response.start",
@@ -98,13 +108,13 @@ class Gate:
             if scheme.lower() != "bearer" or not hmac.compare_digest(
                 given.strip().encode("latin-1"), self.key.encode()
             ):
-                what = (
+                problem = (
                     "Incorrect API key provided."
                     if given
                     else "No API key was given; send Authorization: Bearer KEY."
                 )
                 return ApiError(
-                    401, what, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+                    401, problem, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
                 )
         declared = headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.limits.body):
@@ -120,7 +130,7 @@ class Gate:
 
 
 class _Upload:
-    """A body as it comes in; `refused` says why it was cut off."""
+    """A request body that is checked while it is read; `refused` is the error that stopped it."""
 
     def __init__(self, receive: Receive, limits: UploadLimits):
         self._receive, self._limits = receive, limits
@@ -136,8 +146,8 @@ class _Upload:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:
             slow = (
-                f"The upload is slower than {limits.bytes_a_second} bytes a second; it was"
-                " given up."
+                f"The upload is slower than {limits.bytes_a_second} bytes a second, so it was"
+                " stopped."
             )
             self.refused = ApiError(408, slow, code="upload_too_slow")
             raise self.refused from None

@@ -1,7 +1,7 @@
 """The Markdown of model cards as HTML.
 
-A card comes with its pack and may hold anything, so HTML in it stays text, and there are no images,
-and links only to http and https.
+A card comes with its pack and cannot be trusted. So HTML in it is shown as text, images are
+dropped, and only links to http and https are kept.
 """
 
 from functools import cache
@@ -9,13 +9,16 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-# scrolls by itself, by keyboard, too
+# a box that scrolls sideways, also with the keyboard
 WIDE = '<div class="wide" tabindex="0" role="region" aria-label="Table">'
 
 
 def markdown_html(text: str, level: int = 4) -> str:
-    """HTML of a text; its first headings are of this level, so that they stand below the page's
-    own.
+    """Return a Markdown text as HTML.
+
+    Args:
+        text: The Markdown.
+        level: Level of its first headings, which must be below those of the page.
     """
     parser = _parser()
     tokens = [_changed(token, level) for token in parser.parse(text)]
@@ -25,8 +28,8 @@ def markdown_html(text: str, level: int = 4) -> str:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    # else what is no link stays Markdown; `_changed` looks at them
-    parser.validateLink = lambda url: True
+    # markdown-it would show refused links as Markdown; `_changed` checks them instead
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]  # as its manual says
     parser.add_render_rule("image", lambda self, *_: "")
     parser.add_render_rule("table_open", lambda self, *_: f"{WIDE}<table>\n")
     parser.add_render_rule("table_close", lambda self, *_: "</table></div>\n")
@@ -34,12 +37,12 @@ def _parser() -> MarkdownIt:
 
 
 def _changed(token: Token, level: int) -> Token:
-    """A heading further down; a link that leads to a window of its own, or nowhere."""
+    """Lower a heading; make a link open a new window, or remove its address if it is unsafe."""
     if token.type.startswith("heading_"):
         token.tag = f"h{min(6, level + int(token.tag[1]) - 1)}"
     for child in token.children or ():
         if child.type == "link_open":
-            led = str(child.attrs.pop("href", ""))
-            if led.lower().startswith(("http://", "https://")):
-                child.attrs |= {"href": led, "rel": "noopener noreferrer", "target": "_blank"}
+            url = str(child.attrs.pop("href", ""))
+            if url.lower().startswith(("http://", "https://")):
+                child.attrs |= {"href": url, "rel": "noopener noreferrer", "target": "_blank"}
     return token

@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests and their seconds, and what the scheduler did."""
+"""Metrics for Prometheus: requests and their seconds, and the work of the scheduler."""
 
 import time
 from collections.abc import Iterator
@@ -40,31 +40,35 @@ class Monitoring:
         self._under_way = 0
 
     def under_way(self) -> int:
-        """Requests to the endpoints that are not answered yet."""
+        """Return the number of requests to the endpoints that are not answered yet."""
         return self._under_way
 
     def begin(self, path: str) -> None:
+        """Note that a request has begun."""
         self._under_way += path != PAGE
 
     def end(self, path: str) -> None:
+        """Note that a request has ended."""
         self._under_way -= path != PAGE
 
     def count(self, path: str, status: int, seconds: float) -> None:
+        """Count a response with its HTTP status and the seconds that it took."""
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
     def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _OfScheduler:
-    """A collector: reads the scheduler when it is asked."""
+    """A collector that reads the scheduler whenever the metrics are requested."""
 
     def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
 
     def collect(self) -> Iterator[Metric]:
-        tally = self.scheduler.tally
+        totals = self.scheduler.totals
         yield GaugeMetricFamily(
             "dualasr_queue", "Requests waiting or under way", value=len(self.scheduler)
         )
@@ -72,13 +76,13 @@ class _OfScheduler:
             "dualasr_packs", "Language packs loaded", value=len(self.scheduler.model.packs)
         )
         yield CounterMetricFamily(
-            "dualasr_audio_seconds", "Seconds of sound decoded", value=tally.audio_s
+            "dualasr_audio_seconds", "Seconds of sound decoded", value=totals.audio_s
         )
-        yield CounterMetricFamily("dualasr_batches", "Batches decoded", value=tally.batches)
+        yield CounterMetricFamily("dualasr_batches", "Batches decoded", value=totals.batches)
         windows = CounterMetricFamily(
             "dualasr_windows", "Windows decoded, by the route they took", labels=["route"]
         )
-        for route, count in tally.routes.items():
+        for route, count in totals.routes.items():
             windows.add_metric([route], count)
         yield windows
 
@@ -101,17 +105,17 @@ class Measured:
                 counted = True
                 self.monitoring.count(path, status, time.monotonic() - began)
 
-        async def noted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body", False):
-                count()  # before the client has it all: its next request may ask for the metrics
+                count()  # before the last part is sent, as the client may read the metrics next
             await send(message)
 
         self.monitoring.begin(path)
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, send_and_count)
         finally:
             count()
             self.monitoring.end(path)

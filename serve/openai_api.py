@@ -1,14 +1,14 @@
-"""OpenAI's audio endpoints and list of models, by the routes of the selector.
+"""OpenAI's audio endpoints and list of models.
 
-`model` is `auto`, the base's name or `primary`, or the name of a pack; `whisper-1`, which many
-tools send, is `auto`.
+The field `model` of a request is `auto` (the selector chooses), the name of the base or `primary`,
+or the name of a pack. `whisper-1`, which many tools send, means `auto`.
 """
 
 import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
@@ -23,57 +23,76 @@ from dualasr.model.selector import PRIMARY
 from dualasr.transcription.transcript import Transcription
 
 from .openai_errors import ApiError, api_error
-from .openai_formats import Granularity, ResponseFormat, Wanted, delta, event
+from .openai_formats import Granularity, ResponseFormat, ResponseOptions, delta, event
 from .request import AUTO, ModelRequest, request_for
 from .routes import base_name
 from .scheduler import Scheduler
 from .schemas import BEARER, EVENTS, Model, Models, errors, transcript
-from .streaming import grow
+from .streaming import stream_transcript
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.1  # between two looks whether a client is still there
-ALIASES = ("whisper-1",)  # what tools send that know no other name
+POLL_S = 0.1  # seconds between two checks whether the client is still connected
+ALIASES = ("whisper-1",)  # names that many tools send, whatever the server
 
 SoundFile = Annotated[
-    UploadFile, File(description=f"Any of {', '.join(SUFFIXES)}, and what else libsndfile reads.")
+    UploadFile,
+    File(description=f"A sound file: {', '.join(SUFFIXES)}, or another that libsndfile reads."),
 ]
 Name = Annotated[
     str,
     Form(
         max_length=4000,
-        description="auto, the base's name or primary, or a pack's; whisper-1 is auto.",
+        description=(
+            "auto (the selector chooses), the name of the base or primary, or the name of a pack;"
+            " whisper-1 means auto."
+        ),
     ),
 ]
 Spoken = Annotated[
     str,
     Form(
-        max_length=4000, description="The language, by code or English name; without, it is told."
+        max_length=4000,
+        description="Code or English name of the language spoken; empty: it is detected.",
     ),
 ]
 Languages = Annotated[
-    list[str], Form(alias="languages[]", description="All that may be heard; instead of language.")
+    list[str],
+    Form(
+        alias="languages[]",
+        description="The only languages to choose from, by code or name; not with language.",
+    ),
 ]
 Prompt = Annotated[
-    str, Form(max_length=4000, description="What was said before, for the base alone.")
+    str, Form(max_length=4000, description="Text from before the sound; only the base uses it.")
 ]
 Temperature = Annotated[
     float,
-    Form(ge=0, le=1, description="Of the base; 0 is a beam. Failures are tried again above it."),
+    Form(
+        ge=0,
+        le=1,
+        description=(
+            "Temperature of the base; 0 is beam search. Failures are decoded again at higher ones."
+        ),
+    ),
 ]
 Granularities = Annotated[
-    list[Granularity], Form(alias="timestamp_granularities[]", description="With verbose_json.")
+    list[Granularity],
+    Form(
+        alias="timestamp_granularities[]",
+        description="Whether to return segments, words or both; only with verbose_json.",
+    ),
 ]
-Stream = Annotated[bool, Form(description="Events as the transcript grows.")]
+Stream = Annotated[bool, Form(description="Whether to send the transcript as events.")]
 
 
 def models_of(model: DualWhisper) -> dict[str, str]:
-    """The names that a request may give as its model, and the route of each."""
+    """Return the names that a request may give as its model, with the route of each."""
     return {AUTO: AUTO, base_name(model.backbone): PRIMARY} | {name: name for name in model.packs}
 
 
 def language_names(model: DualWhisper) -> dict[str, str]:
-    """English names of the languages that somebody here knows, in lower case, by code."""
+    """Return the English names of all languages of base and packs, in lower case, by code."""
     names = {code: name for name, code in reversed(model.backbone.language_names.items())}
     return names | {
         code: name.lower()
@@ -83,7 +102,15 @@ def language_names(model: DualWhisper) -> dict[str, str]:
 
 
 def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
-    """The endpoints under /v1; `uploads` is a folder for what is being transcribed."""
+    """Build the endpoints under /v1.
+
+    Args:
+        scheduler: The scheduler, with its model.
+        uploads: Folder for sound files while they are transcribed.
+
+    Returns:
+        The router.
+    """
     api = APIRouter(prefix="/v1", dependencies=[Depends(BEARER)])
 
     def route_of(name: str) -> str:
@@ -92,21 +119,20 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
             return AUTO
         if name in (PRIMARY, scheduler.model.backbone.name) or name in known:
             return known.get(name, PRIMARY)
-        message = f"The model {name!r} does not exist here; there is: {', '.join(known)}."
+        message = f"The model {name!r} does not exist here; the models are: {', '.join(known)}."
         raise ApiError(404, message, code="model_not_found", param="model")
 
     @api.get("/models", response_model=Models, responses=errors(401, 500))
     def list_models() -> dict:
-        """What a request may give as its model: auto, which lets the selector choose, the base, and
-        the packs.
-        """
-        return {"object": "list", "data": [_described(name) for name in models_of(scheduler.model)]}
+        """List the models: auto, which lets the selector choose, the base, and the packs."""
+        names = models_of(scheduler.model)
+        return {"object": "list", "data": [_description(name) for name in names]}
 
     @api.get("/models/{name:path}", response_model=Model, responses=errors(400, 401, 404, 500))
     def show_model(name: str) -> dict:
-        """One of them."""
+        """Describe one model."""
         route_of(name)
-        return _described(name)
+        return _description(name)
 
     @api.post("/audio/transcriptions", response_model=None, responses=transcript(streams=True))
     async def transcriptions(
@@ -118,10 +144,10 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         prompt: Prompt = "",
         response_format: Annotated[ResponseFormat, Form()] = "json",
         temperature: Temperature = 0.0,
-        timestamp_granularities: Granularities = [],
-        stream: Stream = False,  # noqa: B006
+        timestamp_granularities: Granularities = [],  # noqa: B006
+        stream: Stream = False,
     ) -> Response:
-        """What is said in a sound file, by the pipeline that knows its language."""
+        """Transcribe a sound file by the pipeline that knows its language."""
         granularities = frozenset(timestamp_granularities)
         if granularities and response_format != "verbose_json":
             raise ApiError(
@@ -133,7 +159,8 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         if language and languages:
             raise ApiError(
                 400,
-                "language says the language, languages[] where to look for it; give one of them.",
+                "language names the language spoken, languages[] those to choose from; give one of"
+                " them.",
                 code="invalid_value",
                 param="languages[]",
             )
@@ -146,12 +173,12 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
             temperature=temperature,
             words="word" in granularities,
         )
-        wanted = Wanted(
+        options = ResponseOptions(
             response_format,
             granularities or frozenset({"segment"}),
             language_names(scheduler.model),
         )
-        return await answered(request, file, model_request, wanted, stream)
+        return await respond(request, file, model_request, options, stream)
 
     @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
     async def translations(
@@ -162,107 +189,108 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         response_format: Annotated[ResponseFormat, Form()] = "json",
         temperature: Temperature = 0.0,
     ) -> Response:
-        """What is said in a sound file, in English, as far as the base can translate."""
+        """Translate a sound file to English, by the base."""
         if route_of(model) not in (AUTO, PRIMARY):
             raise ApiError(
                 400,
-                f"Translation is the primary's; ask {AUTO} or {base_name(scheduler.model.backbone)}"
-                " for it.",
+                f"Translation is the primary's (the base's); set model to {AUTO} or"
+                f" {base_name(scheduler.model.backbone)}.",
                 code="invalid_value",
                 param="model",
             )
         model_request = request_for(
             scheduler.model, prompt=prompt, temperature=temperature, translate=True
         )
-        wanted = Wanted(response_format, frozenset({"segment"}), {}, "translate")
-        return await answered(request, file, model_request, wanted, stream=False)
+        options = ResponseOptions(response_format, frozenset({"segment"}), {}, "translate")
+        return await respond(request, file, model_request, options, stream=False)
 
-    async def answered(
+    async def respond(
         request: Request,
         file: UploadFile,
         model_request: ModelRequest,
-        wanted: Wanted,
+        options: ResponseOptions,
         stream: bool,
     ) -> Response:
-        path = await asyncio.to_thread(_keep, file, uploads)
-        transcripts = _growing(request, scheduler, path, model_request, file.filename or "audio")
+        path = await asyncio.to_thread(_save, file, uploads)
+        transcripts = _transcripts(
+            request, scheduler, path, model_request, file.filename or "audio"
+        )
         if stream:
-            # what goes wrong before the first word is an error of the response itself
+            # An error before the first text still becomes an HTTP error, not an event.
             first = await anext(transcripts)
-            events = _events(first, transcripts, wanted)
+            events = _events(first, transcripts, options)
             return StreamingResponse(
                 events, media_type=EVENTS, headers={"Cache-Control": "no-store"}
             )
         async for so_far in transcripts:
             whole = so_far
-        return wanted.response(whole)
+        return options.response(whole)
 
     return api
 
 
-def _described(name: str) -> dict:
+def _description(name: str) -> dict:
     return {"id": name, "object": "model", "created": 0, "owned_by": "dualasr"}
 
 
-def _keep(file: UploadFile, folder: Path) -> Path:
-    """An upload as a file of its own. Of its name the suffix alone is kept, where it is one of
-    sound files.
-    """
+def _save(file: UploadFile, folder: Path) -> Path:
+    """Save an upload under a new name, with the suffix of the old one if that is known."""
     suffix = Path(file.filename or "").suffix.lower()
     with tempfile.NamedTemporaryFile(
         dir=folder, suffix=suffix if suffix in SUFFIXES else "", delete=False
-    ) as kept:
+    ) as saved:
         try:
-            shutil.copyfileobj(file.file, kept)
+            shutil.copyfileobj(file.file, saved)
         except OSError:  # the disk is full
-            Path(kept.name).unlink()
+            Path(saved.name).unlink()
             raise
-    return Path(kept.name)
+    return Path(saved.name)
 
 
-async def _growing(
+async def _transcripts(
     request: Request, scheduler: Scheduler, path: Path, model_request: ModelRequest, name: str
-) -> AsyncIterator[Transcription]:
-    """The transcript as it grows, the whole last. A client that hangs up takes its request with it;
-    the file goes at last.
+) -> AsyncGenerator[Transcription, None]:
+    """Yield the transcript while it grows, and the whole one last; then delete the sound file.
+
+    If the client disconnects, the request is cancelled.
     """
     try:
-        _, transcripts = grow(scheduler, path, model_request, LOOK_S)
+        _, transcripts = stream_transcript(scheduler, path, model_request, POLL_S)
         async with aclosing(transcripts):
             async for so_far, _ in transcripts:
                 if so_far is not None:
                     yield so_far
                 elif await request.is_disconnected():
-                    raise ApiError(499, "The client hung up.", code="client_closed")
+                    raise ApiError(499, "The client disconnected.", code="client_closed")
     except AudioError as error:
-        # by the name that its sender knows
+        # show the name that the client sent, not the path on the server
         raise AudioError(str(error).replace(str(path), name)) from None
     finally:
         path.unlink(missing_ok=True)
 
 
 async def _events(
-    first: Transcription, more: AsyncIterator[Transcription], wanted: Wanted
+    first: Transcription, more: AsyncGenerator[Transcription, None], options: ResponseOptions
 ) -> AsyncIterator[str]:
-    """Events as a transcript grows; `more` is closed with them."""
-    told, transcript = "", first
+    """Yield events with the new text of each transcript, then the last event; closes `more`."""
+    sent, transcript = "", first
 
-    def news(text: str) -> Iterator[str]:
-        nonlocal told
-        if len(text) > len(told):
-            yield event(delta(text[len(told) :]))
-            told = text
+    def new_events(text: str) -> Iterator[str]:
+        nonlocal sent
+        if len(text) > len(sent):
+            yield event(delta(text[len(sent) :]))
+            sent = text
 
     try:
         async with aclosing(more):
-            for new in news(wanted.text(first).rstrip()):
+            for new in new_events(options.text(first).rstrip()):
                 yield new
             async for transcript in more:
-                for new in news(wanted.text(transcript).rstrip()):
+                for new in new_events(options.text(transcript).rstrip()):
                     yield new
-        for new in news(wanted.text(transcript)):
+        for new in new_events(options.text(transcript)):
             yield new
-        yield event(wanted.done(transcript))
+        yield event(options.done(transcript))
     except Exception as error:
         if not isinstance(error, (ApiError, DualasrError)):
             log.exception("a stream broke")

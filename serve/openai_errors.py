@@ -1,4 +1,4 @@
-"""Errors in OpenAI's JSON shape, which its clients turn into exceptions of their own."""
+"""Errors in OpenAI's JSON form, which its clients turn into their own exceptions."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,15 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 class ApiError(Exception):
-    """What a client is told instead of a transcript."""
+    """An error response.
+
+    Args:
+        status: The HTTP status.
+        message: Sentence for a person.
+        code: Identifier of the kind of error, such as "model_not_found".
+        param: Field of the request that is wrong; None if it is none.
+        headers: Headers of the response.
+    """
 
     def __init__(
         self,
@@ -30,17 +38,19 @@ class ApiError(Exception):
         self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
 
     def response(self) -> JSONResponse:
+        """Return the error as OpenAI's JSON."""
         kind = {429: "rate_limit_error"}.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
-        message = str(self).encode(errors="replace").decode()  # what it quotes may hold surrogates
+        message = str(self).encode(errors="replace").decode()  # quoted input may hold surrogates
         error = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
 def api_error(error: Exception) -> ApiError:
-    """The error that a client sees for one of ours. What is not ours is a bug, and no word of it
-    gets out.
+    """Return the error response for an exception.
+
+    An exception that is not raised on purpose is a bug; its message stays on the server.
     """
     message = str(error)
     match error:
@@ -56,9 +66,10 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(413, message, code="audio_too_long", param="file")
         case AudioError():
             return ApiError(400, message, code="invalid_audio", param="file")
-        case AlignmentError():  # its own message tells a stranger what is installed here
+        case AlignmentError():  # its own message would show clients what is installed here
             sentence = (
-                "This server has no word times for packs; ask for segments alone, or for the base."
+                "This server has no word times for packs; request only segments, or set model to"
+                " the base."
             )
             return ApiError(400, sentence, code="invalid_value", param="timestamp_granularities[]")
         case PackError() | BaseModelError():
@@ -72,14 +83,14 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(
                 400, f"{param or 'The request'}: {first['msg']}.", code=first["type"], param=param
             )
-    # as uvicorn does then
-    message, headers = (
+    return ApiError(
+        500,
         "Something went wrong in the server; its log says what.",
-        {"Connection": "close"},
+        code="internal_error",
+        headers={"Connection": "close"},  # as uvicorn does after an error
     )
-    return ApiError(500, message, code="internal_error", headers=headers)
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's exception handler for all of them."""
+    """Handle an exception for FastAPI."""
     return api_error(error).response()

@@ -1,10 +1,8 @@
-"""A transcript in the response formats of OpenAI's transcription endpoint, whole and as a stream of
-events.
-"""
+"""The response formats of OpenAI's transcription endpoint, whole and as a stream of events."""
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
@@ -16,8 +14,15 @@ Granularity = Literal["word", "segment"]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How a transcript is to be answered; `names` are those of the languages, by code."""
+class ResponseOptions:
+    """Form of a response.
+
+    Attributes:
+        format: Format of the transcript.
+        granularities: Whether verbose_json has segments, words or both.
+        names: English names of languages in lower case, by code.
+        task: "transcribe" or "translate".
+    """
 
     format: ResponseFormat
     granularities: frozenset[Granularity]
@@ -25,16 +30,17 @@ class Wanted:
     task: str = "transcribe"
 
     def text(self, transcript: Transcription) -> str:
-        """What a client that wants text reads; that of a transcript's beginning is the beginning of
-        the text.
+        """Return a transcript as text, in the format srt or vtt if that is requested.
+
+        The text of a transcript so far is the beginning of the text of the whole one.
         """
         if self.format in ("srt", "vtt"):
             return render(transcript, self.format)
         return transcript.text.strip() + ("\n" if self.format == "text" else "")
 
     def body(self, transcript: Transcription) -> dict:
-        """The JSON of `json` and `verbose_json`."""
-        body = {
+        """Return a transcript in the format json or verbose_json."""
+        body: dict[str, Any] = {
             "text": transcript.text.strip(),
             "usage": {"type": "duration", "seconds": transcript.duration},
         }
@@ -44,8 +50,8 @@ class Wanted:
         }
         if self.format != "verbose_json":
             return body
-        heard = self.names.get(transcript.language or "", transcript.language or "")
-        language = "english" if self.task == "translate" else heard  # that of the text
+        spoken = self.names.get(transcript.language or "", transcript.language or "")
+        language = "english" if self.task == "translate" else spoken  # language of the text
         body |= {
             "task": self.task,
             "language": language,
@@ -81,22 +87,23 @@ class Wanted:
         }
 
     def response(self, transcript: Transcription) -> Response:
+        """Return the HTTP response with a whole transcript."""
         if self.format in ("json", "verbose_json"):
             return JSONResponse(self.body(transcript))
         kind = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}[self.format]
         return PlainTextResponse(self.text(transcript), media_type=kind)
 
     def done(self, transcript: Transcription) -> dict:
-        """The last event of a stream: the whole text, and of `verbose_json` all else."""
+        """Return the last event of a stream: the whole text, and all fields of verbose_json."""
         extra = self.body(transcript) if self.format == "verbose_json" else {}
         return {**extra, "type": "transcript.text.done", "text": self.text(transcript)}
 
 
 def delta(text: str) -> dict:
-    """An event for text that is new."""
+    """Return an event with new text."""
     return {"type": "transcript.text.delta", "delta": text}
 
 
 def event(data: dict) -> str:
-    """A server-sent event."""
+    """Write a server-sent event."""
     return f"event: {data.get('type', 'error')}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,17 +1,18 @@
-"""The page: sound in, transcript with its evidence out. Handlers here; HTML in page_html.py and
-page_packs.py.
+"""The page: transcripts of sound, with their evidence.
 
-Every visitor's handlers wait on the one scheduler, which decodes what they ask together.
+Components and handlers are here, the HTML in page_html.py and page_packs.py. All visitors share one
+scheduler, which decodes their requests together.
 """
 
 import contextlib
 import hmac
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
@@ -21,22 +22,22 @@ from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.transcript import Transcription
 from dualasr.transcription.writers import render
 
-from .page_html import Shown, address, answer_html, clock, comparison_html, note_html
+from .page_html import View, audio_url, clock, comparison_html, note_html, transcript_html
 from .page_packs import packs_html
 from .request import AUTO, ModelRequest, request_for
-from .routes import decoders_of, language_choices, language_name
+from .routes import language_choices, language_name, routes_of
 from .scheduler import Scheduler
-from .session import Stopped, Visit
+from .session import Session, Stopped
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-# by languages
+# each name lists the languages of the example
 EXAMPLES = [
     HERE / "examples" / f"{codes}.opus" for codes in ("en", "de", "ky", "ga", "om", "or", "en_ky")
 ]
 FORMATS = ("srt", "vtt", "txt", "json")
-# none is fetched
+# fonts of the system; none is downloaded
 FONTS = (
     "ui-sans-serif",
     "system-ui",
@@ -47,15 +48,19 @@ FONTS = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
-KEPT_S = 3600  # seconds that what a visitor uploaded, and its transcript, are kept
-UNEXPECTED = "Something went wrong here; it is in the server's log."
-LOGIN = "Any name will do; the password is the server's key."
-NOTHING_YET = "There is no sound yet: record some, choose a file, or try an example."
+KEPT_S = 3600  # seconds for which uploads and transcripts of a visitor are kept
+UNEXPECTED = "Something went wrong in the server; its log says what."
+LOGIN = "Enter any name; the password is the server's key."
+NO_SOUND = "There is no sound yet: record some, choose a file, or try an example."
 
 
 def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> None:
-    """Put the page at the root of an application. With a key it asks for a password, which is the
-    key; any name will do.
+    """Mount the page at the root of an application.
+
+    Args:
+        app: The application.
+        scheduler: The scheduler, with its model.
+        key: Password of the page, with any name; None for no password.
     """
     auth = (
         None
@@ -68,12 +73,12 @@ def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> No
     # can read copied to gradio's cache, from which every file is served.
     page.has_launched = True
     gr.mount_gradio_app(
-        app, page, "/", auth=auth, auth_message=key and LOGIN, **look()
+        app, page, "/", auth=auth, auth_message=key and LOGIN, **page_settings()
     )
 
 
-def look() -> dict:
-    """What `gr.mount_gradio_app` is to be given besides the page."""
+def page_settings() -> dict:
+    """Return arguments of `gr.mount_gradio_app`: theme, style, script, and switches."""
     theme = gr.themes.Default(
         primary_hue="teal",
         secondary_hue="teal",
@@ -100,31 +105,33 @@ def look() -> dict:
 
 
 def build_page(scheduler: Scheduler) -> gr.Blocks:
-    """The page over a scheduler."""
+    """Build the page."""
     with gr.Blocks(title="dualasr", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
         gr.HTML(
-            "<h1>dualasr</h1><p>Whisper, and languages it was never taught. Speak, and see who"
-            " understands you.</p>",
+            "<h1>dualasr</h1><p>Whisper, with packs for languages that it does not know. Speak, and"
+            " see which of them understands you.</p>",
             elem_id="title",
         )
         with gr.Tabs():
             with gr.Tab("Transcribe"):
-                fresh = _transcribe_tab(scheduler)
+                refreshed = _transcribe_tab(scheduler)
             with gr.Tab("Language packs"):
                 packs = gr.HTML(elem_id="packs")
 
-        def visit():
+        def refresh():
             model = scheduler.model
             return *choices(model), packs_html(model)
 
-        page.load(visit, None, [*fresh, packs], show_progress="hidden", api_visibility="private")
-    # the scheduler is what waits in line
+        page.load(
+            refresh, None, [*refreshed, packs], show_progress="hidden", api_visibility="private"
+        )
+    # gradio need not limit requests, as the scheduler has a queue
     page.queue(default_concurrency_limit=None, api_open=False)
     return page
 
 
 def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
-    """The tab's components and events; those that each visit fills anew: as `choices` gives them."""
+    """Build the tab, and return the components that `choices` fills whenever the page is loaded."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             sound = gr.Audio(
@@ -156,7 +163,7 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
                         for file in EXAMPLES
                     ]
         with gr.Column(scale=3, min_width=300):
-            answer = gr.HTML(
+            transcript = gr.HTML(
                 note_html("The transcript will be here."), elem_id="answer", apply_default_css=False
             )
             with gr.Row(visible=False, elem_id="downloads") as downloads:
@@ -165,63 +172,72 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
                     for name in FORMATS
                 ]
             compare = gr.Button(
-                "What would each pipeline have said?", visible=False, elem_id="compare"
+                "Compare what Whisper and each pack write", visible=False, elem_id="compare"
             )
             comparison = gr.HTML(elem_id="comparison", apply_default_css=False)
-    visit = gr.State(Visit())
+    session = gr.State(Session())
 
-    outputs = [answer, stop, downloads, *files, compare, comparison]
-    hidden = {"show_progress": "hidden", "api_visibility": "private"}
-    ask = {
+    outputs = [transcript, stop, downloads, *files, compare, comparison]
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    event: dict[str, Any] = {
         "fn": partial(transcribe, scheduler),
-        "inputs": [sound, route, languages, visit],
+        "inputs": [sound, route, languages, session],
         "outputs": outputs,
         **hidden,
     }
-    go.click(**ask)
+    go.click(**event)
     for file, button in zip(EXAMPLES, examples, strict=True):
-        button.click(partial(str, file), None, sound, **hidden).success(**ask)
-    compare.click(partial(compared, scheduler), visit, [comparison, stop], **hidden)
-    stop.click(Visit.stop, visit, None, **hidden)
+        button.click(partial(str, file), None, sound, **hidden).success(**event)
+    compare.click(partial(compare_routes, scheduler), session, [comparison, stop], **hidden)
+    stop.click(Session.stop, session, None, **hidden)
     return [route, languages, *examples]
 
 
 def choices(model: DualWhisper) -> list[gr.Component]:
-    """Routes, languages and examples as the model now has them."""
-    decoders = decoders_of(model)
-    routes = [("Automatic", AUTO), *((decoder.label, decoder.name) for decoder in decoders)]
-    known = {code for decoder in decoders for code in decoder.languages}
+    """Return the choices of routes, languages and examples for a model."""
+    routes = routes_of(model)
+    labels = [("Automatic", AUTO), *((route.label, route.name) for route in routes)]
+    known = {code for route in routes for code in route.languages}
     buttons = []
     for file in EXAMPLES:
         codes = file.stem.split("_")
-        name = ", then ".join(language_name(code, decoders) for code in codes)
+        name = ", then ".join(language_name(code, routes) for code in codes)
         buttons.append(gr.Button(name, visible=known.issuperset(codes)))
     return [
-        gr.Radio(routes, value=AUTO),
-        gr.Dropdown(language_choices(decoders), value=None),
+        gr.Radio(labels, value=AUTO),
+        gr.Dropdown(language_choices(routes), value=None),
         *buttons,
     ]
 
 
-def model_request(model: DualWhisper, route: str, languages: Sequence[str] | None) -> ModelRequest:
-    """What is asked for, with words where they can be had.
+def model_request(model: DualWhisper, name: str, languages: Sequence[str] | None) -> ModelRequest:
+    """Build a request, with times of words if this machine can find them.
 
-    Raises DualasrError where the route is gone, or knows none of the languages that were chosen.
+    Args:
+        model: The loaded model.
+        name: Name of the route, or "auto".
+        languages: Codes of the languages that were chosen; None or () for all.
+
+    Returns:
+        The request. If a route was chosen, its languages are those that the route knows.
+
+    Raises:
+        DualasrError: The route is not loaded any more, or knows none of the languages.
     """
-    decoders = decoders_of(model)
-    decoder = next((decoder for decoder in decoders if decoder.name == route), None)
-    if decoder is not None and languages:
-        mine = [code for code in languages if code in decoder.languages]
-        if not mine:
-            names = ", ".join(language_name(code, decoders) for code in languages)
+    routes = routes_of(model)
+    route = next((route for route in routes if route.name == name), None)
+    if route is not None and languages:
+        known = [code for code in languages if code in route.languages]
+        if not known:
+            names = ", ".join(language_name(code, routes) for code in languages)
             raise DualasrError(
-                f"{decoder.label} does not know {names}; choose Automatic, or other languages."
+                f"{route.label} does not know {names}; choose Automatic, or other languages."
             )
-        languages = mine
+        languages = known
     try:
-        return request_for(model, route=route, languages=languages, words=True)
+        return request_for(model, route=name, languages=languages or (), words=True)
     except AlignmentError:
-        return request_for(model, route=route, languages=languages)
+        return request_for(model, route=name, languages=languages or ())
 
 
 async def transcribe(
@@ -229,76 +245,105 @@ async def transcribe(
     path: str | None,
     route: str,
     languages: Sequence[str] | None,
-    visit: Visit,
+    session: Session,
 ) -> AsyncIterator[tuple]:
-    """The answer as it grows, then whole with its files: what `_transcribe_tab` outputs. Raises
-    gr.Error.
+    """Handle the button Transcribe.
+
+    Args:
+        scheduler: The scheduler, with its model.
+        path: The sound file; None without one.
+        route: Name of the route, or "auto".
+        languages: Codes of the languages that were chosen; None or () for all.
+        session: The visitor's session.
+
+    Yields:
+        The outputs of the tab: the transcript while it grows, at the end with its files.
+
+    Raises:
+        gr.Error: The sound cannot be transcribed.
     """
     if not path:
-        raise sorry(NOTHING_YET)
-    shown = Shown(decoders_of(scheduler.model), address(path))
-    visit.result = None
+        raise gradio_error(NO_SOUND)
+    view = View(routes_of(scheduler.model), audio_url(path))
+    session.result = None
     try:
-        yield _outputs(note_html(_queued(scheduler), "busy"), busy=True)
-        async for result, done in visit.heard(
+        yield _outputs(note_html(_waiting(scheduler), "busy"), busy=True)
+        async for result, done in session.transcribe(
             scheduler, Path(path), model_request(scheduler.model, route, languages)
         ):
             if not done:
-                yield _outputs(
-                    answer_html(result, shown, f"Listening: {clock(_settled_s(result))} so far"),
-                    busy=True,
-                )
+                progress = f"Transcribing: {clock(_end_s(result))} so far"
+                yield _outputs(transcript_html(result, view, progress), busy=True)
                 continue
-            visit.path, visit.result, visit.languages = path, result, tuple(languages or ())
-            with written(result, Path(path).stem) as files:
+            session.path, session.result, session.languages = path, result, tuple(languages or ())
+            with transcript_files(result, Path(path).stem) as files:
                 yield _outputs(
-                    answer_html(result, shown), files if result.text.strip() else (), compare=True
+                    transcript_html(result, view),
+                    files if result.text.strip() else (),
+                    compare=True,
                 )
     except Stopped as stopped:
         yield _outputs(note_html(str(stopped)))
     except Exception as error:
-        text = sentence(error, path)
+        text = error_text(error, path)
         yield _outputs(note_html(text, "error"))
-        raise sorry(text) from error
+        raise gradio_error(text) from error
 
 
-async def compared(scheduler: Scheduler, visit: Visit) -> AsyncIterator[tuple]:
-    """What every pipeline says of the sound that was answered last, each as it is done; and Stop.
-    Raises gr.Error.
+async def compare_routes(scheduler: Scheduler, session: Session) -> AsyncIterator[tuple]:
+    """Handle the button for the comparison: transcribe the last sound by every route.
+
+    Args:
+        scheduler: The scheduler, with its model.
+        session: The visitor's session, with the last sound.
+
+    Yields:
+        The comparison so far as HTML, and the button Stop.
+
+    Raises:
+        gr.Error: There is no sound yet, or it cannot be transcribed.
     """
-    if (known := visit.result) is None:
-        raise sorry(NOTHING_YET)
+    if (last := session.result) is None:
+        raise gradio_error(NO_SOUND)
     model = scheduler.model
-    decoders = decoders_of(model)
-    found: dict[str, Transcription | None] = {decoder.name: None for decoder in decoders}
+    routes = routes_of(model)
+    found: dict[str, Transcription | None] = {route.name: None for route in routes}
     try:
-        for decoder in decoders:
+        for route in routes:
             yield (
-                comparison_html(list(found.items()), known.text, Shown(decoders)),
+                comparison_html(list(found.items()), last.text, View(routes)),
                 gr.Button(interactive=True),
             )
-            mine = [code for code in visit.languages if code in decoder.languages]
-            async for result, done in visit.heard(
-                scheduler, Path(visit.path), model_request(model, decoder.name, mine)
+            known = [code for code in session.languages if code in route.languages]
+            async for result, done in session.transcribe(
+                scheduler, Path(session.path), model_request(model, route.name, known)
             ):
-                found[decoder.name] = result if done else None
-            if visit.result is not known:  # another sound is heard meanwhile
+                found[route.name] = result if done else None
+            if session.result is not last:  # the visitor has begun with another sound
                 return
         yield (
-            comparison_html(list(found.items()), known.text, Shown(decoders)),
+            comparison_html(list(found.items()), last.text, View(routes)),
             gr.Button(interactive=False),
         )
     except Stopped as stopped:
         yield note_html(str(stopped)), gr.Button(interactive=False)
     except Exception as error:
-        text = sentence(error, visit.path)
+        text = error_text(error, session.path)
         yield note_html(text, "error"), gr.Button(interactive=False)
-        raise sorry(text) from error
+        raise gradio_error(text) from error
 
 
 @contextlib.contextmanager
-def written(result: Transcription, stem: str):
-    """The transcript in every format, as files that gradio copies while they are there."""
+def transcript_files(result: Transcription, stem: str) -> Iterator[list[str]]:
+    """Write the transcript in every format to temporary files, which gradio copies.
+
+    Args:
+        result: The transcript.
+        stem: Name of the files without suffix.
+
+    Yields:
+        Their paths; the files are deleted afterwards.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{stem or 'transcript'}.{name}") for name in FORMATS]
         for path, name in zip(paths, FORMATS, strict=True):
@@ -306,9 +351,18 @@ def written(result: Transcription, stem: str):
         yield [str(path) for path in paths]
 
 
-def sentence(error: BaseException, path: str) -> str:
-    """What a visitor reads of an error: our own errors as they are, with the file's name in place
-    of where it lies here.
+def error_text(error: BaseException, path: str) -> str:
+    """Return the message of an error for a visitor.
+
+    Messages of errors that dualasr raises on purpose are shown, with the name of the sound file
+    instead of its path. Other errors go only to the log.
+
+    Args:
+        error: The error.
+        path: The sound file.
+
+    Returns:
+        The message.
     """
     if isinstance(error, DualasrError):
         text = str(error)
@@ -319,26 +373,29 @@ def sentence(error: BaseException, path: str) -> str:
     return UNEXPECTED
 
 
-def sorry(text: str) -> gr.Error:
-    # gradio shows it as HTML
+def gradio_error(text: str) -> gr.Error:
+    """Return an error for gradio, which shows messages as HTML."""
     return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)
 
 
-def _settled_s(result: Transcription) -> float:
-    """The second up to which there is text."""
+def _end_s(result: Transcription) -> float:
+    """Return the end of the last segment, in seconds."""
     return result.segments[-1].end if result.segments else 0.0
 
 
-def _queued(scheduler: Scheduler) -> str:
+def _waiting(scheduler: Scheduler) -> str:
+    """Return a note for the time before the first text."""
     ahead = len(scheduler)
-    return "Listening" if not ahead else f"Waiting for {ahead} other request{'s' * (ahead != 1)}"
+    return "Transcribing" if not ahead else f"Waiting for {ahead} other request{'s' * (ahead != 1)}"
 
 
 def _outputs(
     html: str, files: Sequence[str] = (), *, busy: bool = False, compare: bool = False
 ) -> tuple:
-    """The answer, whether Stop can be pressed, the downloads if there are any, and whether there is
-    something to compare.
+    """Return values for all outputs of the tab.
+
+    They are the transcript, the button Stop, the downloads, the button for the comparison, and an
+    empty comparison.
     """
     downloads = files or [gr.skip()] * len(FORMATS)
     return (

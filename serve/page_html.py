@@ -1,6 +1,4 @@
-"""What the page shows of an answer, as HTML. Numbers and texts in, a string out; every text is
-escaped.
-"""
+"""Transcripts with their evidence as HTML for the page. Every text in it is escaped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,43 +10,48 @@ from dualasr.model.selector import PRIMARY
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
 from .explanation import explain
-from .routes import Decoder, by_decoder, heading_of, language_name, title_of
+from .routes import Route, by_route, heading_of, language_name, title_of
 
 COLOURS = 8  # route-0 is the primary; packs take route-1 to route-7 in turn (page.css)
-MOST_LANGUAGES = 3  # bars of a decoder
+MOST_LANGUAGES = 3  # bars of a route
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What an answer is shown with: the decoders that were there, and the sound's address for the
-    player.
+class View:
+    """The setting in which a transcript is shown.
+
+    Attributes:
+        routes: The routes that were loaded when it was made.
+        source: URL of the sound for the player; None for no player.
     """
 
-    decoders: Sequence[Decoder]
+    routes: Sequence[Route]
     source: str | None = None
 
     def colour(self, route: str) -> str:
-        names = [decoder.name for decoder in self.decoders]
+        """Return the CSS class with the colour of a route."""
+        names = [known.name for known in self.routes]
         place = names.index(route) if route in names else 0
         return "route-0" if route == PRIMARY else f"route-{1 + (place - 1) % (COLOURS - 1)}"
 
 
-def address(path: str) -> str:
-    """Where the page finds a file that gradio holds, relative to itself: behind a proxy it may lie
-    anywhere.
+def audio_url(path: str) -> str:
+    """Return the URL of a file that gradio holds, relative to the page.
+
+    An absolute URL would be wrong behind a proxy that serves the page under another path.
     """
     return f"gradio_api/file={quote(path)}"
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any: 0:07, 1:02:03."""
+    """Write a time as minutes and seconds, with hours if there are any: 0:07, 1:02:03."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def percent(share: float) -> str:
-    """A share in whole percent, a small one as "<1 %", and never 100 % of what is not all."""
+    """Write a share in whole percent as HTML: a small one as "<1 %", and 100 % only for all."""
     if 0 < share < 0.01:
         return "&lt;1&nbsp;%"
     if 0.995 <= share < 0.9995:
@@ -57,12 +60,18 @@ def percent(share: float) -> str:
 
 
 def chip_html(text: str, tag: str = "span") -> str:
-    """A name with a dot in its route's colour."""
+    """Return a name with a dot in the colour of its route."""
     return f'<{tag} class="chip">{escape(text)}</{tag}>'
 
 
 def bar_html(name: str, share: float, value: str) -> str:
-    """An item with a bar: what, how much of the whole, and that as text (HTML)."""
+    """Return a list item with a bar.
+
+    Args:
+        name: Text before the bar.
+        share: Length of the bar, from 0 to 1.
+        value: HTML after the bar.
+    """
     width = f"{100 * min(max(share, 0.0), 1.0):.1f}%"
     return (
         f'<li><span class="bar-name">{escape(name)}</span><span class="bar" aria-hidden="true">'
@@ -71,7 +80,7 @@ def bar_html(name: str, share: float, value: str) -> str:
 
 
 def note_html(text: str, kind: str = "note") -> str:
-    """A sentence in a box of its own: a "note", an "error", or "busy" while something is under way."""
+    """Return a sentence in a box; `kind` is "note", "error", or "busy" for work under way."""
     role = "alert" if kind == "error" else "status"
     dots = (
         '<span class="dots" aria-hidden="true"><i></i><i></i><i></i></span>'
@@ -81,48 +90,59 @@ def note_html(text: str, kind: str = "note") -> str:
     return f'<p class="box {escape(kind)}" role="{role}">{dots}{escape(text)}</p>'
 
 
-def answer_html(result: Transcription, shown: Shown, busy: str = "") -> str:
-    """A transcript with its evidence; while it is `busy` it is one that grows, and that text says
-    so.
+def transcript_html(result: Transcription, view: View, busy: str = "") -> str:
+    """Return a transcript with its evidence.
+
+    Args:
+        result: The transcript.
+        view: The routes, and the sound for the player.
+        busy: Text that says that the transcript still grows; "" for a whole one.
     """
     parts = [list(group) for _, group in groupby(result.segments, key=_window)]
     if busy:
         head = note_html(busy, "busy")
     elif parts:
-        head = _verdict(result, parts, shown)
+        head = _verdict(result, parts, view)
     else:
-        head = note_html(_nothing(result))
-    player = _player(shown.source, len(result.segments)) if shown.source and not busy else ""
+        head = note_html(_no_text(result))
+    player = _player(view.source, len(result.segments)) if view.source and not busy else ""
     lone = len(parts) == 1
-    items = "".join(_part(part, shown, with_evidence=not lone) for part in parts)
+    items = "".join(_part(part, view, with_evidence=not lone) for part in parts)
     transcript = f'<ol class="parts" aria-label="Transcript">{items}</ol>' if parts else ""
     return f'<div class="answer">{head}{player}{transcript}</div>'
 
 
-def bars_html(probs: Mapping[str, float], shown: Shown) -> str:
-    """The likeliest languages of every decoder, with how much of the whole is each decoder's."""
-    groups = "".join(
-        _group(decoder, mine, shown) for decoder, mine in by_decoder(probs, shown.decoders)
-    )
+def bars_html(probs: Mapping[str, float], view: View) -> str:
+    """Return bars for the most likely languages of each route, with the route's share of all.
+
+    Args:
+        probs: Probability of each language by code.
+        view: The routes.
+    """
+    groups = "".join(_group(route, own, view) for route, own in by_route(probs, view.routes))
     return f'<div class="bars">{groups}</div>' if groups else ""
 
 
 def comparison_html(
-    answers: Sequence[tuple[str, Transcription | None]], above: str, shown: Shown
+    results: Sequence[tuple[str, Transcription | None]], above: str, view: View
 ) -> str:
-    """What each pipeline makes of the sound, side by side; None for one that is still at it.
-    `above` is the text it got.
+    """Return the transcripts of a sound by all routes, side by side.
+
+    Args:
+        results: Names of routes with their transcripts; None for one that is not done.
+        above: Text of the transcript that the page shows above; a card with the same is marked.
+        view: The routes.
     """
     cards = []
-    for route, result in answers:
+    for route, result in results:
         same = result is not None and above and result.text == above
         mark = '<span class="mark">the transcript above</span>' if same else ""
         if result is None:
-            body = note_html("listening", "busy")
+            body = note_html("transcribing", "busy")
         else:
             code = result.language
             name = (
-                f'<span class="quiet">as {escape(language_name(code, shown.decoders))}</span>'
+                f'<span class="quiet">as {escape(language_name(code, view.routes))}</span>'
                 if code
                 else ""
             )
@@ -133,12 +153,12 @@ def comparison_html(
                 else '<p class="quiet">(no text)</p>'
             )
         head = f"<header>{chip_html(heading_of(route), 'h4')}{mark}</header>"
-        cards.append(f'<article class="card {shown.colour(route)}">{head}{body}</article>')
+        cards.append(f'<article class="card {view.colour(route)}">{head}{body}</article>')
     return f'<div class="comparison">{"".join(cards)}</div>'
 
 
 def _window(segment: Segment) -> tuple:
-    """The same for segments of one window, which share its evidence."""
+    """Return the evidence of a segment, which all segments of a window share."""
     return (
         segment.route,
         segment.language,
@@ -152,60 +172,58 @@ def _lang(code: str | None) -> str:
     return f' lang="{escape(code)}"' if code else ""
 
 
-def _verdict(result: Transcription, parts: Sequence[Sequence[Segment]], shown: Shown) -> str:
-    """The language in large, who wrote it, and why."""
-    name = escape(language_name(result.language, shown.decoders))
+def _verdict(result: Transcription, parts: Sequence[Sequence[Segment]], view: View) -> str:
+    """Return the language in large letters, the route, the reason, and bars."""
+    name = escape(language_name(result.language, view.routes))
     if len(parts) == 1:
         why = explain(parts[0][0].reason, result.route)
     else:
-        why = _tally(parts, shown.decoders)
+        why = _summary(parts, view.routes)
     languages = {part[0].language for part in parts}
     mostly = "Mostly " if len(languages) > 1 else ""
-    bars = bars_html(result.language_probs, shown)
+    bars = bars_html(result.language_probs, view)
     return (
-        f'<section class="verdict {shown.colour(result.route)}" aria-label="Language and'
+        f'<section class="verdict {view.colour(result.route)}" aria-label="Language and'
         f' route"><h3><span class="language">{mostly}{name}</span>'
         f' {chip_html(heading_of(result.route))}</h3><p class="why"'
-        f' role="status">{escape(why)}</p><h4 class="quiet">How likely the languages of each'
-        f" decoder are</h4>{bars}</section>"
+        f' role="status">{escape(why)}</p><h4 class="quiet">How likely each language'
+        f" is</h4>{bars}</section>"
     )
 
 
-def _tally(parts: Sequence[Sequence[Segment]], decoders: Sequence[Decoder]) -> str:
-    """How many parts went where, most first: "3 of 4 parts went to Whisper (English), 1 to pack ky
-    (Kyrgyz).".
+def _summary(parts: Sequence[Sequence[Segment]], routes: Sequence[Route]) -> str:
+    """Say how many parts went to each route, the largest number first.
+
+    For example "Of 4 parts of the sound, 3 went to Whisper (English) and 1 to pack ky (Kyrgyz).".
     """
-    counts: dict[str, list[Segment]] = {}
+    by_name: dict[str, list[Segment]] = {}
     for part in parts:
-        counts.setdefault(part[0].route, []).append(part[0])
-    told = []
-    for route, segments in sorted(counts.items(), key=lambda item: -len(item[1])):
+        by_name.setdefault(part[0].route, []).append(part[0])
+    counts = []
+    for route, segments in sorted(by_name.items(), key=lambda item: -len(item[1])):
         names = ", ".join(
-            dict.fromkeys(language_name(segment.language, decoders) for segment in segments)
+            dict.fromkeys(language_name(segment.language, routes) for segment in segments)
         )
-        told.append(f"{len(segments)} to {title_of(route)} ({names})")
-    if len(told) == 1:
-        return f"All {len(parts)} parts of the sound went {told[0].partition(' ')[2]}."
-    first, rest = (
-        told[0].replace(" to ", " went to ", 1),
-        "".join(f", {other}" for other in told[1:-1]),
-    )
-    return f"Of {len(parts)} parts of the sound, {first}{rest} and {told[-1]}."
+        counts.append(f"{len(segments)} to {title_of(route)} ({names})")
+    if len(counts) == 1:
+        return f"All {len(parts)} parts of the sound went {counts[0].partition(' ')[2]}."
+    first = counts[0].replace(" to ", " went to ", 1)
+    rest = "".join(f", {other}" for other in counts[1:-1])
+    return f"Of {len(parts)} parts of the sound, {first}{rest} and {counts[-1]}."
 
 
-def _nothing(result: Transcription) -> str:
+def _no_text(result: Transcription) -> str:
+    """Say why a transcript has no text."""
     windows = result.scores.get("windows", {})
     if not result.duration:
-        return "The file holds no sound."
+        return "The file contains no sound."
     if windows.get("silent") and not windows.get("no_speech") and not windows.get("empty"):
-        return "There is only silence in it: check the microphone, and record again."
-    return "No speech was heard in it."
+        return "The file contains only silence: check the microphone, and record again."
+    return "No speech was found in the sound."
 
 
 def _player(source: str, lines: int) -> str:
-    """A player; where the transcript is long its current line is shown below the player, too
-    (page.js).
-    """
+    """Return a player; below it, page.js shows the current line of a long transcript."""
     caption = '<p class="caption" dir="auto" aria-hidden="true"></p>' if lines > 3 else ""
     return (
         f'<div class="player"><audio controls preload="metadata" src="{escape(source)}" '
@@ -213,19 +231,20 @@ def _player(source: str, lines: int) -> str:
     )
 
 
-def _part(part: Sequence[Segment], shown: Shown, *, with_evidence: bool) -> str:
+def _part(part: Sequence[Segment], view: View, *, with_evidence: bool) -> str:
+    """Return the lines of a window with its language, route and time."""
     first, last = part[0], part[-1]
-    name, title = language_name(first.language, shown.decoders), title_of(first.route)
+    name, title = language_name(first.language, view.routes), title_of(first.route)
     evidence = ""
     if with_evidence:
         why = escape(explain(first.reason, first.route))
-        bars = bars_html(first.language_probs, shown)
+        bars = bars_html(first.language_probs, view)
         evidence = (
             f"<details><summary>Why {escape(title)}?</summary><p"
             f' class="why">{why}</p>{bars}</details>'
         )
     return (
-        f'<li class="part {shown.colour(first.route)}"><div'
+        f'<li class="part {view.colour(first.route)}"><div'
         f' class="part-head">{chip_html(f"{name} · {title}")}<span'
         f' class="quiet">{clock(first.start)} – {clock(last.end)}</span></div><ol'
         f' class="lines">{"".join(map(_line, part))}</ol>{evidence}</li>'
@@ -233,9 +252,7 @@ def _part(part: Sequence[Segment], shown: Shown, *, with_evidence: bool) -> str:
 
 
 def _line(segment: Segment) -> str:
-    """A segment: a button that plays from its start, and its text, each word with its time where it
-    is known.
-    """
+    """Return a segment: a button that plays from its start, and its text with times of words."""
 
     def times(item: Segment | Word) -> str:
         return f'data-start="{item.start:.2f}" data-end="{item.end:.2f}"'
@@ -254,16 +271,17 @@ def _line(segment: Segment) -> str:
     )
 
 
-def _group(decoder: Decoder, probs: Mapping[str, float], shown: Shown) -> str:
+def _group(route: Route, probs: Mapping[str, float], view: View) -> str:
+    """Return the bars of one route, with the sum of its languages if it knows several."""
     rows = "".join(
-        bar_html(decoder.languages[code], prob, percent(prob))
+        bar_html(route.languages[code], prob, percent(prob))
         for code, prob in [*probs.items()][:MOST_LANGUAGES]
     )
-    count = len(decoder.languages)
+    count = len(route.languages)
     total = (
         f'<span class="quiet">{count} languages: {percent(sum(probs.values()))}</span>'
         if count > 1
         else ""
     )
-    head = f"<h5>{chip_html(decoder.heading)}{total}</h5>"
-    return f'<div class="group {shown.colour(decoder.name)}">{head}<ul>{rows}</ul></div>'
+    head = f"<h5>{chip_html(route.heading)}{total}</h5>"
+    return f'<div class="group {view.colour(route.name)}">{head}<ul>{rows}</ul></div>'

@@ -1,6 +1,4 @@
-"""The installed language packs as HTML: what each knows and is made of, what it scored, its card
-and its plots.
-"""
+"""The loaded language packs as HTML: languages, structure, scores, model card and plots of each."""
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,28 +18,28 @@ from .routes import base_name
 DECODERS = {
     "whisper": "the base's own, with LoRA",
     "las": "LSTM with attention",
-    "ctc": "none beside the CTC head",
+    "ctc": "only a CTC head",
 }
 MOST_PLOT_BYTES = 2_000_000
 MOST_PLOTS = 6
-_RATES = ("CER", "WER", "MER", "accuracy", "error")  # scores that are shares, drawn as bars
+_RATES = ("CER", "WER", "MER", "accuracy", "error")  # names of scores that are drawn as bars
 
 
 def packs_html(model: DualWhisper) -> str:
-    """The base, then a card for each pack."""
+    """Return the base, then a card for each pack."""
     backbone, count = model.backbone, len(model.packs)
     known = f"{len(backbone.languages) or 1} languages"
     loaded = (
         f"{count} language pack{'s' * (count != 1)} loaded" if count else "no language pack loaded"
     )
     head = (
-        f'<p class="lead">Base: <strong>{escape(base_name(backbone))}</strong>, {known}, never'
-        f" changed by a pack; {loaded}.</p>"
+        f'<p class="lead">Base: <strong>{escape(base_name(backbone))}</strong>, {known}; packs'
+        f" do not change it; {loaded}.</p>"
     )
     if not count:
         head += (
-            '<p class="box note">A pack teaches the base a new language: <code>dualasr'
-            " add-language</code> trains one, and the server loads it with <code>--pack</code>.</p>"
+            '<p class="box note">A pack adds a new language. Train one with <code>dualasr'
+            " add-language</code>, and start the server with <code>--pack</code>.</p>"
         )
     cards = "".join(
         _card(pack, backbone, number) for number, pack in enumerate(model.packs.values())
@@ -68,26 +66,26 @@ def _card(pack: Pack, backbone: Backbone, number: int) -> str:
         else "no LoRA"
     )
     facts |= {
-        key.capitalize(): _said(info.training[key])
+        key.capitalize(): _as_text(info.training[key])
         for key in ("hours", "corpus", "licence")
         if key in info.training
     }
     if not info.calibration.negatives:
-        facts["Beware"] = (
-            "trained without audio in other languages: it cannot be trusted to leave those alone"
+        facts["Warning"] = (
+            "trained without audio in other languages, so it may also transcribe those"
         )
     rows = "".join(
         f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()
     )
     plots = "".join(_plots(folder)) if folder is not None else ""
-    told = {
-        "What adding it cost": _text(folder, REGRESSION),
+    texts = {
+        "Error rates before and after it was added": _text(folder, REGRESSION),
         "Model card": _text(folder, "README.md") or model_card(info, backbone, pack.secondary),
     }
-    texts = "".join(
+    details = "".join(
         f"<details><summary>{title}</summary><div"
         f' class="markdown">{markdown_html(text)}</div></details>'
-        for title, text in told.items()
+        for title, text in texts.items()
         if text
     )
     return (
@@ -95,19 +93,22 @@ def _card(pack: Pack, backbone: Backbone, number: int) -> str:
         f' route-{1 + number % (COLOURS - 1)}">{chip_html(pack.name, "h3")}'
         '<ul class="languages"'
         f' aria-label="Languages">{names}</ul><dl>{rows}</dl>{scores_html(info.scores)}{plots}'
-        f"{texts}</article>"
+        f"{details}</article>"
     )
 
 
 def scores_html(scores: Mapping) -> str:
-    """Bars for the rates among the scores, nested ones by their path, and the others as text."""
+    """Return bars for the scores that are rates, and the other scores as text.
+
+    A score inside others is named by its path, such as "after · CER · en".
+    """
     bars, others = [], []
     for path, value in _flat(scores):
         title = " · ".join(path)
-        if _is_rate(path, value):
+        if isinstance(value, int | float) and _is_rate(path, value):
             bars.append(bar_html(title, value, f"{100 * value:.1f}&nbsp;%"))
         else:
-            others.append(f"<div><dt>{escape(title)}</dt><dd>{escape(_said(value))}</dd></div>")
+            others.append(f"<div><dt>{escape(title)}</dt><dd>{escape(_as_text(value))}</dd></div>")
     drawn = (
         f'<div class="group"><h4 class="quiet">Scores</h4><ul>{"".join(bars)}</ul></div>'
         if bars
@@ -124,19 +125,17 @@ def _flat(scores: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield (*path, str(key)), value
 
 
-def _is_rate(path: Iterable[str], value: object) -> bool:
+def _is_rate(path: Iterable[str], value: float) -> bool:
     named = any(rate.lower() in " ".join(path).lower() for rate in _RATES)
-    return (
-        named and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2
-    )
+    return named and not isinstance(value, bool) and 0 <= value <= 2
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _text(folder: Path | None, name: str) -> str:
-    """A text in a pack's folder; "" where there is none: a pack without a card is a pack."""
+    """Read a text in a pack's folder; "" if there is none, as a pack needs no card."""
     try:
         return (
             "" if folder is None else (folder / name).read_text(encoding="utf-8", errors="replace")
@@ -146,7 +145,7 @@ def _text(folder: Path | None, name: str) -> str:
 
 
 def _plots(folder: Path) -> Iterator[str]:
-    """The PNG files in a pack's folder, inside the page: nothing else of the folder is served."""
+    """Yield the PNG files of a pack's folder as data inside the page. The folder is not served."""
     for path in sorted(folder.glob("*.png"))[:MOST_PLOTS]:
         try:
             data = path.read_bytes()

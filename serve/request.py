@@ -1,5 +1,5 @@
-"""What a client's request asks of the model: pipeline, language, and how it decodes. The defaults
-are the command line's.
+"""A client's request to the model: pipeline, language and decoding, with the command line's
+defaults.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,25 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What is wanted of a sound, and of which model: the one that was loaded when the request was
-    admitted.
+    """A request for a transcript, with its model.
+
+    Attributes:
+        model: The model that was loaded when the request was admitted.
+        request: Pipeline, language and options.
     """
 
     model: DualWhisper
     request: TranscribeRequest = TranscribeRequest()
 
     def same_batch(self, other: "ModelRequest") -> bool:
-        """Return whether windows of both can be decoded as one batch."""
+        """Return whether windows of both requests can be decoded as one batch."""
         return _same(self.model, other.model) and self.request == other.request
 
 
 def _same(a: DualWhisper, b: DualWhisper) -> bool:
-    """Whether two models answer alike; every request that names candidate languages has one of its
-    own.
+    """Whether two models give the same results.
+
+    They may be different objects, because each request with a list of languages gets its own.
     """
     return (
         a.backbone is b.backbone
@@ -52,15 +56,30 @@ def request_for(
     translate: bool = False,
     beam: int = 5,
 ) -> ModelRequest:
-    """The request for a sound. Languages are codes or names; `languages` are all that may be heard.
-    Translation is the primary's.
+    """Build and check a request.
 
-    Raises PackError for a route or language that the model lacks, BaseModelError for what the base
-    cannot do or a prompt that it cannot take, AlignmentError for words that cannot be had here, and
-    ValueError for a temperature below 0.
+    Args:
+        model: The loaded model.
+        route: "auto", "primary" or the name of a pack.
+        language: Code or name of the language; None to detect it.
+        languages: Codes or names of the only languages to choose from; () for all.
+        prompt: Text from before the sound, for the primary.
+        temperature: First temperature of the primary; 0 is beam search.
+        words: Whether to find the times of words.
+        translate: Whether to translate to English, which the primary does.
+        beam: Beam width.
+
+    Returns:
+        The request, with a model that is limited to `languages`.
+
+    Raises:
+        PackError: The model has no such route or language.
+        BaseModelError: The base cannot translate, or cannot take the prompt.
+        AlignmentError: Words of a pack are requested, and torchaudio cannot be loaded.
+        ValueError: The temperature is below 0.
     """
     if translate and not model.backbone.languages:
-        raise BaseModelError("The base knows English alone; there is nothing to translate.")
+        raise BaseModelError("The base knows only English, so it cannot translate.")
     if prompt.strip():
         model.backbone.prompt_ids(prompt)
     decode = DecodeOptions(

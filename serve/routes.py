@@ -1,6 +1,4 @@
-"""The decoders of a model as people see them: what they are called, which languages they know, and
-who knows which.
-"""
+"""The routes of a model as page and API show them: their names, and the languages they know."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,89 +11,106 @@ from dualasr.model.whisper import Backbone
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A pipeline by the name of its route. `languages` maps codes to display names."""
+class Route:
+    """The primary or a pack.
+
+    Attributes:
+        name: "primary" or the name of the pack.
+        languages: Display names of its languages, by code.
+    """
 
     name: str
     languages: Mapping[str, str]
 
     @property
     def title(self) -> str:
+        """Its name inside a sentence: "Whisper" or "pack NAME"."""
         return "Whisper" if self.name == PRIMARY else f"pack {self.name}"
 
     @property
     def heading(self) -> str:
+        """Its name at the beginning of a line: "Whisper" or "Pack NAME"."""
         return self.title[0].upper() + self.title[1:]
 
     @property
     def label(self) -> str:
-        """The heading with what it knows: one or two languages by name, more by number."""
+        """The heading with its languages: one or two by name, more by number."""
         names = list(self.languages.values())
         return (
             f"{self.heading} ({', '.join(names) if len(names) < 3 else f'{len(names)} languages'})"
         )
 
 
-def decoders_of(model: DualWhisper) -> tuple[Decoder, ...]:
-    """The primary, then the packs in the order they were loaded."""
+def routes_of(model: DualWhisper) -> tuple[Route, ...]:
+    """Return the primary, then the packs in the order in which they were loaded."""
     names: dict[str, str] = {}
     for name, code in model.backbone.language_names.items():
-        # the first is the language's name, the others are aliases
-        names.setdefault(code, name.title())
+        names.setdefault(code, name.title())  # the names after a language's first are aliases
     codes = model.backbone.codes
-    primary = Decoder(PRIMARY, {code: names.get(code) or english_name(code) for code in codes})
-    return primary, *(
-        Decoder(name, dict(pack.info.languages)) for name, pack in model.packs.items()
-    )
+    primary = Route(PRIMARY, {code: names.get(code) or english_name(code) for code in codes})
+    return primary, *(Route(name, dict(pack.info.languages)) for name, pack in model.packs.items())
 
 
 def base_name(backbone: Backbone) -> str:
-    """The base as clients call it: of a folder its name, for where it lies here is nobody's
-    business.
-    """
+    """Return the name of the base for clients: of a folder only its name, not its place on disk."""
     return Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
 
 
 def title_of(route: str) -> str:
-    """What a route is called on the page, its decoder loaded or not."""
-    return Decoder(route, {}).title
+    """Return the title of a route by its name, even if its pack is no longer loaded."""
+    return Route(route, {}).title
 
 
 def heading_of(route: str) -> str:
-    return Decoder(route, {}).heading
+    """Return the heading of a route by its name, even if its pack is no longer loaded."""
+    return Route(route, {}).heading
 
 
-def language_name(code: str | None, decoders: Iterable[Decoder]) -> str:
-    """A language by name, for one that no decoder knows any more its code."""
+def language_name(code: str | None, routes: Iterable[Route]) -> str:
+    """Return the name of a language: that of a route that knows it, or else its English name.
+
+    Args:
+        code: The language; None gives "no language".
+        routes: The routes to look in.
+    """
     if code is None:
         return "no language"
-    return next((d.languages[code] for d in decoders if code in d.languages), english_name(code))
+    known = (route.languages[code] for route in routes if code in route.languages)
+    return next(known, english_name(code))
 
 
-def language_choices(decoders: Iterable[Decoder]) -> list[tuple[str, str]]:
-    """Every known language once, as (name, code), by name; one name for two codes says which is
-    which.
+def language_choices(routes: Iterable[Route]) -> list[tuple[str, str]]:
+    """Return (name, code) of every known language, sorted by name.
+
+    If two codes have the same name, the code is added to the name.
     """
     names: dict[str, str] = {}
-    for decoder in decoders:
-        names |= decoder.languages
+    for route in routes:
+        names |= route.languages
     count = list(names.values()).count
     return sorted(
         (name if count(name) == 1 else f"{name} ({code})", code) for code, name in names.items()
     )
 
 
-def by_decoder(
-    probs: Mapping[str, float], decoders: Sequence[Decoder]
-) -> list[tuple[Decoder, dict[str, float]]]:
-    """The probabilities grouped by who knows the language, each group and the groups by size.
+def by_route(
+    probs: Mapping[str, float], routes: Sequence[Route]
+) -> list[tuple[Route, dict[str, float]]]:
+    """Group probabilities of languages by the route that knows the language.
 
-    A pack goes before the primary, as it does when the language is asked for.
+    If the primary and a pack know the same language, it is the pack's, as in `DualWhisper`.
+
+    Args:
+        probs: Probabilities by code.
+        routes: The primary, then the packs.
+
+    Returns:
+        Each route with its probabilities, both sorted from the most likely.
     """
-    owners = {code: decoder for decoder in decoders for code in decoder.languages}
-    groups: dict[str, dict[str, float]] = {decoder.name: {} for decoder in decoders}
+    owners = {code: route for route in routes for code in route.languages}
+    groups: dict[str, dict[str, float]] = {route.name: {} for route in routes}
     for code, prob in sorted(probs.items(), key=lambda item: -item[1]):
         if code in owners:
             groups[owners[code].name][code] = prob
-    found = [(decoder, groups[decoder.name]) for decoder in decoders if groups[decoder.name]]
+    found = [(route, groups[route.name]) for route in routes if groups[route.name]]
     return sorted(found, key=lambda pair: -sum(pair[1].values()))

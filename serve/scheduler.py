@@ -1,11 +1,16 @@
-"""One model, many requests: a bounded queue whose windows are decoded together.
+"""A queue of requests for one model, whose windows are decoded together.
 
-A single thread owns the model. Each round it takes the request that has waited longest, adds
-windows of the other requests that ask for the same (model, route, language, options), and decodes
-them as one batch; who had a window goes to the end of the queue, so that a short clip does not wait
-for a long one to end. Sound is read ahead by threads of its own, so that an hour of silence, of
-which there is nothing to decode, keeps nobody waiting. A request keeps the model it was admitted
-with: packs can be exchanged while others are under way.
+A single thread uses the model. In each round it
+
+1. takes the request that has waited longest,
+2. adds windows of other requests with the same model, route, language and options, until the batch
+   is full,
+3. decodes the batch,
+4. puts these requests at the end of the queue, so that a short clip does not wait for a long one.
+
+Other threads read sound ahead, so that an hour of silence, which is read but not decoded, delays no
+other request. A request keeps the model that it was admitted with, so packs can be exchanged while
+requests are under way.
 """
 
 import logging
@@ -13,7 +18,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,42 +28,48 @@ from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.recording import Recording
-from dualasr.transcription.transcribe import answer
+from dualasr.transcription.transcribe import decode_batch
 from dualasr.transcription.transcript import Transcription
 
 from .request import ModelRequest
 
 log = logging.getLogger(__name__)
 
-READERS = 4  # threads
-LOOK_S = 60.0  # the longest sleep; a deadline may be infinitely far
+READERS = 4  # threads that read sound
+SLEEP_S = 60.0  # longest sleep in seconds, as a deadline may be infinite
 
 
 class Busy(DualasrError):
-    """The queue is full: so many requests wait."""
+    """The queue is full, with `waiting` requests."""
 
     def __init__(self, waiting: int):
-        super().__init__(f"{waiting} requests are waiting already; ask again in a moment.")
+        super().__init__(f"{waiting} requests are waiting already; try again in a moment.")
 
 
 class TooLong(DualasrError):
-    """Audio beyond the limit."""
+    """The sound is longer than the limit."""
 
 
 class TookTooLong(DualasrError):
-    """A request that was not done within its time."""
+    """The request was not done within the time limit."""
 
 
 class Stopping(DualasrError):
-    """A request that came while the server stops."""
+    """The server is stopping."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take, and how many there may be.
+    """Limits of the queue and of a request.
 
-    queue: requests admitted at once, waiting or under way. audio_s: seconds of sound a request.
-    time_s: seconds from admission to the answer. batch: windows decoded together.
+    Attributes:
+        queue: Most requests at once, waiting or under way.
+        audio_s: Longest sound of a request, in seconds.
+        time_s: Longest time from admission to the transcript, in seconds.
+        batch: Most windows that are decoded together.
+
+    Raises:
+        ValueError: queue or batch is below 1.
     """
 
     queue: int = 64
@@ -69,22 +80,30 @@ class Limits:
     def __post_init__(self):
         for name in ("queue", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 at least")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request under way. `future` gives its Transcription or raises; `cancel` it when nobody
-    waits any more.
+    """A request under way.
 
-    ready: windows that were read and not decoded; after the last one None, or why the sound ends
-        before its end.
+    Attributes:
+        model_request: Model, route, language and options.
+        path: The sound file.
+        recording: The sound, and what was decoded of it.
+        windows: Iterator that reads the windows of the sound.
+        deadline: Time at which the request fails, on the clock of `time.monotonic`.
+        progress: Function that is called with the transcript so far whenever it has grown.
+        future: The Transcription, or the error.
+        ready: Windows that were read and not yet decoded; after the last one None, or the error
+            that ended the reading.
+        reading: Whether a thread is reading a window.
     """
 
     model_request: ModelRequest
     path: Path
     recording: Recording
-    windows: Iterator[Window]
+    windows: Generator[Window, None, None]
     deadline: float
     progress: Callable[[Transcription], None]
     future: Future = field(default_factory=Future)
@@ -92,38 +111,50 @@ class Ticket:
     reading: bool = False
 
     def cancel(self) -> None:
+        """Cancel the request, because nobody waits for it any more."""
         self.future.cancel()
 
     def finish(self, result: Transcription | Exception) -> None:
+        """Set the result of the request, unless it was cancelled."""
         try:
             if isinstance(result, Exception):
                 self.future.set_exception(result)
             else:
                 self.future.set_result(result)
-        except InvalidStateError:  # cancelled meanwhile
+        except InvalidStateError:  # it was cancelled meanwhile
             pass
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What was done since the start: windows and batches decoded, seconds of sound, and windows by
-    route.
+class Totals:
+    """The work since the start.
+
+    Attributes:
+        windows: Number of decoded windows.
+        batches: Number of decoded batches.
+        audio_s: Seconds of decoded sound.
+        routes: Number of windows by route.
     """
 
     windows: int = 0
     batches: int = 0
     audio_s: float = 0.0
-    routes: Counter = field(default_factory=Counter)
+    routes: Counter[str] = field(default_factory=Counter)
 
 
 class Scheduler:
-    """The thread that owns the model. `model` is what requests are admitted with from now on;
-    setting it exchanges packs.
+    """The queue, and the thread that uses the model.
+
+    Set `model` to exchange packs: new requests get it, and requests under way keep the old one.
+
+    Args:
+        model: A base with packs.
+        limits: Limits of the queue and of a request.
     """
 
     def __init__(self, model: DualWhisper, limits: Limits = Limits()):
         self.model, self.limits = model, limits
-        self.tally = Tally()
+        self.totals = Totals()
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -132,11 +163,12 @@ class Scheduler:
         self._thread.start()
 
     def __len__(self) -> int:
-        """Requests admitted and not answered."""
+        """Return the number of requests that are waiting or under way."""
         return len(self._waiting)
 
     @property
     def full(self) -> bool:
+        """Whether a new request would be refused."""
         return len(self._waiting) >= self.limits.queue
 
     def submit(
@@ -145,12 +177,22 @@ class Scheduler:
         model_request: ModelRequest,
         progress: Callable[[Transcription], None] = lambda so_far: None,
     ) -> Ticket:
-        """Admit a request for a sound file. `progress` is told, in the scheduler's thread, the
-        transcript so far as it grows.
+        """Admit a request.
 
-        Raises Busy where the queue is full, and Stopping after `close`.
+        Args:
+            path: The sound file.
+            model_request: Model, route, language and options.
+            progress: Function that is called in the scheduler's thread with the transcript so
+                far, whenever it has grown.
+
+        Returns:
+            The ticket of the request.
+
+        Raises:
+            Busy: The queue is full.
+            Stopping: The scheduler was closed.
         """
-        end = self.limits.audio_s + 1.0  # a little more than is allowed tells that it is too long
+        end = self.limits.audio_s + 1.0  # one second over the limit is enough to detect too much
         sound = Sound(path, end=end if math.isfinite(end) else None)
         recording = Recording(
             sound, model_request.request.options, model_request.model.backbone.spans
@@ -162,7 +204,7 @@ class Scheduler:
         ticket.future.add_done_callback(lambda future: self._wake())
         with self._changed:
             if self._closing:
-                raise Stopping("The server is stopping; ask again when it is back.")
+                raise Stopping("The server is stopping; try again when it is back.")
             if self.full:
                 raise Busy(len(self._waiting))
             self._waiting.append(ticket)
@@ -170,7 +212,11 @@ class Scheduler:
         return ticket
 
     def close(self, *, drop: bool = False) -> None:
-        """Admit no more, answer what is admitted, or `drop` it, and end the thread."""
+        """Refuse new requests, finish the admitted ones, and end the thread.
+
+        Args:
+            drop: Whether to cancel the admitted requests instead.
+        """
         with self._changed:
             self._closing, admitted = True, list(self._waiting)
             self._changed.notify_all()
@@ -184,8 +230,9 @@ class Scheduler:
             self._changed.notify_all()
 
     def _read_on(self, ticket: Ticket) -> None:
-        """Have a request read ahead: what a batch can take of it, or a window where many wait. With
-        the lock held.
+        """Start to read the next window of a request, if it has too few windows ready.
+
+        A request reads ahead its share of a batch, but at least one window. The lock must be held.
         """
         ahead = max(1, self.limits.batch // len(self._waiting)) if self._waiting else 1
         at_end = bool(ticket.ready) and not isinstance(ticket.ready[-1], Window)
@@ -206,7 +253,7 @@ class Scheduler:
         except Exception as error:
             if not isinstance(error, AudioError):
                 log.exception("reading a sound failed")
-            found = error.with_traceback(None)  # which would hold the windows
+            found = error.with_traceback(None)  # the traceback would keep windows in memory
         with self._changed:
             ticket.reading = False
             ticket.ready.append(found)
@@ -225,16 +272,16 @@ class Scheduler:
         while True:
             with self._changed:
                 over = [ticket for ticket in self._waiting if self._is_over(ticket)]
-                self._leave(over)
+                self._remove(over)
                 batch = self._take_batch()
                 if not (over or batch):
                     if self._closing and not self._waiting:
                         return
                     left = min(
                         (ticket.deadline - time.monotonic() for ticket in self._waiting),
-                        default=LOOK_S,
+                        default=SLEEP_S,
                     )
-                    self._changed.wait(max(0.0, min(left, LOOK_S)))
+                    self._changed.wait(max(0.0, min(left, SLEEP_S)))
             self._finish(over)
             if batch:
                 self._decode(batch)
@@ -244,11 +291,12 @@ class Scheduler:
             try:
                 ticket.finish(self._outcome(ticket))
             except Exception as error:
-                log.exception("a transcript could not be put together")
+                log.exception("making a transcript failed")
                 ticket.finish(error.with_traceback(None))
             self._close_sound(ticket)
 
     def _is_over(self, ticket: Ticket) -> bool:
+        """Whether a request is cancelled, late, complete, or failed."""
         if ticket.future.done() or time.monotonic() >= ticket.deadline:
             return True
         return bool(ticket.ready) and (
@@ -256,87 +304,97 @@ class Scheduler:
         )
 
     def _outcome(self, ticket: Ticket) -> Transcription | Exception:
-        """What came of a request that is over."""
-        if ticket.ready and isinstance(ticket.ready[-1], Exception):
-            return ticket.ready[-1]
+        """Return the transcript or the error of a request that is over."""
+        last = ticket.ready[-1] if ticket.ready else None
+        if isinstance(last, Exception):
+            return last
         if ticket.ready and ticket.ready[0] is None:
             return ticket.recording.result()
         allowed = f"{self.limits.time_s:g} s"
         return TookTooLong(
-            f"The request was not done within {allowed}; send shorter audio, or ask again later."
+            f"The request was not done within {allowed}; send shorter audio, or try again later."
         )
 
-    def _leave(self, tickets: Sequence[Ticket]) -> None:
-        """Out of the queue. With the lock held, and before they are answered: who hears of it may
-        ask again at once.
+    def _remove(self, tickets: Sequence[Ticket]) -> None:
+        """Remove requests from the queue. The lock must be held.
+
+        This happens before their results are set, because a client may then send the next one.
         """
         self._waiting = deque(ticket for ticket in self._waiting if ticket not in tickets)
 
     def _close_sound(self, ticket: Ticket) -> None:
         with self._changed:
-            if not ticket.reading:  # else its reader does
+            if not ticket.reading:  # otherwise the thread that reads closes it
                 ticket.windows.close()
 
     def _take_batch(self) -> list[tuple[Ticket, Window]]:
-        """Windows that are decoded next, of requests that go together, which line up again. With
-        the lock held.
+        """Take the windows of the next batch, and put their requests at the end of the queue.
+
+        The requests that can share a batch give one window each, in turns. The lock must be held.
         """
         ready = [ticket for ticket in self._waiting if ticket.ready]
         if not ready:
             return []
-        model_request, batch = ready[0].model_request, []
-        turn = deque(ticket for ticket in ready if ticket.model_request.same_batch(model_request))
+        model_request = ready[0].model_request
+        batch: list[tuple[Ticket, Window]] = []
+        turns = deque(ticket for ticket in ready if ticket.model_request.same_batch(model_request))
         limit = 1 if model_request.request.options.condition_on_previous_text else self.limits.batch
-        while turn and len(batch) < limit:
-            ticket = turn.popleft()
-            batch.append((ticket, ticket.ready.popleft()))
+        while turns and len(batch) < limit:
+            ticket = turns.popleft()
+            window = ticket.ready.popleft()
+            assert isinstance(window, Window), "requests at their end have left the queue"
+            batch.append((ticket, window))
             if ticket.ready and isinstance(ticket.ready[0], Window):
-                turn.append(ticket)
-        served = list(dict.fromkeys(ticket for ticket, _ in batch))
-        self._leave(served)
-        self._waiting.extend(served)
-        for ticket in served:
+                turns.append(ticket)
+        tickets = list(dict.fromkeys(ticket for ticket, _ in batch))
+        self._remove(tickets)
+        self._waiting.extend(tickets)
+        for ticket in tickets:
             self._read_on(ticket)
         return batch
 
     def _decode(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
-        """Decode windows together and tell their requests; trouble is theirs, and must not end the
-        thread that serves all.
+        """Decode windows together, and report progress to their requests.
+
+        An error fails these requests, but must not end the thread.
         """
-        served = list(dict.fromkeys(ticket for ticket, _ in batch))
-        model_request = served[0].model_request
+        tickets = list(dict.fromkeys(ticket for ticket, _ in batch))
+        model_request = tickets[0].model_request
         try:
-            answer(
+            decode_batch(
                 model_request.model,
                 [(t.recording, window) for t, window in batch],
                 model_request.request,
             )
             self._count(batch)
         except Exception as error:
-            log.exception("a batch of %d windows failed", len(batch))
-            self._fail(served, error)
+            log.exception("decoding a batch of %d windows failed", len(batch))
+            self._fail(tickets, error)
             return
-        for ticket in served:
+        for ticket in tickets:
             try:
                 if not ticket.future.done():
                     ticket.progress(ticket.recording.partial())
             except Exception as error:
-                log.exception("nobody could be told how far a request is")
+                log.exception("reporting the progress of a request failed")
                 self._fail([ticket], error)
 
     def _fail(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        """Fail requests with an error."""
         with self._changed:
-            self._leave(tickets)
+            self._remove(tickets)
         for ticket in tickets:
             ticket.finish(error.with_traceback(None))
             self._close_sound(ticket)
 
     def _count(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
-        before, routes = self.tally, Counter()
+        """Add a batch to the totals."""
+        before = self.totals
+        routes: Counter[str] = Counter()
         for ticket, count in Counter(ticket for ticket, _ in batch).items():
             routes.update(piece.result.route for piece in ticket.recording.pieces[-count:])
         seconds = sum(window.end - window.start for _, window in batch)
-        self.tally = Tally(
+        self.totals = Totals(
             before.windows + len(batch),
             before.batches + 1,
             before.audio_s + seconds,

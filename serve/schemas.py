@@ -1,4 +1,4 @@
-"""What /openapi.json says of the answers: shapes, media types and errors."""
+"""The responses as /openapi.json describes them: JSON schemas, media types and errors."""
 
 from typing import Literal
 
@@ -6,17 +6,19 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
 
 BEARER = HTTPBearer(
-    auto_error=False, description="Where the server has a key; the gate looks at it, not this."
-)
+    auto_error=False, description="The key of the server, if it has one."
+)  # it is for the description only; `limits.Gate` checks the key
 
 
 class ErrorDetail(BaseModel):
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None = Field(
-        description="The field of the request that is wrong, where it is one."
+        description="The field of the request that is wrong; null if it is none."
     )
-    code: str | None = Field(description="The same for every error of a kind, as model_not_found.")
+    code: str | None = Field(
+        description="Identifier of the kind of error, such as model_not_found."
+    )
 
 
 class ErrorBody(BaseModel):
@@ -50,10 +52,10 @@ class Transcript(BaseModel):
     text: str
     usage: Usage
     languages: list[Language] = Field(
-        description="The one with most of the text; none where there is no text."
+        description="The language with most of the text; none if there is no text."
     )
     route: str = Field(
-        description="The pipeline that wrote most of it: primary, or the name of a pack."
+        description="The pipeline that wrote most of the text: primary, or the name of a pack."
     )
 
 
@@ -76,18 +78,20 @@ class Segment(BaseModel):
     no_speech_prob: float
     route: str
     language: str | None
-    reason: str = Field(description="Why it took this route.")
+    reason: str = Field(description="Why the selector chose the route.")
 
 
 class VerboseTranscript(Transcript):
-    """response_format verbose_json; segments and words by timestamp_granularities[]."""
+    """response_format verbose_json, with segments and words as in timestamp_granularities[]."""
 
     task: Literal["transcribe", "translate"]
     language: str = Field(
-        description="Its English name in lower case; empty where there is no text."
+        description="English name of the language in lower case; empty if there is no text."
     )
     duration: float
-    language_probs: dict[str, float] = Field(description="By code, most likely first.")
+    language_probs: dict[str, float] = Field(
+        description="Probability of each language by code, most likely first."
+    )
     segments: list[Segment] | None = None
     words: list[Word] | None = None
 
@@ -95,11 +99,11 @@ class VerboseTranscript(Transcript):
 class Health(BaseModel):
     status: Literal["ok"]
     models: list[str]
-    queue: int = Field(description="Requests admitted and not answered.")
+    queue: int = Field(description="Number of requests that are waiting or under way.")
 
 
 class Packs(BaseModel):
-    """What is loaded now, and what has changed."""
+    """The packs that are loaded now, and the changes."""
 
     packs: list[str]
     added: list[str]
@@ -109,7 +113,7 @@ class Packs(BaseModel):
 EVENTS = "text/event-stream"
 _TEXT = {"schema": {"type": "string"}}
 _TEXTS = {"text/plain": _TEXT, "application/x-subrip": _TEXT, "text/vtt": _TEXT}
-_OF_A_STREAM = {
+_STREAM = {
     EVENTS: {
         "schema": {
             "type": "object",
@@ -126,35 +130,42 @@ _OF_A_STREAM = {
         ),
     }
 }
-_WRONG = {
-    400: "A field, or the sound, that cannot be used; param says which.",
-    401: "No key, or a wrong one.",
-    404: "No such model; the message lists them.",
-    405: "Not by this method.",
+_MEANINGS = {
+    400: "A field or the sound cannot be used; param names the field.",
+    401: "The key is missing or wrong.",
+    404: "There is no such model; the message lists those that there are.",
+    405: "The endpoint does not allow this method.",
     408: "The upload was too slow.",
     413: "The request is too large, or the sound too long.",
-    429: "Too many requests wait already; Retry-After says when to ask again.",
-    500: "A bug; the server's log says what.",
+    429: "Too many requests are waiting; Retry-After says when to try again.",
+    500: "A bug; the server's log says what went wrong.",
     503: "The server is stopping.",
-    504: "Not done within the time limit.",
+    504: "The request was not done within the time limit.",
 }
 
 
 def errors(*statuses: int) -> dict[int | str, dict]:
-    """The responses of an endpoint that are errors."""
-    # and not FastAPI's own 422
-    other = {"default": {"model": ErrorBody, "description": "Any other error."}}
-    return {
-        status: {"model": ErrorBody, "description": _WRONG[status]} for status in statuses
-    } | other
+    """Describe the error responses of an endpoint, for FastAPI."""
+    # with "default", FastAPI does not add its own 422
+    found: dict[int | str, dict] = {
+        status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses
+    }
+    return found | {"default": {"model": ErrorBody, "description": "Any other error."}}
 
 
 def transcript(*, streams: bool) -> dict[int | str, dict]:
-    """The responses of an endpoint that transcribes."""
-    content = _TEXTS | (_OF_A_STREAM if streams else {})
-    told = "The transcript, as response_format says" + (
-        ", or events as it grows with stream=true." if streams else "."
+    """Describe the responses of an endpoint that transcribes, for FastAPI.
+
+    Args:
+        streams: Whether it can send events.
+    """
+    content = _TEXTS | (_STREAM if streams else {})
+    description = "The transcript in the format of response_format" + (
+        "; with stream=true, as events while it grows." if streams else "."
     )
-    return {
-        200: {"description": told, "content": content, "model": VerboseTranscript | Transcript}
-    } | errors(400, 401, 404, 408, 413, 429, 500, 503, 504)
+    success = {
+        "description": description,
+        "content": content,
+        "model": VerboseTranscript | Transcript,
+    }
+    return {200: success} | errors(400, 401, 404, 408, 413, 429, 500, 503, 504)

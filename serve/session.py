@@ -1,8 +1,6 @@
-"""One visitor of the page: what is heard for them now, and what they were answered last. One
-request at a time.
-"""
+"""The session of one visitor of the page: one request at a time, and the last transcript."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import CancelledError
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from dualasr.transcription.transcript import Transcription
 
 from .request import ModelRequest
 from .scheduler import Scheduler, Ticket
-from .streaming import grow
+from .streaming import stream_transcript
 
 
 class Stopped(DualasrError):
@@ -21,9 +19,14 @@ class Stopped(DualasrError):
 
 
 @dataclass
-class Visit:
-    """Kept by gradio for each visitor. `path`, `languages` and `result` are the sound that was
-    answered last, the languages that it could be, and its transcript.
+class Session:
+    """The state of one visitor, which gradio keeps.
+
+    Attributes:
+        ticket: The request under way; None without one.
+        path: The sound that was transcribed last.
+        languages: Codes of the languages that were allowed for it; () for all.
+        result: Its transcript; None before the first one.
     """
 
     ticket: Ticket | None = None
@@ -32,30 +35,41 @@ class Visit:
     result: Transcription | None = None
 
     def stop(self) -> None:
-        """End what is under way, if anything is."""
+        """Cancel the request under way, if there is one."""
         if self.ticket is not None:
             self.ticket.cancel()
 
-    async def heard(
-        self, scheduler: Scheduler, path: Path, asked: ModelRequest
-    ) -> AsyncIterator[tuple[Transcription, bool]]:
-        """The transcript so far as it grows, then (True) the whole. Who stops listening cancels the
-        request.
+    async def transcribe(
+        self, scheduler: Scheduler, path: Path, model_request: ModelRequest
+    ) -> AsyncGenerator[tuple[Transcription, bool], None]:
+        """Transcribe a sound, and yield its transcript while it grows.
 
-        It takes the place of what is under way for this visitor, which ends without another word.
-        Raises Stopped, and what the scheduler raises.
+        This cancels the visitor's previous request, whose own call then ends without an error.
+        Closing the iterator cancels this request.
+
+        Args:
+            scheduler: The scheduler.
+            path: The sound file.
+            model_request: Model, route, language and options.
+
+        Yields:
+            The transcript so far with False, again and again; at the end the whole one with True.
+
+        Raises:
+            Stopped: The visitor pressed Stop.
+            DualasrError: The scheduler refused the request, or the sound cannot be transcribed.
         """
         self.stop()
-        ticket, transcripts = grow(scheduler, path, asked)
+        ticket, transcripts = stream_transcript(scheduler, path, model_request)
         self.ticket = ticket
         try:
             async with aclosing(transcripts):
                 async for so_far, whole in transcripts:
-                    if self.ticket is ticket:
+                    if so_far is not None and self.ticket is ticket:
                         yield so_far, whole
         except CancelledError:
             if self.ticket is ticket:
                 raise Stopped("Stopped.") from None
         finally:
             if self.ticket is ticket:
-                self.ticket = None  # which holds the packs of then
+                self.ticket = None  # it would keep replaced packs in memory

@@ -1,7 +1,7 @@
-"""The scheduler's transcripts for handlers of an event loop, as they grow."""
+"""Growing transcripts of the scheduler, for handlers in an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,26 +11,39 @@ from .request import ModelRequest
 from .scheduler import Scheduler, Ticket
 
 
-def grow(
-    scheduler: Scheduler, path: Path, model_request: ModelRequest, look_s: float | None = None
-) -> tuple[Ticket, AsyncIterator[tuple[Transcription | None, bool]]]:
-    """Hand a request in. Its ticket, and an iterator that gives the transcript so far whenever it
-    has grown, then (True) the whole; and None whenever nothing came for `look_s` seconds.
+def stream_transcript(
+    scheduler: Scheduler, path: Path, model_request: ModelRequest, poll_s: float | None = None
+) -> tuple[Ticket, AsyncGenerator[tuple[Transcription | None, bool], None]]:
+    """Submit a request, and stream its transcript while it grows.
 
-    Whoever ends the iterator cancels the request; it raises what became of the request,
-    CancelledError of concurrent.futures among it. Raises what `Scheduler.submit` raises.
+    Args:
+        scheduler: The scheduler.
+        path: The sound file.
+        model_request: Model, route, language and options.
+        poll_s: The iterator also yields (None, False) whenever nothing new came for this many
+            seconds; None for never.
+
+    Returns:
+        The ticket of the request, and an iterator. The iterator yields the transcript so far with
+        False whenever it has grown, and at the end the whole one with True. It raises the error of
+        the request, or CancelledError of concurrent.futures. Closing it cancels the request.
+
+    Raises:
+        Busy: The queue is full.
+        Stopping: The server is stopping.
     """
-    loop, news = asyncio.get_running_loop(), asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    updates: asyncio.Queue[Transcription | None] = asyncio.Queue()  # None at the end
 
-    def tell(so_far: Transcription | None) -> None:  # in the scheduler's thread; None: it is done
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
-            loop.call_soon_threadsafe(news.put_nowait, so_far)
+    def put(so_far: Transcription | None) -> None:  # is called in the scheduler's thread
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits for updates
+            loop.call_soon_threadsafe(updates.put_nowait, so_far)
 
-    async def transcripts() -> AsyncIterator[tuple[Transcription | None, bool]]:
+    async def transcripts() -> AsyncGenerator[tuple[Transcription | None, bool], None]:
         try:
             while True:
                 try:
-                    so_far = await asyncio.wait_for(news.get(), look_s)
+                    so_far = await asyncio.wait_for(updates.get(), poll_s)
                 except TimeoutError:
                     yield None, False
                     continue
@@ -41,6 +54,6 @@ def grow(
         finally:
             ticket.cancel()
 
-    ticket = scheduler.submit(path, model_request, tell)
-    ticket.future.add_done_callback(lambda _: tell(None))
+    ticket = scheduler.submit(path, model_request, put)
+    ticket.future.add_done_callback(lambda _: put(None))
     return ticket, transcripts()

@@ -46,7 +46,7 @@ def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
 
 @dataclass(frozen=True)
 class HeldModel(DualWhisper):
-    """A model that hears nothing while `free` is not set; `reached` tells that it was asked to."""
+    """A model that does not encode until `free` is set; `reached` is set when it is called."""
 
     free: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)

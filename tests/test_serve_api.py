@@ -1,6 +1,4 @@
-"""OpenAI's own client against the server: what it asks for it gets, and what is wrong it is told in
-its own exceptions.
-"""
+"""OpenAI's own client against the server: transcripts as requested, errors as its exceptions."""
 
 import io
 import json
@@ -77,8 +75,8 @@ def client(url):
     return openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
 
 
-def expected(model, path, **asked):
-    model_request = request_for(model, **asked)
+def expected(model, path, **fields):
+    model_request = request_for(model, **fields)
     request = model_request.request
     return transcribe(
         model_request.model,
@@ -129,7 +127,7 @@ def test_every_format_holds_the_transcript_and_streams_to_the_same_text(
         assert len(events) >= (2 if name == "long" else 1)
 
 
-def test_words_and_segments_come_where_they_are_asked_for(client, model, sounds):
+def test_words_and_segments_come_if_they_are_requested(client, model, sounds):
     wanted = expected(model, sounds["short"], route="north", words=True)
     words = [(w.word.strip(), w.start, w.end) for s in wanted.segments for w in s.words]
     ask = lambda *kinds: client.audio.transcriptions.create(  # noqa: E731
@@ -177,12 +175,12 @@ def test_the_base_transcribes_and_translates_and_so_do_the_names_that_stand_for_
     client, model, sounds
 ):
     path = sounds["short"]
-    for asked in (
+    for fields in (
         {"language": "en", "temperature": 0.8},
         {"language": "ENGLISH", "prompt": "Hello.", "temperature": 1.0},
     ):
-        answer = client.audio.transcriptions.create(file=path, model="primary", **asked)
-        assert answer.text == expected(model, path, route="primary", **asked).text.strip()
+        answer = client.audio.transcriptions.create(file=path, model="primary", **fields)
+        assert answer.text == expected(model, path, route="primary", **fields).text.strip()
     english = client.audio.translations.create(
         file=path, model=model.backbone.name, response_format="verbose_json", temperature=1.0
     )
@@ -220,7 +218,7 @@ def test_models_are_listed_and_described(client, model):
     names = ["auto", Path(model.backbone.name).name, "north", "south"]
     assert [one.id for one in client.models.list()] == names
     assert all(client.models.retrieve(name).id == name for name in names)
-    with pytest.raises(openai.NotFoundError, match="there is: auto, "):
+    with pytest.raises(openai.NotFoundError, match="the models are: auto, "):
         client.models.retrieve("none/such")
 
 
@@ -230,7 +228,7 @@ def test_models_are_listed_and_described(client, model):
         (
             {"model": "gpt-nothing"},
             openai.NotFoundError,
-            "'gpt-nothing' does not exist here; there is: auto",
+            "'gpt-nothing' does not exist here; the models are: auto",
         ),
         ({"model": "north", "language": "en"}, openai.BadRequestError, "does not know 'en'"),
         ({"language": "Klingon"}, openai.BadRequestError, "'Klingon'"),
@@ -371,7 +369,7 @@ def test_so_it_is_where_there_is_a_page(url_with_page, method, path, status):
     check_shape(url_with_page, method, path, status)
 
 
-def test_a_page_is_told_a_sentence(url_with_page):
+def test_a_page_gets_a_sentence(url_with_page):
     answer = WEB.post(
         f"{url_with_page}/gradio_api/upload", files={"files": ("a.wav", bytes(70_000))}
     )
@@ -406,7 +404,7 @@ def check_shape(url, method, path, status):
         "wav.exe",
     ],
 )
-def test_no_name_of_a_file_changes_what_is_heard(client, model, sounds, name):
+def test_no_name_of_a_file_changes_its_transcript(client, model, sounds, name):
     answer = client.audio.transcriptions.create(
         file=(name, sounds["short"].read_bytes()), model="north"
     )
@@ -446,14 +444,14 @@ def test_hostile_fields_are_read_or_refused_and_the_answer_is_json(
 
 def test_what_is_sent_need_not_be_a_form(url, sounds):
     bearer = {"Authorization": f"Bearer {KEY}"}
-    for asked in (
+    for body in (
         {"json": {"file": "x", "model": "auto"}},
         {"content": b"\xff" * 99},
         {},
         {"data": {"file": "no file", "model": "auto"}},
         {"files": {"file": b"", "model": b"auto"}},
     ):
-        answer = WEB.post(f"{url}/v1/audio/transcriptions", headers=bearer, **asked)
+        answer = WEB.post(f"{url}/v1/audio/transcriptions", headers=bearer, **body)
         assert answer.status_code == 400 and answer.json()["error"]["param"] in ("file", "model")
 
 

@@ -182,13 +182,13 @@ class Page:
         assert size["width"] <= self.width, "wider than the screen"
 
     def hosts(self):
-        """Every host that was asked for something since the start."""
+        """Every host that got a request since the start."""
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-                asked = message["params"].get("request", message["params"])["url"]
-                if not asked.startswith(("data:", "blob:")):
-                    self.requested.add(asked.split("/")[2])
+                url = message["params"].get("request", message["params"])["url"]
+                if not url.startswith(("data:", "blob:")):
+                    self.requested.add(url.split("/")[2])
         return self.requested
 
 
@@ -292,7 +292,7 @@ def test_what_is_no_sound_is_a_sentence_and_nothing_of_the_server(page, clips):
     page.shoot("phone-light-error")
 
 
-def test_the_microphone_is_heard(page):
+def test_the_microphone_is_transcribed(page):
     page.visit()
     page.see("#sound button[aria-label='Record audio']").click()
     page.see("#sound button.record, #sound .record-button", "Record").click()

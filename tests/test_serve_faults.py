@@ -304,8 +304,8 @@ def test_packs_come_and_go_under_requests(at_rest, sounds):
     "flags, says",
     [
         (["--key", ""], "it is empty"),
-        (["--batch_size", "0"], "must be 1 at least"),
-        (["--queue", "0"], "must be 1 at least"),
+        (["--batch_size", "0"], "must be at least 1"),
+        (["--queue", "0"], "must be at least 1"),
     ],
 )
 def test_flags_that_would_serve_nobody_or_everybody(flags, says, capsys):
@@ -335,14 +335,16 @@ def is_refused(port: int) -> bool:
 
 def test_a_signal_lets_what_is_under_way_be_answered(server, sounds):
     """The last one of this server."""
-    running, asked = server, [("middle", False), ("short", False), ("middle", True)]
-    wanted = {name: spoken(running, sounds[name]) for name, stream in asked if not stream}
-    with ThreadPoolExecutor(len(asked)) as clients:
-        waiting = [clients.submit(spoken, running, sounds[name], stream) for name, stream in asked]
-        until(lambda: running.queue() == len(asked))
+    running, requests = server, [("middle", False), ("short", False), ("middle", True)]
+    wanted = {name: spoken(running, sounds[name]) for name, stream in requests if not stream}
+    with ThreadPoolExecutor(len(requests)) as clients:
+        waiting = [
+            clients.submit(spoken, running, sounds[name], stream) for name, stream in requests
+        ]
+        until(lambda: running.queue() == len(requests))
         running.process.send_signal(signal.SIGTERM)
         until(lambda: is_refused(running.port))
-        assert [future.result(WAIT) for future in waiting] == [wanted[name] for name, _ in asked]
+        assert [future.result(WAIT) for future in waiting] == [wanted[name] for name, _ in requests]
     assert running.process.wait(WAIT) == 0 and not list(running.temp.iterdir())
 
 

@@ -101,7 +101,7 @@ def test_too_many_uploads_at_once_are_refused_and_make_room(port):
             assert answer[0] == 429 and time.monotonic() < deadline
 
 
-def test_a_client_that_waits_to_be_told_to_send_is_told_no(port):
+def test_a_client_that_waits_for_permission_to_send_is_refused(port):
     with begin(port, b"Expect: 100-continue\r\nContent-Length: 200000") as connection:
         assert answer_on(connection) == (413, "request_too_large")
 

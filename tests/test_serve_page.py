@@ -12,29 +12,29 @@ from dualasr_serve import page
 from dualasr_serve.explanation import explain, odds
 from dualasr_serve.markdown import markdown_html
 from dualasr_serve.page_html import (
-    Shown,
-    answer_html,
+    View,
     bars_html,
     clock,
     comparison_html,
     note_html,
     percent,
+    transcript_html,
 )
 from dualasr_serve.page_packs import packs_html, scores_html
-from dualasr_serve.routes import Decoder, by_decoder, decoders_of, language_choices, language_name
+from dualasr_serve.routes import Route, by_route, language_choices, language_name, routes_of
 from dualasr_serve.scheduler import Limits, Scheduler
-from dualasr_serve.session import Visit
+from dualasr_serve.session import Session
 
 from dualasr.errors import AudioError, DualasrError
 from dualasr.model.selector import PRIMARY, Calibration, PackScore, SelectorOptions, rescore, select
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
-DECODERS = (
-    Decoder(PRIMARY, {"en": "English", "de": "German"}),
-    Decoder("ky", {"ky": "Kyrgyz"}),
-    Decoder("ga", {"ga": "Irish"}),
+ROUTES = (
+    Route(PRIMARY, {"en": "English", "de": "German"}),
+    Route("ky", {"ky": "Kyrgyz"}),
+    Route("ga", {"ga": "Irish"}),
 )
-SHOWN = Shown(DECODERS, "gradio_api/file=/tmp/clip.wav")
+VIEW = View(ROUTES, "gradio_api/file=/tmp/clip.wav")
 EVIL = "<script>alert(1)</script>\"'&<img src=https://evil.example/x.png>"
 
 
@@ -48,7 +48,19 @@ def segment(
     **more,
 ):
     probs = more.pop("language_probs", {"ky": 0.9, "en": 0.07, "de": 0.02, "ga": 0.01})
-    return Segment(start, end, text, language, route, -0.2, 0.1, probs, {}, reason, **more)
+    return Segment(
+        start=start,
+        end=end,
+        text=text,
+        language=language,
+        route=route,
+        avg_logprob=-0.2,
+        no_speech_prob=0.1,
+        language_probs=probs,
+        scores={},
+        reason=reason,
+        **more,
+    )
 
 
 def transcription(*segments, duration=9.0):
@@ -56,13 +68,13 @@ def transcription(*segments, duration=9.0):
     text = " ".join(segment.text for segment in segments)
     probs = first.language_probs if first else {}
     return Transcription(
-        text,
-        first and first.language,
-        first.route if first else PRIMARY,
-        probs,
-        segments,
-        duration,
-        {"windows": {"text": len(segments), "empty": 0, "no_speech": 0, "silent": 0}},
+        text=text,
+        language=first and first.language,
+        route=first.route if first else PRIMARY,
+        language_probs=probs,
+        segments=segments,
+        duration=duration,
+        scores={"windows": {"text": len(segments), "empty": 0, "no_speech": 0, "silent": 0}},
     )
 
 
@@ -74,7 +86,7 @@ class Transcript:
         self.logprob, self.avg_logprob = logprob, logprob / tokens
 
 
-def bid(log_odds):
+def pack_score(log_odds):
     return PackScore(
         name="ky",
         languages=("ky",),
@@ -86,14 +98,14 @@ def bid(log_odds):
     )
 
 
-def decided(log_odds, ours=None, theirs=None, options=SelectorOptions()):
-    """What the selector itself says of a pack with these log-odds, after a duel of two
-    log-probabilities where given.
+def explained(log_odds, pack=None, primary=None, options=SelectorOptions()):
+    """The selector's own reason for a pack with these log-odds, explained; after a second pass with
+    two log-probabilities, if they are given.
     """
-    decision = select(-0.5, [bid(log_odds)], options)
-    if ours is not None:
+    decision = select(-0.5, [pack_score(log_odds)], options)
+    if pack is not None:
         decision, _ = rescore(
-            decision, bid(log_odds), Transcript(theirs), Transcript(ours), 5.0, options
+            decision, pack_score(log_odds), Transcript(primary), Transcript(pack), 5.0, options
         )
     return explain(decision.reason, decision.route)
 
@@ -102,7 +114,7 @@ PAPER = SelectorOptions.paper()
 
 
 @pytest.mark.parametrize(
-    "said, wanted",
+    "explanation, wanted",
     [
         (
             explain(select(-0.5, [], SelectorOptions()).reason, PRIMARY),
@@ -110,32 +122,37 @@ PAPER = SelectorOptions.paper()
         ),
         (explain("the caller chose the route", "ky"), "You chose pack ky"),
         (
-            explain(select(0, [bid(1.0)], SelectorOptions(), primary=False).reason, "ky"),
+            explain(select(0, [pack_score(1.0)], SelectorOptions(), primary=False).reason, "ky"),
             "Whisper knows none of the languages",
         ),
-        (decided(9.0), "Pack ky recognised its language: more than 1,000 to 1"),
-        (decided(-5.0), "so Whisper kept it"),
+        (explained(9.0), "Pack ky recognised its language: more than 1,000 to 1"),
+        (explained(-5.0), "so Whisper kept it"),
         (
-            decided(0.2, options=SelectorOptions(floors={"ky": 0.5})),
-            "may be a language that no pack here was taught",
+            explained(0.2, options=SelectorOptions(floors={"ky": 0.5})),
+            "may be in a language that no pack here knows",
         ),
         (
-            explain(select(0, [bid(1.0)], SelectorOptions(), no_speech_prob=0.9).reason, PRIMARY),
-            "Whisper hears no speech",
+            explain(
+                select(0, [pack_score(1.0)], SelectorOptions(), no_speech_prob=0.9).reason, PRIMARY
+            ),
+            "Whisper finds no speech",
         ),
-        (decided(1.0), "It was close between Whisper and pack ky (about even); pack ky was ahead"),
-        (decided(1.0, ours=-5.0, theirs=-30.0), "Pack ky's text fits the sound better"),
-        (decided(0.3, ours=-30.0, theirs=-5.0), "Whisper's text fits the sound better"),
         (
-            decided(3.5, ours=-6.0, theirs=-5.0),
+            explained(1.0),
+            "It was close between Whisper and pack ky (about even); pack ky was ahead",
+        ),
+        (explained(1.0, pack=-5.0, primary=-30.0), "Pack ky's text fits the sound better"),
+        (explained(0.3, pack=-30.0, primary=-5.0), "Whisper's text fits the sound better"),
+        (
+            explained(3.5, pack=-6.0, primary=-5.0),
             "Although Whisper's text fits the sound a little better, all evidence",
         ),
-        (decided(1.0, ours=-5.0, theirs=-5.0), "Both texts fit the sound alike"),
-        (decided(0.5, options=PAPER), "Pack ky was surer of its best language"),
-        (decided(-2.0, options=PAPER), "Whisper was surer of its best language"),
+        (explained(1.0, pack=-5.0, primary=-5.0), "Both texts fit the sound alike"),
+        (explained(0.5, options=PAPER), "Pack ky was more certain of its language"),
+        (explained(-2.0, options=PAPER), "Whisper was more certain of its language"),
         (
-            decided(-0.4, ours=-1.0, theirs=-30.0, options=PAPER),
-            "and pack ky's text is the more probable one",
+            explained(-0.4, pack=-1.0, primary=-30.0, options=PAPER),
+            "pack ky's text is more probable",
         ),
         (
             explain("ky: log-odds +1.00, within tau 3.0; both neighbours go to primary", PRIMARY),
@@ -148,8 +165,9 @@ PAPER = SelectorOptions.paper()
         (explain("something new", PRIMARY), "The selector says: something new."),
     ],
 )
-def test_the_reason_is_a_sentence(said, wanted):
-    assert wanted in said and said.endswith(".") and said[0].isupper() and "log-odds" not in said
+def test_the_reason_is_a_sentence(explanation, wanted):
+    assert wanted in explanation and "log-odds" not in explanation
+    assert explanation.endswith(".") and explanation[0].isupper()
 
 
 @pytest.mark.parametrize(
@@ -168,26 +186,26 @@ def test_odds(lead, wanted):
     assert odds(lead) == wanted
 
 
-# decoders
+# routes
 
 
-def test_probabilities_are_grouped_by_the_decoder_that_knows_the_language():
-    found = by_decoder({"en": 0.2, "ky": 0.7, "de": 0.06, "ga": 0.04, "xx": 0.0}, DECODERS)
-    assert [(decoder.name, list(probs)) for decoder, probs in found] == [
+def test_probabilities_are_grouped_by_the_route_that_knows_the_language():
+    found = by_route({"en": 0.2, "ky": 0.7, "de": 0.06, "ga": 0.04, "xx": 0.0}, ROUTES)
+    assert [(route.name, list(probs)) for route, probs in found] == [
         ("ky", ["ky"]),
         (PRIMARY, ["en", "de"]),
         ("ga", ["ga"]),
     ]
 
 
-def test_decoders_of_a_model_and_their_languages(make_model):
-    primary, north = decoders_of(make_model(("north", "ky")))
+def test_routes_of_a_model_and_their_languages(make_model):
+    primary, north = routes_of(make_model(("north", "ky")))
     assert primary.languages["en"] == "English" and primary.label == "Whisper (5 languages)"
     assert (north.label, north.title) == ("Pack north (ky)", "pack north")
     names = [
         name
         for name, _ in language_choices(
-            (Decoder("a", {"x": "Same"}), Decoder("b", {"y": "Same", "z": "Other"}))
+            (Route("a", {"x": "Same"}), Route("b", {"y": "Same", "z": "Other"}))
         )
     ]
     assert names == ["Other", "Same (x)", "Same (y)"]
@@ -203,7 +221,7 @@ def test_decoders_of_a_model_and_their_languages(make_model):
 
 def test_an_answer_names_language_route_times_and_reason():
     words = (Word(0.0, 1.0, "Ат", 0.9, False), Word(1.0, 2.0, " суу", 0.9, False))
-    html = answer_html(transcription(segment(words=words)), SHOWN)
+    html = transcript_html(transcription(segment(words=words)), VIEW)
     for wanted in (
         "Kyrgyz",
         "Pack ky",
@@ -226,19 +244,22 @@ def test_parts_of_a_long_answer_have_their_own_evidence():
         segment(2.0, 4.0),
         segment(4.0, 6.0, "Hello", "en", PRIMARY, "ky: log-odds -7.00, beyond tau 3.0"),
     ]
-    html = answer_html(transcription(*parts), SHOWN)
+    html = transcript_html(transcription(*parts), VIEW)
     assert html.count("<details") == 2, "two windows, the first of two sentences"
     assert "Of 2 parts of the sound, 1 went to pack ky (Kyrgyz) and 1 to Whisper (English)." in html
     assert "Mostly Kyrgyz" in html and "Why Whisper?" in html and html.count('class="line"') == 3
-    assert 'class="caption"' not in html and 'class="caption"' in answer_html(
-        transcription(*parts, *parts), SHOWN
+    assert 'class="caption"' not in html and 'class="caption"' in transcript_html(
+        transcription(*parts, *parts), VIEW
     )
 
 
 def test_an_answer_under_way_has_no_verdict_and_no_player():
-    html = answer_html(transcription(segment()), SHOWN, "Listening: 0:09 so far")
+    html = transcript_html(transcription(segment()), VIEW, "Transcribing: 0:09 so far")
     assert (
-        "Listening" in html and "verdict" not in html and "<audio" not in html and "Ат суу" in html
+        "Transcribing" in html
+        and "verdict" not in html
+        and "<audio" not in html
+        and "Ат суу" in html
     )
 
 
@@ -252,7 +273,7 @@ def test_an_answer_under_way_has_no_verdict_and_no_player():
 )
 def test_an_empty_answer_says_why(duration, windows, wanted):
     empty = replace(transcription(duration=duration), scores={"windows": windows})
-    assert wanted in answer_html(empty, SHOWN)
+    assert wanted in transcript_html(empty, VIEW)
 
 
 def test_of_what_others_would_have_said_the_same_text_alone_is_the_one_above():
@@ -260,14 +281,14 @@ def test_of_what_others_would_have_said_the_same_text_alone_is_the_one_above():
         transcription(segment()),
         transcription(segment(text="Suu içti.", language="tr", route=PRIMARY)),
     )
-    html = comparison_html([(PRIMARY, other), ("ky", above), ("ga", None)], above.text, SHOWN)
+    html = comparison_html([(PRIMARY, other), ("ky", above), ("ga", None)], above.text, VIEW)
     cards = html.split("<article")
     assert [("the transcript above" in card) for card in cards[1:]] == [False, True, False]
 
 
 def test_whatever_a_text_holds_is_text():
-    decoders = (Decoder(PRIMARY, {"en": EVIL}), Decoder(EVIL, {EVIL: EVIL}))
-    shown = Shown(decoders, f"gradio_api/file={EVIL}")
+    routes = (Route(PRIMARY, {"en": EVIL}), Route(EVIL, {EVIL: EVIL}))
+    view = View(routes, f"gradio_api/file={EVIL}")
     words = (Word(0.0, 1.0, EVIL, 0.9, False),)
     probs = {"en": 0.5, EVIL: 0.5}
     one = transcription(segment(0, 1, EVIL, EVIL, EVIL, EVIL, words=words, language_probs=probs))
@@ -275,12 +296,12 @@ def test_whatever_a_text_holds_is_text():
         *one.segments, segment(1, 2, EVIL, "en", PRIMARY, EVIL, language_probs=probs)
     )
     made = [
-        answer_html(one, shown),
-        answer_html(two, shown),
-        answer_html(two, shown, EVIL),
+        transcript_html(one, view),
+        transcript_html(two, view),
+        transcript_html(two, view, EVIL),
         note_html(EVIL, "error"),
-        comparison_html([(EVIL, one), (PRIMARY, None)], EVIL, shown),
-        bars_html(probs, shown),
+        comparison_html([(EVIL, one), (PRIMARY, None)], EVIL, view),
+        bars_html(probs, view),
         markdown_html(EVIL),
         markdown_html(
             f"# {EVIL}\n- {EVIL}\n\n| {EVIL} | a |\n|---|---|\n| `{EVIL}` | **{EVIL}** |\n"
@@ -400,11 +421,11 @@ def collected(generator):
 
 def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
     scheduler = serve(("north", "ky"))
-    visit, seen = Visit(), {}
+    session, seen = Session(), {}
 
     async def use():
         async for html, _, downloads, *rest in page.transcribe(
-            scheduler, str(clip), "north", None, visit
+            scheduler, str(clip), "north", None, session
         ):
             seen["html"], seen["shown"] = html, downloads.visible
             seen["files"] = [Path(file) for file in rest[:4] if isinstance(file, str)]
@@ -412,7 +433,7 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
 
     asyncio.run(use())
     assert (
-        visit.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
+        session.result.route == "north" and "You chose pack north" in seen["html"] and seen["shown"]
     )
     assert [file.name for file in seen["files"]] == [
         "clip.srt",
@@ -426,8 +447,8 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
         and '"route"' in seen["contents"][3]
     )
     assert not seen["files"][0].exists(), "gone once gradio has its copies"
-    assert visit.ticket is None, "which would hold the packs of then"
-    last, _ = collected(page.compared(scheduler, visit))[-1]
+    assert session.ticket is None, "it would keep replaced packs in memory"
+    last, _ = collected(page.compare_routes(scheduler, session))[-1]
     assert (
         "Whisper" in last
         and "Pack north" in last
@@ -439,7 +460,7 @@ def test_a_sound_is_transcribed_with_files_to_download(serve, clip):
 @pytest.mark.parametrize(
     "name, content, route, languages, wanted",
     [
-        (None, b"", "auto", [], page.NOTHING_YET),
+        (None, b"", "auto", [], page.NO_SOUND),
         ("my.wav", b"nonsense", "auto", [], "my.wav"),
         ("my.wav", b"nonsense", "gone", [], "There is no route"),
         ("my.wav", b"nonsense", "north", ["en", "de"], "does not know English, German"),
@@ -453,18 +474,18 @@ def test_errors_are_sentences_without_places(
         path.write_bytes(content)
     with pytest.raises(gradio.Error) as caught:
         collected(
-            page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Visit())
+            page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Session())
         )
     assert wanted in caught.value.message and str(tmp_path) not in caught.value.message
 
 
-def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, caplog):
+def test_an_unexpected_error_is_written_only_to_the_log(serve, clip, monkeypatch, caplog):
     def broken(*args, **kwargs):
         raise KeyError("/secret/place")
 
     monkeypatch.setattr(page, "model_request", broken)
     with pytest.raises(gradio.Error) as caught:
-        collected(page.transcribe(serve(), str(clip), "auto", [], Visit()))
+        collected(page.transcribe(serve(), str(clip), "auto", [], Session()))
     assert (
         caught.value.message.replace("&#x27;", "'") == page.UNEXPECTED
         and "/secret/place" in caplog.text
@@ -472,9 +493,9 @@ def test_an_unexpected_error_is_told_to_the_log_alone(serve, clip, monkeypatch, 
 
 
 def test_messages_of_errors_are_escaped():
-    assert page.sentence(AudioError("/a/b/x.wav: bad"), "/a/b/x.wav") == "x.wav: bad"
-    assert "<" not in page.sorry(EVIL).message
-    assert page.sentence(DualasrError("plain"), "x.wav") == "plain"
+    assert page.error_text(AudioError("/a/b/x.wav: bad"), "/a/b/x.wav") == "x.wav: bad"
+    assert "<" not in page.gradio_error(EVIL).message
+    assert page.error_text(DualasrError("plain"), "x.wav") == "plain"
 
 
 def test_the_page_asks_for_words_where_they_can_be_had(make_model, without_torchaudio):
@@ -493,8 +514,9 @@ def test_who_leaves_is_not_waited_for(serve, clip):
     scheduler = serve()
 
     async def leave():
-        listening = Visit().heard(scheduler, clip, page.model_request(scheduler.model, "auto", []))
-        task = asyncio.ensure_future(anext(listening))
+        request = page.model_request(scheduler.model, "auto", [])
+        transcripts = Session().transcribe(scheduler, clip, request)
+        task = asyncio.ensure_future(anext(transcripts))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -510,35 +532,35 @@ def test_who_leaves_is_not_waited_for(serve, clip):
 def test_stop_ends_with_a_word_and_the_next_sound_without_one(serve, clip):
     scheduler = serve()
 
-    async def last(visit, act):
+    async def last(session, act):
         """The last that is shown of a request after `act`, in the midst of it."""
         shown = []
-        async for html, *_ in page.transcribe(scheduler, str(clip), "auto", [], visit):
+        async for html, *_ in page.transcribe(scheduler, str(clip), "auto", [], session):
             shown.append(html)
             asyncio.get_running_loop().call_soon(act)
         return shown[-1]
 
-    async def replaced(visit):
-        first = asyncio.ensure_future(last(visit, lambda: None))
+    async def replaced(session):
+        first = asyncio.ensure_future(last(session, lambda: None))
         await asyncio.sleep(0.01)
-        second = await last(visit, lambda: None)
+        second = await last(session, lambda: None)
         return await first, second
 
-    visit = Visit()
-    assert "Stopped." in asyncio.run(last(visit, visit.stop)) and visit.result is None
-    first, second = asyncio.run(replaced(Visit()))
+    session = Session()
+    assert "Stopped." in asyncio.run(last(session, session.stop)) and session.result is None
+    first, second = asyncio.run(replaced(Session()))
     assert "busy" in first and "busy" not in second
 
 
-def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
+def test_the_page_shows_the_packs_that_are_loaded_now(serve, make_model):
     scheduler = serve()
     built = page.build_page(scheduler)
-    visit = next(
+    refresh = next(
         fn.fn for fn in built.fns.values() if any(target[1] == "load" for target in fn.targets)
     )
 
     def seen():
-        route, languages, *rest = visit()
+        route, languages, *rest = refresh()
         return [name for _, name in route.choices], dict(map(reversed, languages.choices)), rest
 
     routes, languages, rest = seen()
@@ -557,9 +579,9 @@ def test_a_visit_sees_the_packs_that_are_there_now(serve, make_model):
 
 
 def test_the_page_names_no_other_host():
-    look = page.look()
-    assert not look["theme"]._stylesheets, "fonts of the system alone"
-    for file in (*look["css_paths"], page.HERE / "page.js"):
+    settings = page.page_settings()
+    assert not settings["theme"]._stylesheets, "fonts of the system alone"
+    for file in (*settings["css_paths"], page.HERE / "page.js"):
         assert "http" not in Path(file).read_text(), file
     assert all(file.is_file() for file in page.EXAMPLES)
     assert sum(file.stat().st_size for file in page.EXAMPLES) < 120_000

@@ -1,5 +1,5 @@
-"""Many requests for one model: nobody gets another's answer, waits for more than a turn, or takes
-the others down.
+"""Many requests for one model: none gets the transcript of another, waits for more than a turn, or
+makes the others fail.
 """
 
 import shutil
@@ -69,10 +69,10 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
         ModelRequest(model.among(["ky", "en"]), TranscribeRequest(None, None, QUICK)),
     ]
     names = list(sounds)
-    asked = [
+    requests = [
         (sounds[names[i % len(names)]], model_requests[i % len(model_requests)]) for i in range(11)
     ]
-    asked.append(
+    requests.append(
         (
             sounds["b"],
             request_for(
@@ -82,7 +82,7 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
     )
     wanted = [
         gist(transcribe(model_request.model, path, **vars(model_request.request)))
-        for path, model_request in asked
+        for path, model_request in requests
     ]
     assert len({text for text, *_ in wanted}) > 7, (
         "too many of the sounds sound alike to tell a swapped answer"
@@ -93,7 +93,7 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
     )
     assert slow.reached.wait(WAIT)
     with ThreadPoolExecutor(8) as clients:
-        tickets = list(clients.map(lambda pair: scheduler.submit(*pair), asked))
+        tickets = list(clients.map(lambda pair: scheduler.submit(*pair), requests))
         until = time.monotonic() + WAIT
         while not all(ticket.ready for ticket in tickets) and time.monotonic() < until:
             time.sleep(0.01)  # the first one has the model until all of them wait for it
@@ -101,7 +101,7 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
         assert list(clients.map(lambda ticket: gist(ticket.future.result(WAIT)), tickets)) == wanted
     assert first.future.result(WAIT).text
     windows = 1 + sum(sum(windows.values()) for *_, windows, _ in wanted)
-    assert len(scheduler) == 0 and scheduler.tally.windows == windows > scheduler.tally.batches
+    assert len(scheduler) == 0 and scheduler.totals.windows == windows > scheduler.totals.batches
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -115,7 +115,7 @@ def test_a_short_sound_does_not_wait_for_long_ones_that_came_before_it(model, so
     for name in ("longer", "long", "longer", "a"):
         ticket = scheduler.submit(sounds[name], model_request)
         ticket.future.add_done_callback(
-            lambda future, name=name: ended.append((name, scheduler.tally.windows))
+            lambda future, name=name: ended.append((name, scheduler.totals.windows))
         )
         assert slow.reached.wait(WAIT)  # the first one has the model, the others wait for it
     slow.free.set()
@@ -153,7 +153,7 @@ def test_whoever_cancels_is_not_decoded_and_makes_room(model, sounds, start):
     other.cancel()
     slow.free.set()
     assert first.future.result(WAIT).text and last.future.result(WAIT).text
-    assert scheduler.tally.windows == 2 and len(scheduler) == 0 and other.windows.gi_frame is None
+    assert scheduler.totals.windows == 2 and len(scheduler) == 0 and other.windows.gi_frame is None
     with pytest.raises(CancelledError):
         other.future.result(WAIT)
 
@@ -201,7 +201,7 @@ def test_sound_beyond_the_limit_is_refused_and_read_no_further(model, tmp_path, 
     ticket = scheduler.submit(path, ModelRequest(model, TranscribeRequest("north", None, QUICK)))
     with pytest.raises(TooLong, match="longer than 40 s"):
         ticket.future.result(WAIT)
-    assert ticket.recording.seconds < 42 and scheduler.tally.windows == 0
+    assert ticket.recording.seconds < 42 and scheduler.totals.windows == 0
 
 
 def test_long_silence_keeps_nobody_waiting_and_has_no_text(model, sounds, tmp_path, start):
@@ -303,15 +303,17 @@ def test_broken_sound_is_an_error_of_its_own(model, sounds, tmp_path, start):
 
 
 def test_progress_only_grows_up_to_the_transcript(model, sounds, start):
-    scheduler, told = start(model, batch=1), []
+    scheduler, reports = start(model, batch=1), []
     whole = scheduler.submit(
-        sounds["longer"], ModelRequest(model, TranscribeRequest("north", None, QUICK)), told.append
+        sounds["longer"],
+        ModelRequest(model, TranscribeRequest("north", None, QUICK)),
+        reports.append,
     ).future.result(WAIT)
-    texts = [*(so_far.text for so_far in told), whole.text]
+    texts = [*(so_far.text for so_far in reports), whole.text]
     assert len(set(texts)) > 3 and all(
         after.startswith(before) for before, after in zip(texts, texts[1:], strict=False)
     )
-    segments = [so_far.segments for so_far in told]
+    segments = [so_far.segments for so_far in reports]
     assert all(whole.segments[: len(some)] == some for some in segments)
 
 
@@ -345,7 +347,7 @@ def test_close_can_drop_what_is_admitted(model, sounds, start):
     scheduler.close(drop=True)
     assert (
         len(scheduler) == 0
-        and scheduler.tally.windows <= 2
+        and scheduler.totals.windows <= 2
         and all(ticket.future.cancelled() for ticket in tickets)
     )
 

@@ -548,7 +548,18 @@ def test_to_dict_survives_json(model, clips):
 )
 def test_texts_are_joined_as_the_language_is_written(parts, text):
     segments = [
-        Segment(i, i + 1, words, code, "primary", 0, 0, {}, {}, "")
+        Segment(
+            start=i,
+            end=i + 1,
+            text=words,
+            language=code,
+            route="primary",
+            avg_logprob=0,
+            no_speech_prob=0,
+            language_probs={},
+            scores={},
+            reason="",
+        )
         for i, (code, words) in enumerate(parts)
     ]
     assert _join(tuple(segments)) == text

@@ -27,17 +27,17 @@ from dualasr.transcription.writers import FORMATS, output_paths, render, write
 
 def segment(start, end, text, language="ky", words=()):
     return Segment(
-        start,
-        end,
-        text,
-        language,
-        "north",
-        -0.25,
-        0.1,
-        {"ky": 0.75, "de": 0.25},
-        {"north": -1.5},
-        "tag",
-        words,
+        start=start,
+        end=end,
+        text=text,
+        language=language,
+        route="north",
+        avg_logprob=-0.25,
+        no_speech_prob=0.1,
+        language_probs={"ky": 0.75, "de": 0.25},
+        scores={"north": -1.5},
+        reason="tag",
+        words=words,
         tokens=(5, 7),
         compression_ratio=0.8,
     )
@@ -46,13 +46,13 @@ def segment(start, end, text, language="ky", words=()):
 def whole(*segments):
     text = " ".join(part.text for part in segments)
     return Transcription(
-        text,
-        "ky",
-        "north",
-        {"ky": 0.75, "de": 0.25},
-        segments,
-        4000.0,
-        {"windows": {"text": len(segments)}},
+        text=text,
+        language="ky",
+        route="north",
+        language_probs={"ky": 0.75, "de": 0.25},
+        segments=segments,
+        duration=4000.0,
+        scores={"windows": {"text": len(segments)}},
     )
 
 

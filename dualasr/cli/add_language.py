@@ -1,13 +1,14 @@
-"""`dualasr add-language`: train a language pack."""
+"""The command `dualasr add-language`: train a language pack."""
 
 import argparse
 from pathlib import Path
 
-from dualasr.cli.loading import BASE_HELP, layout, layout_flags
+from dualasr.cli.loading import BASE_HELP, CORPUS_HELP, layout, layout_flags
 from dualasr.languages import english_name
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr add-language`."""
     g = command.add_argument_group("data")
     g.add_argument(
         "--corpus",
@@ -15,7 +16,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="corpus, in any layout (README)",
+        help=f"transcribed speech to train on: {CORPUS_HELP}; repeat for several",
     )
     layout_flags(g)
     g.add_argument(
@@ -23,14 +24,14 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="CODE",
-        help="BCP 47 or ISO 639-3; repeat for a group",
+        help="code of the language to add (BCP 47 or ISO 639-3); repeat for a group of languages",
     )
     g.add_argument(
         "--language-name",
         action="append",
         default=[],
         metavar="NAME",
-        help="display name of each --language",
+        help="name to show for the --language at the same place (default: its English name)",
     )
     g.add_argument(
         "--negatives",
@@ -38,67 +39,138 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="audio in other languages, corpora or folders; transcripts are not read",
+        help=(
+            "audio in other languages, which teaches the pack what is not its own: a corpus or a"
+            " folder of sound files; transcripts are not read; repeat for several"
+        ),
     )
     g.add_argument(
         "--target",
         choices=("written", "normalised"),
         default="written",
-        help="labels as people read them, or not",
+        help=(
+            "text that the pack learns to write: with case and punctuation (written), or without"
+            " (normalised) (default: %(default)s)"
+        ),
     )
     g.add_argument(
-        "--strict", action="store_true", help="stop at a row or clip that cannot be used"
+        "--strict",
+        action="store_true",
+        help="stop at the first row or clip that cannot be used, instead of skipping it",
     )
     g = command.add_argument_group("output")
     g.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the pack; DIR.run holds the run"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write the pack to; logs and checkpoints go to DIR.run",
     )
-    g.add_argument("--resume", action="store_true", help="go on with an unfinished run")
-    g.add_argument("--dry-run", action="store_true", help="say what it would take, and stop")
+    g.add_argument("--resume", action="store_true", help="continue an unfinished run")
     g.add_argument(
-        "--cache", type=Path, metavar="DIR", help="trunk activations (trunk-cache beside the pack)"
+        "--dry-run",
+        action="store_true",
+        help="print how much data, memory, disk and time the run needs, and stop",
     )
-    g.add_argument("--name", default="", help="name of the pack (the folder's)")
-    g.add_argument("--source", default="", help="where the corpus comes from, for the card")
-    g.add_argument("--licence", default="", help="its licence, for the card")
+    g.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder for the frozen encoder's outputs (default: trunk-cache beside the pack)",
+    )
+    g.add_argument("--name", default="", help="name of the pack (default: name of its folder)")
+    g.add_argument("--source", default="", help="origin of the corpus, for the model card")
+    g.add_argument("--licence", default="", help="licence of the corpus, for the model card")
     g = command.add_argument_group("model")
     g.add_argument("--base", default="micro", help=BASE_HELP)
     g.add_argument(
-        "--rank", type=int, default=16, help="LoRA rank; 0 trains the decoder alone (%(default)s)"
+        "--rank",
+        type=int,
+        default=16,
+        help="rank of LoRA; 0 trains only decoder and heads (default: %(default)s)",
     )
-    g.add_argument("--alpha", type=float, default=0.0, help="LoRA alpha (the rank)")
-    g.add_argument("--fork", type=int, default=-1, help="first adapted encoder layer (half depth)")
+    g.add_argument(
+        "--alpha",
+        type=float,
+        default=0.0,
+        help="alpha of LoRA, which scales it by alpha / rank; 0: the rank (default: 0)",
+    )
+    g.add_argument(
+        "--fork",
+        type=int,
+        default=-1,
+        help="first encoder layer that gets LoRA, from 0; -1: half of the layers (default: -1)",
+    )
     g.add_argument(
         "--decoder",
         choices=("whisper", "las", "ctc"),
         default="whisper",
-        help="the base's own with LoRA; the paper's LSTM; none beside CTC (%(default)s)",
+        help=(
+            "decoder of the pack: the base's own with LoRA (whisper), the LSTM of the paper (las),"
+            " or only a CTC head (ctc) (default: %(default)s)"
+        ),
     )
-    g.add_argument("--units", type=int, default=0, help="LSTM units (min(512, 2 x width))")
+    g.add_argument(
+        "--units",
+        type=int,
+        default=0,
+        help="size of the LSTM of --decoder las; 0: min(512, 2 x width of the base) (default: 0)",
+    )
     g = command.add_argument_group("training")
-    g.add_argument("--steps", type=int, default=1500, help="(%(default)s)")
-    g.add_argument("--batch", type=int, default=24, help="clips a step (%(default)s)")
-    g.add_argument("--accumulation", type=int, default=1, help="batches a step (%(default)s)")
-    g.add_argument("--learning-rate", type=float, default=2e-3, help="(%(default)s)")
+    g.add_argument(
+        "--steps", type=int, default=1500, help="number of training steps (default: %(default)s)"
+    )
+    g.add_argument(
+        "--batch", type=int, default=24, help="number of clips in a batch (default: %(default)s)"
+    )
+    g.add_argument(
+        "--accumulation",
+        type=int,
+        default=1,
+        help="number of batches in a step, to train with less memory (default: %(default)s)",
+    )
+    g.add_argument(
+        "--learning-rate",
+        type=float,
+        default=2e-3,
+        help="highest learning rate of the schedule (default: %(default)s)",
+    )
     g.add_argument(
         "--variants",
         type=int,
         default=4,
-        help="augmented versions of a clip, itself among them (%(default)s)",
+        help=(
+            "number of versions of each training clip: itself, and augmented ones (default:"
+            " %(default)s)"
+        ),
     )
     g.add_argument(
         "--keep",
         choices=("last", "best"),
         default="last",
-        help="weights of the last step, or best on dev",
+        help=(
+            "weights to keep: of the last step, or of the step with the lowest dev CER (default:"
+            " %(default)s)"
+        ),
     )
-    g.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="(%(default)s)")
-    g.add_argument("--seed", type=int, default=1, help="(%(default)s)")
-    g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
-    g.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    g.add_argument(
+        "--save-every",
+        type=int,
+        default=250,
+        metavar="STEPS",
+        help="steps between two checkpoints, each with dev scores (default: %(default)s)",
+    )
+    g.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: 1)")
+    g.add_argument("--bf16", action="store_true", help="train in bfloat16, for GPUs")
+    g.add_argument(
+        "--device",
+        default="cpu",
+        help="device to train on: cpu, cuda, cuda:1, ... (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train a pack, or print the plan of it; return the exit code."""
     from dualasr.model.las_decoder import LASOptions
     from dualasr.model.secondary import SecondaryOptions
     from dualasr.training.add_language import add_language

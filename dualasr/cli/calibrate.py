@@ -1,13 +1,14 @@
-"""`dualasr calibrate`: fit the selector of a set of packs."""
+"""The command `dualasr calibrate`: fit the selector of a set of packs."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from dualasr.cli.loading import layout, layout_flags, load, model_flags
+from dualasr.cli.loading import CORPUS_HELP, layout, layout_flags, load, model_flags
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr calibrate`."""
     model_flags(command)
     command.add_argument(
         "--corpus",
@@ -15,23 +16,40 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="labelled dev audio, of the primary's languages too, in any layout (README)",
+        help=(
+            "dev audio in the languages of the packs and of the base, each clip with its language:"
+            f" {CORPUS_HELP}; repeat for several"
+        ),
     )
     layout_flags(command)
-    command.add_argument("--split", default="dev", help="never test (%(default)s)")
+    command.add_argument(
+        "--split",
+        default="dev",
+        help="split of the corpora to use; test is refused (default: %(default)s)",
+    )
     command.add_argument(
         "--negatives",
         type=Path,
         action="append",
         default=[],
         metavar="PATH",
-        help="audio in languages that neither the primary nor a pack knows",
+        help=(
+            "audio in languages that neither the base nor a pack knows: a corpus or a folder of"
+            " sound files; repeat for several"
+        ),
     )
     command.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.json", help="for --selector"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.json",
+        help="file to write the fitted selector to; other commands read it with --selector",
     )
     command.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="reliability before and after (beside --out)"
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="file to draw the calibration to, before and after (default: beside --out)",
     )
     command.add_argument(
         "--max_false_accept_rate",
@@ -39,7 +57,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="share of the negatives that packs may take (%(default)s)",
+        help="largest share of the negatives that may be routed to a pack (default: %(default)s)",
     )
     command.add_argument(
         "--false_accept_cost",
@@ -48,17 +66,23 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         default=2.0,
         metavar="X",
         help=(
-            "what a clip that a pack takes from the primary counts; any other error counts 1"
-            " (%(default)s)"
+            "cost of routing a clip in a language of the base to a pack; any other error costs 1"
+            " (default: %(default)s)"
         ),
     )
-    command.add_argument("--beam", type=int, default=1, help="(%(default)s)")
     command.add_argument(
-        "--batch", type=int, default=16, help="clips decoded together (%(default)s)"
+        "--beam", type=int, default=1, help="beam width; 1 is greedy (default: %(default)s)"
+    )
+    command.add_argument(
+        "--batch",
+        type=int,
+        default=16,
+        help="number of clips to decode together (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Fit the selector, print and write the result; return the exit code."""
     from dualasr.data.corpus import load_corpus
     from dualasr.training.calibrate_set import calibrate_set, read_unknown, refuse_test
     from dualasr.training.set_calibration import SetOptions

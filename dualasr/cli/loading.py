@@ -1,30 +1,46 @@
-"""What the commands share: the flags that name a base, packs and a corpus, and how these are
-loaded.
-"""
+"""Flags that commands share (base, packs, corpus), and how base and packs are loaded from them."""
 
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dualasr.errors import CorpusError
+
+if TYPE_CHECKING:
+    from dualasr.model.dual_whisper import DualWhisper
 
 log = logging.getLogger("dualasr")
 
 BASE_HELP = (
-    "built-in base, folder in transformers format, hub id, or a size of Whisper's (%(default)s)"
+    "Whisper to use: a built-in base, a folder in transformers format, a hub id, or a size of"
+    " Whisper such as small (default: %(default)s)"
 )
+CORPUS_HELP = "a folder, table or manifest in one of the layouts that the README lists"
 
 
-def packs_dir_flag(command: argparse.ArgumentParser) -> None:
+class Flags(Protocol):
+    """A parser, or a group of flags in one."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add a flag."""
+
+
+def packs_dir_flag(command: Flags) -> None:
+    """Add the flag --packs_dir."""
     command.add_argument(
         "--packs_dir",
         type=Path,
         metavar="DIR",
-        help="where packs are looked for by name (DUALASR_PACKS, or the user's data folder)",
+        help=(
+            "folder in which to look for packs by name (default: the environment variable"
+            " DUALASR_PACKS, else the user's data folder)"
+        ),
     )
 
 
-def model_flags(command: argparse.ArgumentParser) -> None:
+def model_flags(command: Flags) -> None:
+    """Add the flags that name a base, its packs, the device and the selector."""
     command.add_argument("--base", "--model", default="micro", help=BASE_HELP)
     command.add_argument(
         "--pack",
@@ -32,37 +48,50 @@ def model_flags(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACK",
-        help="language pack: its folder, its name, or a folder of packs; repeat for several",
+        help="language pack to load: its folder or name, or a folder of packs; repeat for several",
     )
     packs_dir_flag(command)
     command.add_argument(
         "--device",
         default="auto",
-        help="auto (cuda where there is one), cpu, cuda, cuda:1 (%(default)s)",
+        help=(
+            "device to run on: auto (a GPU if there is one), cpu, cuda, cuda:1, ... (default:"
+            " %(default)s)"
+        ),
     )
     command.add_argument(
         "--selector",
         default="calibrated",
-        help="calibrated, paper, or the JSON file of a pack set (%(default)s)",
+        help=(
+            "rule that chooses between base and packs: calibrated, paper (the rule of the paper),"
+            " or a file that `dualasr calibrate` wrote (default: %(default)s)"
+        ),
     )
 
 
-def layout_flags(command: argparse.ArgumentParser) -> None:
+def layout_flags(command: Flags) -> None:
+    """Add the flags that say how to read a corpus."""
     command.add_argument(
         "--column",
         action="append",
         default=[],
         metavar="FIELD=NAME",
         help=(
-            "column of a table: audio, text, language, split, speaker, id, start or end, as "
-            "text=transcription; what is not named is guessed"
+            "name of a table's column, such as text=transcription; FIELD is audio, text, language,"
+            " split, speaker, id, start or end; repeat for several (default: guessed)"
         ),
     )
-    command.add_argument("--tier", metavar="NAME", help="tier of ELAN files and TextGrids (all)")
+    command.add_argument(
+        "--tier", metavar="NAME", help="tier to read of ELAN files and TextGrids (default: all)"
+    )
 
 
-def layout(args) -> dict:
-    """What --column and --tier say. Raises CorpusError."""
+def layout(args: argparse.Namespace) -> dict[str, Any]:
+    """Return --column and --tier as arguments of `load_corpus`.
+
+    Raises:
+        CorpusError: A --column is not FIELD=NAME, or its field is unknown.
+    """
     from dualasr.data.corpus import Columns
 
     pairs = [item.partition("=") for item in args.column]
@@ -76,19 +105,20 @@ def layout(args) -> dict:
     return {"columns": Columns(**{field: name for field, _, name in pairs}), "tier": args.tier}
 
 
-def pack_folders(args) -> list[Path]:
-    """The folders of --pack, as they are now."""
+def pack_folders(args: argparse.Namespace) -> list[Path]:
+    """Find the folders of the packs that --pack names now."""
     from dualasr.packs.folder import find_packs, packs_dir
 
     return find_packs(args.pack, packs_dir(args.packs_dir), empty=args.command == "serve")
 
 
-def load(args, **options):
+def load(args: argparse.Namespace, **options: Any) -> "DualWhisper":
+    """Load the base and the packs; `options` go to `load_model`."""
     return with_packs(load_base(args, **options), args)
 
 
-def load_base(args, **options):
-    """The base with the selector, as yet without a pack."""
+def load_base(args: argparse.Namespace, **options: Any) -> "DualWhisper":
+    """Load the base with the selector, without packs; `options` go to `load_model`."""
     from dualasr.model.selector import SelectorOptions
     from dualasr.model.whisper import find_device
     from dualasr.packs.format import read_selector
@@ -101,8 +131,8 @@ def load_base(args, **options):
     return load_model(args.base, device=find_device(args.device), selector=selector, **options)
 
 
-def with_packs(base, args):
-    """The base with the packs that are there now."""
+def with_packs(base: "DualWhisper", args: argparse.Namespace) -> "DualWhisper":
+    """Load the packs that --pack names now, and warn of those that cannot be routed well."""
     from dualasr.packs import load as packs_load
 
     model, selector = packs_load.with_packs(base, pack_folders(args)), base.selector
@@ -111,5 +141,7 @@ def with_packs(base, args):
         log.warning(f"{args.selector} was fitted for the packs {fitted}, not for {loaded}")
     for name, pack in model.packs.items():
         if not pack.info.calibration.negatives:
-            log.warning(f"pack {name!r} had no --negatives; its routing is unreliable")
+            log.warning(
+                f"pack {name!r} was trained without --negatives, so its routing is unreliable"
+            )
     return model

@@ -10,7 +10,7 @@ LOGGER = logging.getLogger("dualasr")
 
 
 class _Terminal(logging.Handler):
-    """Writes where `sys.stdout` and `sys.stderr` point at the moment."""
+    """A handler that looks up `sys.stdout` and `sys.stderr` for each message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -19,14 +19,14 @@ class _Terminal(logging.Handler):
                 print(f"dualasr: {record.levelname.lower()}: {message}", file=sys.stderr)
             else:
                 print(message, flush=True)
-        except (OSError, ValueError):  # nobody reads, or the stream is closed: the work goes on
+        except (OSError, ValueError):  # no reader, or a closed stream: this must not end the work
             pass
 
 
 @contextmanager
 def log_to_terminal() -> Iterator[None]:
-    """Show the library's log while a command runs. Of several processes of torchrun the first alone
-    shows its progress.
+    """Show the library's log while a command runs. With torchrun, only the first process shows its
+    progress; the others show warnings.
     """
     handler, level = _Terminal(), LOGGER.level
     LOGGER.addHandler(handler)

@@ -1,4 +1,7 @@
-"""The command line: one sub-command for each job. Exit code 0, 1 for an error, 130 for Ctrl-C."""
+"""The command line: one command for each job.
+
+Exit codes: 0 for success, 1 for an error, 2 for wrong flags, 130 for Ctrl-C.
+"""
 
 import argparse
 import os
@@ -18,78 +21,78 @@ from dualasr.cli import (
 from dualasr.cli.log import log_to_terminal
 from dualasr.errors import DualasrError
 
-QUIET = {
+QUIET = {  # environment variables that keep libraries from writing to the terminal
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-COMMANDS = (  # name, its flags, what it does, and what the help says
+COMMANDS = (  # name, function that adds its flags, function that runs it, help
     (
         "quickstart",
         quickstart.add_flags,
         quickstart.run,
-        "the main job on generated speech: add two languages, measure, transcribe",
+        "try everything on generated speech: add two languages, measure, transcribe",
     ),
     (
         "add-language",
         add_language.add_flags,
         add_language.run,
-        "train a language pack for a frozen base",
+        "train a language pack for a base, which stays unchanged",
     ),
     (
         "evaluate",
         evaluate.add_flags,
         evaluate.run,
-        "WER and CER, pipeline-aware and language-agnostic, and routing",
+        "measure WER, CER and routing on a corpus, with and without knowing the language",
     ),
     (
         "calibrate",
         calibrate.add_flags,
         calibrate.run,
-        "fit the selector of a set of packs on dev audio",
+        "fit the selector, which chooses between base and packs, on dev audio",
     ),
     (
         "compare",
         evaluate.add_compare_flags,
         evaluate.run_compare,
-        "how far two reports on the same clips lie apart, with paired intervals",
+        "compare two reports on the same clips, with confidence intervals",
     ),
     (
         "transcribe",
         transcribe.add_flags,
         transcribe.run,
-        "transcribe files, each by the pipeline that knows its language",
+        "transcribe sound files, each by the base or pack that knows its language",
     ),
     (
         "serve",
         serve.add_flags,
         serve.run,
-        "a page to try it on, and OpenAI's transcription endpoint",
+        "serve a web page for transcription, and an API like OpenAI's",
     ),
     (
         "corpus",
         corpus.add_flags,
         corpus.run,
-        "look into a corpus, or split it into train, dev and test",
+        "check a corpus, or split it into train, dev and test",
     ),
     (
         "export",
         packs.add_export_flags,
         packs.run_export,
-        "a pack merged and alone, and its base for faster-whisper and whisper.cpp",
+        "export a pack that works alone, and its base for faster-whisper and whisper.cpp",
     ),
-    ("packs", packs.add_flags, packs.run, "list, look into, check, add and remove packs"),
+    ("packs", packs.add_flags, packs.run, "list, show, verify, add and remove packs"),
 )
 
 
-# flags with hyphens; the other commands have underscores
+# commands whose flags are declared with hyphens; those of the others have underscores
 _HYPHENATED = ("quickstart", "add-language", "corpus")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes `--output-dir` for `--output_dir`, and the reverse; the help shows the one that is
-    declared.
+    """A parser that accepts `--output-dir` for `--output_dir`, and the reverse; its help shows only
+    the declared one.
     """
 
     def parse_known_args(self, args=None, namespace=None):
@@ -99,9 +102,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _as_declared(arguments: list[str]) -> list[str]:
-    """Write the names of flags as their command declares them; values, and what stands after `--`,
-    stay as they are.
-    """
+    """Spell flags as their command declares them. Values, and all after `--`, stay as they are."""
     other, own = "_-" if arguments[:1] and arguments[0] in _HYPHENATED else "-_"
     end = arguments.index("--") if "--" in arguments else len(arguments)
     written = []
@@ -114,7 +115,11 @@ def _as_declared(arguments: list[str]) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    about = "Teach Whisper a new language without making it forget the ones it knows."
+    """Build the parser of all commands."""
+    about = (
+        "Add new languages to Whisper without making it forget the ones it knows. A language pack"
+        " holds a new language; the base, a Whisper, stays as it is."
+    )
     parser = _Parser(prog="dualasr", description=about)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
@@ -128,6 +133,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line with arguments, by default those of the process; return the exit code.
+
+    An error that dualasr raises on purpose is printed as one line.
+    """
     args = build_parser().parse_args(argv)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -138,5 +147,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dualasr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("dualasr: interrupted; what was finished is kept", file=sys.stderr)
+        print("dualasr: interrupted; finished work is kept", file=sys.stderr)
         return 130

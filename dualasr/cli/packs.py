@@ -1,4 +1,4 @@
-"""`dualasr packs`: what is in the packs folder, and in packs elsewhere."""
+"""The commands `dualasr packs` (list, show, verify, add and remove packs) and `dualasr export`."""
 
 import argparse
 import json
@@ -11,22 +11,21 @@ from dualasr.cli.loading import BASE_HELP, packs_dir_flag
 from dualasr.errors import DualasrError, PackError, RunError
 
 ACTIONS = {
-    "list": "what is in the packs folder, one a line",
-    "show": "what packs hold and how they were trained",
-    "verify": "whether packs are as they were written",
+    "list": "list the packs in the packs folder, one on each line",
+    "show": "show the languages, training and scores of packs",
+    "verify": "check that no file of a pack was changed or damaged",
     "add": "copy packs into the packs folder",
-    "measured": (
-        "keep in a pack what adding it cost: reports of `evaluate`, the one without it first"
-    ),
-    "remove": "delete packs, without asking",
+    "measured": "store in a pack how the error rates changed when it was added",
+    "remove": "delete packs, without a question",
 }
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `dualasr packs`, and their flags."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    wanted = {
-        "add": "folder of a pack",
-        "remove": "name, or path; outside the packs folder the whole path",
+    operands = {
+        "add": "folder of a pack to copy",
+        "remove": "name or path of a pack to delete; outside the packs folder, its whole path",
     }
     for action, text in ACTIONS.items():
         command = actions.add_parser(
@@ -34,20 +33,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
         packs_dir_flag(command)
         if action == "measured":
-            command.add_argument("packs", nargs=1, metavar="PACK", help="name or path")
-            command.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
+            command.add_argument(
+                "packs", nargs=1, metavar="PACK", help="name or path of the pack to store it in"
+            )
+            command.add_argument(
+                "reports",
+                nargs="+",
+                type=Path,
+                metavar="REPORT.json",
+                help="reports of `dualasr evaluate`, in order: the first without the pack",
+            )
         elif action != "list":
             command.add_argument(
                 "packs",
                 nargs="+",
                 metavar="PATH" if action == "add" else "PACK",
-                help=wanted.get(action, "name, path, or folder of packs"),
+                help=operands.get(action, "name or path of a pack, or path of a folder of packs"),
             )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 1 if something asked for failed; the others are done. Raises PackError if the packs
-    folder cannot be read.
+    """Run an action for each pack, and return the exit code: 1 if it failed for a pack.
+
+    Raises:
+        PackError: The packs folder cannot be read.
     """
     from dualasr.packs.folder import add_pack, find_packs, packs_dir, remove_pack
 
@@ -57,18 +66,19 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "add":
         return _each(args.packs, lambda path: print(f"added {add_pack(path, folder)}"))
     if args.action == "remove":
-        return _each(args.packs, lambda wanted: print(f"removed {remove_pack(wanted, folder)}"))
+        return _each(args.packs, lambda name: print(f"removed {remove_pack(name, folder)}"))
     act = {
         "verify": _verify,
         "show": _show,
         "measured": lambda path: _measured(path, args.reports),
     }[args.action]
     failed: list[int] = []
-    code = _each(args.packs, lambda wanted: failed.append(_each(find_packs([wanted], folder), act)))
+    code = _each(args.packs, lambda name: failed.append(_each(find_packs([name], folder), act)))
     return max([code, *failed])
 
 
 def _each(items: Iterable, act: Callable) -> int:
+    """Do something with each item, print the errors, and return 1 if there were any."""
     failed = 0
     for item in items:
         try:
@@ -92,7 +102,7 @@ def _list(folder: Path) -> int:
         except DualasrError as error:
             print(f"{path.name}: not usable: {error}")
     if not found:
-        print(f"no packs in {folder}; dualasr packs add PATH copies one there")
+        print(f"no packs in {folder}; dualasr packs add PATH copies a pack there")
     return 0
 
 
@@ -137,7 +147,7 @@ def _measured(path: Path, reports: Sequence[Path]) -> None:
         matrix = matrix_of(found, *steps_of(found))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{', '.join(map(str, reports))}: not reports of dualasr evaluate ({error})."
+            f"{', '.join(map(str, reports))}: these are not reports of dualasr evaluate ({error})."
         ) from error
     with TemporaryDirectory() as folder:
         write_matrix(
@@ -150,21 +160,23 @@ def _measured(path: Path, reports: Sequence[Path]) -> None:
 
 
 def add_export_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr export`."""
     command.add_argument(
-        "pack", type=Path, metavar="PACK", help="language pack: its folder or its name"
+        "pack", type=Path, metavar="PACK", help="language pack to export: its folder or its name"
     )
     command.add_argument(
         "--to",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="a new folder; its README.md says what is what",
+        help="new folder to write to; its README.md explains the files",
     )
     command.add_argument("--base", default="micro", help=BASE_HELP)
     packs_dir_flag(command)
 
 
 def run_export(args: argparse.Namespace) -> int:
+    """Export a pack, and return the exit code."""
     from dualasr.packs.export import export
     from dualasr.packs.folder import find_packs, packs_dir
 

@@ -1,4 +1,4 @@
-"""`dualasr quickstart`: the main job on generated speech."""
+"""The command `dualasr quickstart`: add two languages, measure, and transcribe generated speech."""
 
 import argparse
 from pathlib import Path
@@ -7,25 +7,32 @@ from dualasr.cli.loading import BASE_HELP
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr quickstart`."""
     command.add_argument(
         "--out",
         type=Path,
         default=Path("quickstart"),
-        help="folder for corpus, packs, reports (%(default)s)",
+        help="folder to write corpus, packs and reports to (default: %(default)s)",
     )
     command.add_argument("--base", default="micro", help=BASE_HELP)
     command.add_argument(
-        "--steps", type=int, default=argparse.SUPPRESS, help="training steps a language (250)"
+        "--steps",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="number of training steps for each language (default: 250)",
     )
     command.add_argument(
-        "--readings", type=int, default=argparse.SUPPRESS, help="voices a training sentence (2)"
+        "--readings",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="number of voices that read each training sentence (default: 2)",
     )
     command.add_argument(
         "--text",
         type=Path,
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="more sentences: DIR/*_<code>.txt",
+        help="folder with more sentences to read, in files named *_<language code>.txt",
     )
     command.add_argument("--corpus-only", action="store_true", help="generate the corpus, and stop")
     command.add_argument(
@@ -33,12 +40,13 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         type=int,
         default=argparse.SUPPRESS,
         metavar="N",
-        help="N sentences a split, for a quick look",
+        help="use only N sentences of each split, for a quick look (default: all)",
     )
-    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the quickstart, and return the exit code."""
     from dualasr.training.quickstart import QuickstartOptions, quickstart
 
     given = {

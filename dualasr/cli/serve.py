@@ -1,4 +1,4 @@
-"""`dualasr serve`: the page and the endpoint."""
+"""The command `dualasr serve`: serve the page and the API."""
 
 import argparse
 import os
@@ -8,38 +8,57 @@ from dualasr.errors import MissingExtraError, RunError
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr serve`."""
     g = command.add_argument_group("server")
     g.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0: whoever reaches this machine (%(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help=(
+            "address to listen on; 0.0.0.0 serves other machines, too; the default serves only"
+            " this one (default: %(default)s)"
+        ),
     )
-    g.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    g.add_argument(
+        "--port", type=int, default=7860, help="port to listen on (default: %(default)s)"
+    )
     g.add_argument(
         "--key",
         type=_key,
         default=os.environ.get("DUALASR_KEY") or None,
-        help="bearer key of the endpoints and password of the page (DUALASR_KEY)",
+        help=(
+            "key that clients must send, and password of the page (default: the environment"
+            " variable DUALASR_KEY, else no key)"
+        ),
     )
-    g.add_argument("--no_page", action="store_true", help="the endpoints alone")
+    g.add_argument("--no_page", action="store_true", help="serve the API without the page")
     g = command.add_argument_group("limits")
     g.add_argument(
-        "--queue", type=int, default=64, metavar="N", help="requests admitted at once (%(default)s)"
+        "--queue",
+        type=int,
+        default=64,
+        metavar="N",
+        help="most requests to accept at once; more are refused (default: %(default)s)",
     )
     g.add_argument(
-        "--max_upload_mb", type=float, default=200.0, metavar="MB", help="a request (%(default)s)"
+        "--max_upload_mb",
+        type=float,
+        default=200.0,
+        metavar="MB",
+        help="largest request, in megabytes (default: %(default)s)",
     )
     g.add_argument(
         "--max_audio_s",
         type=float,
         default=3600.0,
         metavar="S",
-        help="of sound a request (%(default)s)",
+        help="longest sound of a request, in seconds (default: %(default)s)",
     )
     g.add_argument(
         "--time_limit_s",
         type=float,
         default=600.0,
         metavar="S",
-        help="from request to answer (%(default)s)",
+        help="longest time to answer a request, in seconds (default: %(default)s)",
     )
     g = command.add_argument_group("model")
     model_flags(g)
@@ -47,24 +66,25 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         "--dtype",
         default="float32",
         choices=("float32", "float16", "bfloat16"),
-        help="(%(default)s)",
+        help="number format of the base's weights (default: %(default)s)",
     )
     g.add_argument(
         "--batch_size",
         type=int,
         default=8,
         metavar="N",
-        help="windows decoded together (%(default)s)",
+        help="number of windows to decode together (default: %(default)s)",
     )
 
 
 def _key(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("it is empty; leave it out, or give the key")
+        raise argparse.ArgumentTypeError("it is empty; give a key, or leave the flag out")
     return text
 
 
 def run(args: argparse.Namespace) -> int:
+    """Serve until the process is stopped, and return the exit code."""
     import torch
 
     try:

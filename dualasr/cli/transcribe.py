@@ -1,5 +1,6 @@
-"""`dualasr transcribe`: which files, through a model, to which files. What was finished when it
-ends in between is on disk.
+"""The command `dualasr transcribe`: find the files, transcribe them, and write the transcripts.
+
+Each transcript is written as soon as its file is done, so that an interrupted run keeps them.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from glob import glob
 from itertools import islice
@@ -25,12 +26,21 @@ from dualasr.cli.transcriber import Job, Transcriber
 from dualasr.errors import RunError
 from dualasr.transcription.writers import output_paths
 
-LINE_EVERY = 30.0  # s
+LINE_EVERY = 30.0  # seconds between two lines of progress, where no bar is drawn
 
 
 def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
-    """Files as they are named, what is in folders, what patterns match; each once. Raises RunError
-    where there is nothing.
+    """Find the files that the operands name.
+
+    Args:
+        names: Files, folders and patterns; "-" for standard input.
+        recursive: Whether to look into the folders inside a folder.
+
+    Returns:
+        The files, each once.
+
+    Raises:
+        RunError: A folder holds no sound file, or a pattern matches none.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -42,10 +52,10 @@ def find_inputs(names: Sequence[str], recursive: bool) -> list[Path]:
 
 
 def _found(name: str, recursive: bool) -> list[Path]:
-    """What one of the names stands for."""
+    """Find the files of one operand."""
     path = Path(name) if name == STDIN or str(Path(name)) != STDIN else Path(name).absolute()
     if path.is_dir():
-        shut: list[Path] = []  # folders that cannot be looked into; each fails as a file does
+        shut: list[Path] = []  # unreadable folders; each is reported later, like a broken file
         walk = os.walk(path, onerror=lambda error: shut.append(Path(error.filename)))
         below = [
             Path(folder, name)
@@ -54,7 +64,7 @@ def _found(name: str, recursive: bool) -> list[Path]:
         ]
         inside = sorted(p for p in below if p.suffix.lower() in SUFFIXES) + sorted(shut)
         if not inside:
-            hint = "" if recursive else "; -r looks into the folders below it"
+            hint = "" if recursive else "; -r also looks into the folders inside it"
             raise RunError(f"{name}: no sound file in this folder ({', '.join(SUFFIXES)}){hint}.")
     elif name != STDIN and not path.exists() and any(c in name for c in "*?["):
         inside = [Path(p) for p in sorted(glob(name, recursive=recursive)) if Path(p).is_file()]
@@ -66,27 +76,41 @@ def _found(name: str, recursive: bool) -> list[Path]:
 
 
 def place_of_output(folder: Path) -> None:
-    """Make the folder, and see that it can be written. Raises RunError."""
+    """Make the output folder, and check that files can be written to it.
+
+    Raises:
+        RunError: They cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise RunError(
-            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder."
+            f"--output_dir {folder}: cannot be written to ({error.strerror}); choose another"
+            " folder."
         ) from error
 
 
 def visible(text: str) -> str:
-    """On one line, with what cannot be seen or written spelt out."""
+    """Return a text on one line, with characters that cannot be printed written as escapes."""
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
 def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = Transcriber) -> int:
-    """What the flags ask for; the exit code. `load` gives the model with their base and packs, and
-    is called last.
+    """Transcribe all files that the flags name.
 
-    `start` makes of the flags and `load` what transcribes files, as `Transcriber` does.
+    Args:
+        args: The flags.
+        load: Function that loads the model; called after all flags were checked.
+        start: Class or function that makes a `Transcriber`, or an object like it, from `args` and
+            `load`.
+
+    Returns:
+        The exit code: 1 if a file failed.
+
+    Raises:
+        RunError: The flags make no sense, or the files cannot be found or written.
     """
     check_choice(args)
     options_of(args)
@@ -104,28 +128,24 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
         places = output_paths(files, args.output_dir, formats)
         jobs = [Job(file, name, places[file]) for file, name in files.items()]
         todo = [job for job in jobs if not (args.skip_existing and is_done(job.output, formats))]
-        counts, routes, heard, began = (
-            Counter(skipped=len(jobs) - len(todo)),
-            Counter(),
-            0.0,
-            time.monotonic(),
-        )
+        counts = Counter(skipped=len(jobs) - len(todo))
+        routes: dict[str, float] = {}  # seconds of text by route
+        audio_s, began = 0.0, time.monotonic()
         bar = stack.enter_context(tqdm(total=len(todo), unit="file", disable=None))
+        reported = began  # time of the last line of progress; a log gets lines in place of the bar
 
-        told = began  # when a line said how far it is, where a bar would only fill a log
-
-        def tell(seconds: float) -> None:
-            nonlocal heard, told
-            heard += seconds
+        def on_audio(seconds: float) -> None:
+            nonlocal audio_s, reported
+            audio_s += seconds
             now = time.monotonic()
-            rate = f"{heard:.0f} s of audio, {heard / max(now - began, 1e-3):.1f} x real time"
+            rate = f"{audio_s:.0f} s of audio, {audio_s / max(now - began, 1e-3):.1f} x real time"
             bar.set_postfix_str(rate)
-            if bar.disable and now - told >= LINE_EVERY:
+            if bar.disable and now - reported >= LINE_EVERY:
                 print(
                     f"{counts['done'] + counts['failed']} of {len(todo)} files; {rate}",
                     file=sys.stderr,
                 )
-                told = now
+                reported = now
 
         def show(line: str) -> None:
             try:
@@ -134,77 +154,92 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
                     visible(line).encode(encoding, "backslashreplace").decode(encoding), file=out
                 )
                 out.flush()
-            # nobody reads on, or the disk is full: what is written to files does not depend on it
+            # The reader has gone, or the disk is full. The transcripts in files do not need stdout.
             except OSError as error:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
                 if args.detect_only:
-                    raise RunError(f"Nobody reads what is detected: {error.strerror}.") from error
+                    raise RunError(
+                        f"Cannot write to standard output: {error.strerror}; --detect_only writes"
+                        " nowhere else."
+                    ) from error
 
-        for outcome in transcribe(todo, tell, show):
+        for outcome in transcribe(todo, on_audio, show):
             counts["done" if outcome.error is None else "failed"] += 1
-            routes.update(outcome.route_seconds)
+            for route, seconds in outcome.route_seconds.items():
+                routes[route] = routes.get(route, 0) + seconds
             if outcome.error is not None:
                 tqdm.write(f"dualasr: {visible(outcome.error)}", file=sys.stderr)
             bar.update()
-    print(summary(counts, heard, time.monotonic() - began, routes), file=sys.stderr)
+    print(summary(counts, audio_s, time.monotonic() - began, routes), file=sys.stderr)
     return 1 if counts["failed"] else 0
 
 
 @contextmanager
 def standard_input() -> Iterator[Path]:
-    """What comes by standard input as a file, stdin."""
+    """Copy standard input to a temporary file with the name stdin."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "stdin")
         if sys.stdin is None:
-            raise RunError("Standard input is closed; give a file's name, or pipe the sound in.")
+            raise RunError("Standard input is closed; name a file, or pipe the sound in.")
         try:
             with path.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         except OSError as error:
             raise RunError(
-                f"Standard input cannot be kept in {folder}: {error.strerror or error}."
+                f"Cannot copy standard input to {folder}: {error.strerror or error}."
             ) from error
         yield path
 
 
 def is_done(path: Path, formats: Sequence[str]) -> bool:
+    """Return whether the transcripts at `path` (without suffix) exist in all formats."""
     return all(Path(f"{path}.{name}").is_file() for name in formats)
 
 
 def length(seconds: float) -> str:
-    """In seconds, minutes or hours."""
+    """Write a time in seconds, minutes or hours."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def summary(counts: Counter, heard: float, took: float, routes: Counter) -> str:
-    """The line at the end: files, how much sound, how much faster than they last, the routes of
-    what was said.
+def summary(
+    counts: Counter[str], audio_s: float, took_s: float, routes: Mapping[str, float]
+) -> str:
+    """Write the line at the end of a run.
+
+    Args:
+        counts: Number of files that are done, skipped and failed.
+        audio_s: Seconds of sound.
+        took_s: Seconds of the run.
+        routes: Seconds of text by route.
+
+    Returns:
+        For example "2 files; 60 s of sound in 6 s (10.0 x real time); routes: primary 100%".
     """
-    files = f"{counts['done']} file{'' if counts['done'] == 1 else 's'}"
+    speed = audio_s / max(took_s, 1e-3)
     parts = [
-        files,
-        f"{length(heard)} of sound in {length(took)} ({heard / max(took, 1e-3):.1f} x real time)",
+        f"{counts['done']} file{'' if counts['done'] == 1 else 's'}",
+        f"{length(audio_s)} of sound in {length(took_s)} ({speed:.1f} x real time)",
     ]
     total = sum(routes.values())
     if total:
-        parts += [
-            "routes: "
-            + ", ".join(f"{route} {seconds / total:.0%}" for route, seconds in routes.most_common())
-        ]
+        ranked = sorted(routes.items(), key=lambda item: item[1], reverse=True)
+        parts += ["routes: " + ", ".join(f"{route} {s / total:.0%}" for route, s in ranked)]
     parts += [f"{counts[name]} {name}" for name in ("skipped", "failed") if counts[name]]
     return "; ".join(parts)
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `dualasr transcribe`."""
     command.usage = "dualasr transcribe [options] AUDIO [AUDIO ...]"
     transcribe_options.add_flags(command)
     loading.model_flags(command.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
+    """Transcribe, with Ray if --ray is given; return the exit code."""
     if args.local_files_only:
         os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -1,9 +1,8 @@
-"""Transcription by many workers, of one machine or a cluster: blocks of files through Ray Data
-(extra: ray).
+"""Transcription by many workers, on one machine or a cluster, with Ray Data (extra: ray).
 
-A worker is a process with a model of its own, and writes the transcripts itself; what comes back is
-what there is to tell. All machines see the files, the packs and the output folder under the same
-paths.
+A worker is a process with a model of its own. It takes a block of files, writes their transcripts
+itself, and returns only messages and counts. All machines must see the files, the packs and the
+output folder under the same paths.
 """
 
 import argparse
@@ -19,19 +18,23 @@ from contextlib import redirect_stdout
 from dualasr.cli.transcriber import Job, Outcome, Transcriber
 from dualasr.errors import DualasrError, MissingExtraError, RunError
 
-ENVIRONMENT = (
+ENVIRONMENT = (  # variables that workers get from the command
     "HF_HUB_OFFLINE",
     "HF_HUB_DISABLE_PROGRESS_BARS",
     "TRANSFORMERS_VERBOSITY",
     "TOKENIZERS_PARALLELISM",
     "DUALASR_PACKS",
 )
-BLOCKS = 10_000  # each costs Ray about a millisecond before it starts
-LOST_BLOCKS = 100  # so many may fail with their worker until the run is given up
+BLOCKS = 10_000  # most blocks of a run; each costs Ray about a millisecond before the start
+LOST_BLOCKS = 100  # the run ends if the workers of more blocks than these have died
 
 
 class RayTranscriber:
-    """`Transcriber`, but for `args.ray` workers, 0 for as many as fit. Raises MissingExtraError."""
+    """A `Transcriber` that uses `args.ray` workers; 0 for as many as fit.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
 
     def __init__(self, args: argparse.Namespace, load: Callable):
         try:
@@ -43,13 +46,23 @@ class RayTranscriber:
     def __call__(
         self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]
     ) -> Iterator[Outcome]:
-        """Transcribe and write; files in the order in which their blocks are done, and shown then.
+        """Transcribe files, and write their transcripts.
 
-        A worker that dies is started again, and its block given out once more. If it dies once
-        more, or fails in a way that is no DualasrError, the files of the block that have no answer
-        fail, at the end. Raises RunError where the workers do not fit, where no file can be
-        transcribed as the flags ask, where Ray cannot be reached, and after LOST_BLOCKS lost
-        blocks.
+        A worker that dies is started again, and gets its block once more. If it dies a second
+        time, or raises an error that is no DualasrError, the unfinished files of the block fail at
+        the end.
+
+        Args:
+            jobs: The files.
+            on_audio: Function that is called with the seconds of sound of each file.
+            show: Function that prints a line of --verbose or --detect_only.
+
+        Yields:
+            The result for each file, in the order in which blocks are done.
+
+        Raises:
+            RunError: The workers do not fit, the flags suit no file, Ray cannot be reached, or
+                more than LOST_BLOCKS blocks are lost.
         """
         if not jobs:
             return
@@ -58,15 +71,15 @@ class RayTranscriber:
 
         waiting = {job.file: job for job in jobs}
         try:
-            # else Ray also tries what ran here last, for minutes
+            # Without an address, Ray tries for minutes to reach a cluster that ran here before.
             address = os.environ.get("RAY_ADDRESS", "local")
-            # Ray says on stdout that a worker died, where transcripts are shown
+            # Ray reports a dead worker on stdout, which is for transcripts.
             with (
                 redirect_stdout(sys.stderr),
                 ray.init(address, include_dashboard=False, logging_level=logging.ERROR),
             ):
                 for row in self._dataset(jobs).iter_rows():
-                    outcome, seconds, lines = pickle.loads(row["told"])
+                    outcome, seconds, lines = pickle.loads(row["report"])
                     if isinstance(outcome, str):
                         raise RunError(outcome)
                     on_audio(seconds)
@@ -82,17 +95,21 @@ class RayTranscriber:
                 .rstrip(".")
             )
             raise RunError(
-                f"Ray gave up: {reason}. What was finished is kept; --skip_existing goes on."
+                f"Ray stopped: {reason}. Finished transcripts are kept; run the command again with"
+                " --skip_existing to do the rest."
             ) from error
         for job in waiting.values():
             yield Outcome(
                 job,
-                f"{job.name}: its worker died or failed, as Ray says above; --skip_existing tries"
-                " it again.",
+                f"{job.name}: its worker died or failed (see Ray's messages above); run the"
+                " command again with --skip_existing to retry.",
             )
 
     def _dataset(self, jobs: Sequence[Job]):
-        """The files in blocks, through the workers. Raises RunError where these do not fit."""
+        """Make the dataset that sends blocks of files through the workers.
+
+        Raises RunError if the workers do not fit.
+        """
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -112,13 +129,13 @@ class RayTranscriber:
         if not 1 <= workers <= fits:
             each = f"--threads {threads}" + " and a GPU each" * gpus
             raise RunError(
-                f"--ray {workers}: Ray has room for {fits} with {each}; ask for fewer workers or"
-                " threads, or set RAY_ADDRESS to a larger cluster."
+                f"--ray {workers}: Ray has room for {fits} workers with {each}; use fewer workers"
+                " or threads, or set RAY_ADDRESS to a larger cluster."
             )
         size = block_size(len(jobs), workers, self.args.batch_size)
         rows = [{"jobs": pickle.dumps(jobs[at : at + size])} for at in range(0, len(jobs), size)]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        # max_task_retries goes in Ray 2.64, and has no successor yet
+        # Ray warns that 2.64 will remove max_task_retries, but names no replacement.
         with warnings.catch_warnings(action="ignore"):
             return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).flat_map(
                 Worker,
@@ -133,8 +150,9 @@ class RayTranscriber:
 
 
 class Worker:
-    """What a worker's process does, in the folder and environment of the command. The model is
-    loaded for the first block.
+    """A worker's process, in the folder and environment of the command.
+
+    The model is loaded for the first block.
     """
 
     def __init__(
@@ -145,8 +163,10 @@ class Worker:
         self.transcribe: Transcriber | None = None
 
     def __call__(self, row: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
-        """A block's outcomes, each with the seconds that were heard and the lines that were shown
-        since the last; or the sentence that ends the run.
+        """Transcribe a block.
+
+        Yields the outcome of each file, with the seconds of sound and the lines to show since the
+        last one; or the message of an error that ends the run.
         """
         seconds: list[float] = []
         lines: list[str] = []
@@ -155,15 +175,25 @@ class Worker:
                 os.chdir(self.folder)
                 self.transcribe = Transcriber(self.args, self.load)
             for outcome in self.transcribe(pickle.loads(row["jobs"]), seconds.append, lines.append):
-                yield {"told": pickle.dumps((outcome, sum(seconds), lines))}
+                yield {"report": pickle.dumps((outcome, sum(seconds), lines))}
                 seconds.clear()
                 lines.clear()
         except DualasrError as error:
-            yield {"told": pickle.dumps((str(error), 0.0, []))}
+            yield {"report": pickle.dumps((str(error), 0.0, []))}
 
 
 def block_size(files: int, workers: int, batch: int) -> int:
-    """Files that a worker takes at once: short ones fill a batch, but each worker has four blocks
-    or more if it can.
+    """Choose the number of files in a block.
+
+    A block should fill a batch with short files, but each worker should get at least four blocks,
+    so that all end at about the same time.
+
+    Args:
+        files: Number of files of the run.
+        workers: Number of workers.
+        batch: Windows that are decoded together.
+
+    Returns:
+        The number of files in a block, at least 1.
     """
     return max(1, min(batch, math.ceil(files / (4 * workers))))

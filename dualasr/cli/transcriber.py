@@ -1,9 +1,10 @@
-"""Transcribing files as the flags ask: each file once it is whole, and what is shown of it."""
+"""Transcription of files for the command line: transcripts are written file by file."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dualasr.cli.transcribe_options import formats_of, options_of
 from dualasr.errors import DualasrError, RunError
@@ -11,15 +12,20 @@ from dualasr.transcription.subtitles import span
 from dualasr.transcription.transcript import Segment, Transcription
 from dualasr.transcription.writers import clock, write
 
+if TYPE_CHECKING:
+    from dualasr.transcription.recording import Audio
 
-def shown(segment: Segment) -> str:
-    """What --verbose prints of a segment: times, language and text."""
+
+def segment_line(segment: Segment) -> str:
+    """Write the line that --verbose prints for a segment: times, language and text."""
     return f"[{' --> '.join(map(clock, span(segment)))}] {segment.language}: {segment.text}"
 
 
-def detected(path: Path, found: Transcription) -> str:
-    """A file's language, its probability and pipeline, and the likeliest of the others, between
-    tabs.
+def language_line(path: Path, found: Transcription) -> str:
+    """Write the line that --detect_only prints for a file.
+
+    It holds the file, its language, the language's probability, the pipeline, and the most likely
+    other languages, separated by tabs.
     """
     if found.language is None:
         return f"{path}\t-\t-\tno {'speech' if found.language_probs else 'sound'}"
@@ -27,13 +33,18 @@ def detected(path: Path, found: Transcription) -> str:
         (code, prob) for code, prob in found.language_probs.items() if code != found.language
     ][:3]
     rest = ", ".join(f"{code} {prob:.3f}" for code, prob in others)
-    return f"{path}\t{found.language}\t{found.language_probs[found.language]:.3f}\t{found.route}\t{rest}"
+    probability = f"{found.language_probs[found.language]:.3f}"
+    return "\t".join([str(path), found.language, probability, found.route, rest])
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to transcribe, what it is called, and the path, without suffix, of what is written for
-    it.
+    """A file to transcribe.
+
+    Attributes:
+        file: Path of the file to read.
+        name: The path to show to the user.
+        output: Path of its transcripts, without suffix.
     """
 
     file: Path
@@ -43,7 +54,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a file: the error that it failed with, or the seconds of text by route."""
+    """The result for a file.
+
+    Attributes:
+        job: The file.
+        error: Message of the error that it failed with; None if it is done.
+        route_seconds: Seconds of text by route.
+    """
 
     job: Job
     error: str | None = None
@@ -51,8 +68,15 @@ class Outcome:
 
 
 class Transcriber:
-    """The model that `load` gives, with what the flags ask of it. Raises PackError for a language
-    or route unknown to it.
+    """A model with the request that the flags describe.
+
+    Args:
+        args: The flags.
+        load: Function that loads the model.
+
+    Raises:
+        RunError: The base cannot translate, and --task is translate.
+        PackError: The model does not know a language of the flags.
     """
 
     def __init__(self, args: argparse.Namespace, load: Callable):
@@ -62,7 +86,7 @@ class Transcriber:
         options, self.subtitles = options_of(args)
         self.args, self.model = args, load()
         if args.task == "translate" and not self.model.backbone.languages:
-            raise RunError(f"--task translate: {self.model.backbone.name} knows English alone.")
+            raise RunError(f"--task translate: {self.model.backbone.name} knows only English.")
         decode = replace(options.decode, timestamps=self.model.backbone.tells_time)
         route = (
             PRIMARY if args.task == "translate" else None if args.route == "auto" else args.route
@@ -76,26 +100,34 @@ class Transcriber:
     def __call__(
         self, jobs: Sequence[Job], on_audio: Callable[[float], None], show: Callable[[str], None]
     ) -> Iterator[Outcome]:
-        """Transcribe files and write what is asked for, each once it is whole; `on_audio` is told
-        the seconds of audio, `show` the lines that the flags want to see, as they come.
+        """Transcribe files, and write each transcript as soon as its file is done.
+
+        Args:
+            jobs: The files.
+            on_audio: Function that is called with the seconds of sound of each block that was read.
+            show: Function that prints a line of --verbose or --detect_only.
+
+        Yields:
+            The result for each file, in order.
         """
         from dualasr.transcription.transcribe import transcribe_files
 
-        job_of = {job.file: job for job in jobs}
-        verbose, begun = self.args.verbose and not self.args.detect_only, set()
+        job_of: dict[Audio, Job] = {job.file: job for job in jobs}
+        verbose = self.args.verbose and not self.args.detect_only
+        begun: set[Audio] = set()
 
-        def begin(file: Path) -> None:
+        def begin(file: "Audio") -> None:
             if verbose and file not in begun:
                 begun.add(file)
                 show(f"{job_of[file].name}")
 
-        def on_segment(file: Path, segment: Segment) -> None:
+        def on_segment(file: "Audio", segment: Segment) -> None:
             begin(file)
-            show(shown(segment))
+            show(segment_line(segment))
 
         for file, result in transcribe_files(
             self.model,
-            job_of,
+            [job.file for job in jobs],
             self.request,
             on_audio=on_audio,
             on_segment=on_segment if verbose else None,
@@ -106,7 +138,7 @@ class Transcriber:
                     raise result
                 begin(file)
                 if self.args.detect_only:
-                    show(detected(job.name, result))
+                    show(language_line(job.name, result))
                 else:
                     write(result, job.output, formats_of(self.args), self.subtitles)
                 yield Outcome(job, route_seconds=result.scores["route_seconds"])

@@ -1,8 +1,13 @@
-"""When each word of a transcript was said: CTC forced alignment on a pack's character head.
+"""Times of the words of a transcript.
 
-CTC marks a character by a frame or two inside it. The mark of the space before a word stands where
-the word begins; a word without one before it begins a little before its first character's mark, and
-ends with the mark of its last letter.
+Two methods, one for each pipeline:
+
+- A pack's words come from CTC forced alignment on its character head (`align_words`). CTC marks a
+  character in one or two frames somewhere inside it. A word begins at the mark of the space before
+  it. A word without a space before it begins `LAG` before the mark of its first letter. A word
+  ends at the end of the mark of its last letter.
+- The primary's words come from its decoder's cross-attention and dynamic time warping
+  (`warp_words`), as in openai-whisper's `timing.py`.
 """
 
 import logging
@@ -27,16 +32,22 @@ from dualasr.model.tokenizer import PackTokenizer
 from dualasr.text import scoring_unit
 from dualasr.transcription.transcript import Word
 
-FILTER_WIDTH = 7  # frames
+FILTER_WIDTH = 7  # frames of the median filter over attention weights, as in openai-whisper
 
-# s from where a character begins to its mark: the median over four packs, of 30 clips each
+# Seconds from the beginning of a character to its CTC mark: the median over four packs with 30
+# clips each.
 LAG = 0.045
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where CTC says a character: its place in the text, frames `first` to `end` (not with it), its
-    highest probability.
+    """The frames that CTC assigns to one character.
+
+    Attributes:
+        index: Index of the character in the text.
+        first: Its first frame.
+        end: The frame after its last.
+        probability: The highest probability of the character in these frames.
     """
 
     index: int
@@ -46,7 +57,11 @@ class Mark:
 
 
 def check_alignment() -> None:
-    """Raise AlignmentError where forced alignment cannot run."""
+    """Check that forced alignment can run here.
+
+    Raises:
+        AlignmentError: torchaudio cannot be loaded.
+    """
     if fault := torchaudio_fault():
         raise AlignmentError(f"{fault}, or transcribe without word times.")
 
@@ -59,49 +74,70 @@ def align_words(
     seconds: float,
     unit: Literal["word", "character"] = "word",
 ) -> tuple[Word, ...]:
-    """The words of a text in a window of so many seconds, in order and without overlap; joined they
-    are the text.
+    """Find the time of each word of a window by CTC forced alignment.
 
-    log_probs (frames, blank + characters) of the clip's own frames; a frame lasts `frame_s`
-    seconds. A word's probability is the mean of its marks'. A word is `shared` where it has no
-    character that the head knows, or no alignment of the text fits the sound: it shares the time
-    between its neighbours evenly. Raises AlignmentError where torchaudio cannot be loaded.
+    1. Align the characters of the text with the frames (`mark_characters`).
+    2. Begin a word at the mark of the space before it. Without a space, begin `LAG` before the
+       mark of its first letter, but not before the character before it ends.
+    3. End a word with the mark of its last letter.
+    4. Give words without any mark the time between their neighbours, in equal shares.
+
+    Args:
+        log_probs: Of the character head, over the frames of the clip without padding; shape
+            (frames, 1 + characters), the blank first.
+        text: The transcript of the window.
+        tokenizer: The pack's.
+        frame_s: Seconds of a frame.
+        seconds: Length of the window; no word ends later.
+        unit: What counts as a word (`split_words`).
+
+    Returns:
+        The words in order, without overlap, in seconds of the window; their texts joined are the
+        text. A word's probability is the mean over its letters. A word is `shared` if it has no
+        character that the head knows, or if the text does not fit into the frames.
+
+    Raises:
+        AlignmentError: torchaudio cannot be loaded.
     """
     places = split_words(text, unit)
     marks = mark_characters(log_probs, text, tokenizer) or ()
     words: list[Word | None] = []
     for first, last in places:
-        mine = [
+        letters = [
             k
             for k, mark in enumerate(marks)
             if first <= mark.index < last and _is_letter(text[mark.index])
         ]
-        if not mine:
+        if not letters:
             words.append(None)
             continue
-        before = marks[mine[0] - 1] if mine[0] else None
-        begins = marks[mine[0]].first * frame_s - LAG
+        before = marks[letters[0] - 1] if letters[0] else None
+        start = marks[letters[0]].first * frame_s - LAG
         if before is not None:
-            begins = (
+            start = (
                 before.first * frame_s
                 if text[before.index].isspace()
-                else max(begins, before.end * frame_s)
+                else max(start, before.end * frame_s)
             )
         earlier = next((word.end for word in reversed(words) if word), 0.0)
-        begins = min(max(begins, earlier), seconds)
-        ends = min(max(marks[mine[-1]].end * frame_s, begins), seconds)
-        probability = sum(marks[k].probability for k in mine) / len(mine)
-        words.append(Word(begins, ends, text[first:last], probability, False))
+        start = min(max(start, earlier), seconds)
+        end = min(max(marks[letters[-1]].end * frame_s, start), seconds)
+        probability = sum(marks[k].probability for k in letters) / len(letters)
+        words.append(Word(start, end, text[first:last], probability, False))
     texts = [text[first:last] for first, last in places]
     return tuple(_share(words, texts, seconds))
 
 
 def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int, int]]:
-    """First character of each word and the one after its last: the space before a word is part of
-    it, as Whisper has it.
+    """Cut a text into words. The space before a word is part of it, as in Whisper.
 
-    Where a language is written without spaces every letter with its marks is a word, with the
-    punctuation after it.
+    Args:
+        text: A transcript.
+        unit: "word" cuts at spaces. "character", for languages that are written without spaces,
+            makes each letter a word, with its combining marks and the punctuation after it.
+
+    Returns:
+        For each word the index of its first character and the index after its last.
     """
     starts = [
         i for i, c in enumerate(text) if not c.isspace() and (i == 0 or text[i - 1].isspace())
@@ -120,8 +156,19 @@ def split_words(text: str, unit: Literal["word", "character"]) -> list[tuple[int
 def mark_characters(
     log_probs: torch.Tensor, text: str, tokenizer: PackTokenizer
 ) -> tuple[Mark, ...] | None:
-    """The most likely marks of the characters that the head knows; None where there is none, or too
-    few frames for them.
+    """Align the characters of a text with frames: the most likely CTC path.
+
+    Args:
+        log_probs: Of the character head; shape (frames, 1 + characters).
+        text: What to align.
+        tokenizer: The pack's; characters that it does not know are left out.
+
+    Returns:
+        A mark for each known character. None if no character is known, or if there are fewer
+        frames than CTC needs: one for each character, and a blank between two equal ones.
+
+    Raises:
+        AlignmentError: torchaudio cannot be loaded.
     """
     units = tokenizer.encode_characters(text)
     known = [i for i, c in enumerate(text) if tokenizer.encode_characters(c)]
@@ -133,8 +180,7 @@ def mark_characters(
 
     path, scores = forced_align(log_probs.float().cpu().unsqueeze(0), torch.tensor([units]))
     likely = scores[0].exp()
-    # a run of frames with the same character each, none of blanks
-    spans = merge_tokens(path[0], likely)
+    spans = merge_tokens(path[0], likely)  # runs of frames with one character; blanks are dropped
     return tuple(
         Mark(i, span.start, span.end, float(likely[span.start : span.end].max()))
         for i, span in zip(known, spans, strict=True)
@@ -146,14 +192,17 @@ def _is_letter(character: str) -> bool:
 
 
 def _share(words: list[Word | None], texts: list[str], seconds: float) -> list[Word]:
-    """Words without a time share the gap between their neighbours evenly."""
+    """Give words without a time equal shares of the gap between their neighbours."""
     filled: list[Word] = []
     for k, word in enumerate(words):
         if word is None:
-            run = next((j for j in range(k, len(words)) if words[j]), len(words)) - k
             start = filled[-1].end if filled else 0.0
-            end = words[k + run].start if k + run < len(words) else seconds
-            word = Word(start, start + (end - start) / run, texts[k], None, True)
+            end, missing = seconds, len(words) - k
+            for count, after in enumerate(words[k:]):
+                if after is not None:
+                    end, missing = after.start, count
+                    break
+            word = Word(start, start + (end - start) / missing, texts[k], None, True)
         filled.append(word)
     return filled
 
@@ -165,39 +214,57 @@ def warp_words(
     frame_s: float,
     seconds: float,
 ) -> tuple[Word, ...]:
-    """The words of a window of so many seconds, in order and without overlap.
+    """Find the time of each word from cross-attention, by dynamic time warping.
 
-    weights (heads, tokens + 1, frames) over the clip's own frames, the last row the end token's;
-    probabilities (tokens,); words as text and number of tokens, of which there are as many as
-    tokens in all. A word's probability is the mean of its tokens'.
+    The method is that of openai-whisper's `timing.py`:
+
+    1. Scale each row of weights to sum 1, then each frame over the tokens to mean 0 and standard
+       deviation 1. This takes away what all tokens attend to.
+    2. Smooth over time with a median filter of `FILTER_WIDTH` frames, and average the heads.
+    3. Find the path through (tokens, frames) with the most attention (`warp`).
+    4. A token begins at the first frame of its part of the path; a word begins with its first
+       token and ends where the token after its last one begins.
+
+    Args:
+        weights: Cross-attention over the frames of the clip without padding; the last row is that
+            of the end token; shape (heads, tokens + 1, frames).
+        probabilities: Of each token; shape (tokens,).
+        words: The text of each word and its number of tokens; these add up to all tokens.
+        frame_s: Seconds of a frame.
+        seconds: Length of the window; no word ends later.
+
+    Returns:
+        The words in order, without overlap, in seconds of the window. A word's probability is the
+        mean over its tokens.
     """
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
     spread, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     scores = ((weights - mean) / spread.clamp_min(1e-9)).cpu().numpy()
     smooth = median_filter(scores, (1, 1, FILTER_WIDTH), mode="mirror")
     tokens, frames = warp(-smooth.mean(0))
-    first = np.flatnonzero(np.diff(tokens, prepend=-1))  # where the path comes to each token
+    first = np.flatnonzero(np.diff(tokens, prepend=-1))  # index on the path of each token's start
     starts = frames[first] * frame_s
-    found, at, likely = [], 0, probabilities.tolist()
+    found: list[Word] = []
+    at, likely = 0, probabilities.tolist()
     for text, count in words:
-        begins, ends = (min(float(starts[place]), seconds) for place in (at, at + count))
-        found.append(Word(begins, ends, text, sum(likely[at : at + count]) / count, False))
+        start, end = (min(float(starts[place]), seconds) for place in (at, at + count))
+        found.append(Word(start, end, text, sum(likely[at : at + count]) / count, False))
         at += count
     return tuple(found)
 
 
 def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the cheapest way through a matrix from its first cell to its last (dynamic time
-    warping).
+    """Find the cheapest path through a matrix by dynamic time warping.
 
-    A step goes to the next row, the next column, or both. Of steps that cost the same, the
-    one to both is taken before the one to the next column, and this before the next row.
+    The path leads from the first cell to the last. A step goes to the next row, the next column,
+    or both. Of steps with the same cost, the one to both comes first, then the next column, then
+    the next row.
 
     Args:
-        cost: of each cell, no NaN; shape (rows, columns).
+        cost: Cost of each cell, without NaN; shape (rows, columns).
 
     Returns:
-        The row and the column of each cell on the way, int, shape (cells,) each.
+        Row and column of each cell on the path, as integers; shape (cells,) each.
 
     Raises:
         RunError: numba, which compiles librosa, finds no folder to keep the result in.
@@ -225,18 +292,24 @@ def words_of(
     encodings: Mapping[str, PackEncoding] = MappingProxyType({}),
     required: bool = True,
 ) -> list[tuple[Word, ...]]:
-    """Return the words of each window, in seconds of the window.
+    """Find the words of each window.
 
-    The primary's come from its decoder's cross-attention, a pack's from CTC forced alignment on its
-    character head.
+    The primary's words come from its decoder's cross-attention, a pack's from CTC forced alignment
+    on its character head.
 
     Args:
-        model: The model that wrote the results.
-        audio: The windows as it encoded them. results: One a window. task: "transcribe" or
-        "translate", as the primary was asked. rows: The windows whose words are wanted; None for
-        all. The others get (). encodings: By pack, the encoder output that was computed to decode;
-        what is missing is computed here. required: False leaves a pack's windows without words, and
-        logs a warning once, where torchaudio cannot be loaded.
+        model: The model that decoded the windows.
+        audio: The encoded windows.
+        results: One for each window.
+        task: The primary's task: "transcribe" or "translate".
+        rows: Indices of the windows whose words are needed; None for all. The others get ().
+        encodings: Encoder output by name of pack, as far as decoding has computed it; what is
+            missing is computed here.
+        required: Whether missing torchaudio is an error. If not, a pack's windows get no words,
+            and a warning is logged once.
+
+    Returns:
+        The words of each window, in seconds of the window.
 
     Raises:
         AlignmentError: torchaudio cannot be loaded, and a pack's words are required.
@@ -253,7 +326,7 @@ def words_of(
 
 @cache
 def _can_align() -> bool:
-    """Whether packs have word times here. The first call logs a warning where they have none."""
+    """Whether forced alignment can run here. The first call logs a warning if it cannot."""
     if fault := torchaudio_fault():
         message = "What a pack writes is not cut into sentences: %s."
         logging.getLogger("dualasr").warning(message, fault)
@@ -274,9 +347,11 @@ def _words(
     if result.route != PRIMARY:
         pack = model.pack(result.route)
         encoding = encodings.get(result.route)
-        if encoding is None or row not in encoding.rows:
-            encoding = encode(pack, audio, [row])
-        encoded, lengths = encoding.of([row])
+        found = None if encoding is None else encoding.of([row])
+        if found is None:
+            fresh = encode(pack, audio, [row])
+            found = fresh.encoded, fresh.lengths
+        encoded, lengths = found
         secondary = pack.secondary
         frames = secondary.ctc_log_probs(encoded)[0, : int(lengths[0])]
         return align_words(
@@ -300,13 +375,12 @@ def _words(
 def words_of_clip(
     model: DualWhisper, samples: np.ndarray, results: Sequence[WindowResult]
 ) -> tuple[Word, ...]:
-    """Find the words of a clip that was transcribed before, window by window; nothing is decoded
-    again.
+    """Find the words of a clip that was transcribed before; nothing is decoded again.
 
     Args:
-        model: What transcribed it.
+        model: The model that transcribed it.
         samples: float32, shape (samples,), 16 kHz.
-        results: Of its windows, as `split_windows` cuts them; those shorter than 25 ms have none.
+        results: One for each window of at least 25 ms, as `split_windows` cuts the clip.
 
     Returns:
         The words in order, in seconds of the clip.
@@ -316,7 +390,7 @@ def words_of_clip(
     ]
     words = []
     for (first, last), result in zip(ranges, results, strict=True):
-        at = first / SAMPLE_RATE
+        offset = first / SAMPLE_RATE
         [found] = words_of(model, model.encode_audio([samples[first:last]]), [result])
-        words += [replace(word, start=at + word.start, end=at + word.end) for word in found]
+        words += [replace(word, start=offset + word.start, end=offset + word.end) for word in found]
     return tuple(words)

@@ -1,15 +1,15 @@
-"""A file on its way from windows to a transcript: what is heard of it, what the neighbours of a
-window change, the whole.
+"""A file between its first window and its transcript.
 
-The primary inside the model stays plain Whisper. Whatever keeps text out of a transcript, such as a
-window that is digital silence or one that Whisper itself takes for no speech, is decided here. A
-file is read as a stream: memory does not depend on how long it is.
+This module decides which windows are decoded (not digital silence), which decoded windows give
+text (not those that Whisper's thresholds call no speech), where a window takes the route of its
+neighbours, and how windows become segments. The primary inside the model stays plain Whisper. A
+file is read as a stream, so memory does not grow with its length.
 """
 
 import os
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -26,42 +26,52 @@ from dualasr.model.whisper import Span
 from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcript import Segment, Transcription, Word, space_between
 
-LONG_PAUSE = 1.0  # s; nobody reads on over it
+LONG_PAUSE = 1.0  # seconds between two words that end a sentence
 _SENTENCE_END = re.compile(r"[.!?…。！？؟۔।॥።]['\"”’»」』)\]]*\s*$")
 
-UNSURE = 0.5  # temperature above which a text is not carried on, as in Whisper
+UNSURE = 0.5  # text decoded at a higher temperature is no prompt for the next window, as in Whisper
 Audio = str | Path | Sound | np.ndarray
-Answered = tuple[WindowResult, tuple[Word, ...]]
+Decoded = tuple[WindowResult, tuple[Word, ...]]  # a window's result, and its words
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A window that was decoded: seconds in its file, and what came of it."""
+    """A decoded window.
+
+    Attributes:
+        start: Seconds from the beginning of the file.
+        end: Seconds from the beginning of the file.
+        result: The transcript of the window.
+        words: Its words, in seconds of the window; () if they were not needed.
+    """
 
     start: float
     end: float
     result: WindowResult
-    words: tuple[Word, ...] = ()  # in seconds of the window
+    words: tuple[Word, ...] = ()
 
     @property
     def seconds(self) -> float:
+        """Length of the window in seconds."""
         return self.end - self.start
 
 
-@dataclass
+@dataclass(eq=False)
 class Recording:
-    """A sound between its first window and its last answer. This is the part that changes; what it
-    yields does not.
+    """A sound while it is read and decoded.
+
+    This object changes as windows are decoded; the segments and transcripts that it returns do
+    not.
 
     Attributes:
-        audio: The sound: a file, a part of one, or samples.
-        options: How it is transcribed.
-        spans: Cuts the primary's tokens at their timestamps (`Backbone.spans`).
-        on_audio: Is told the seconds of sound as they are read.
-        pieces: The windows that were decoded, in order.
-        samples: How many samples were read.
-        silent: Windows that were silence.
-        error: What stopped the reading; None for nothing.
+        audio: The sound: a file, a part of a file, or float samples of shape (samples,) at 16 kHz.
+        options: How to transcribe it.
+        spans: Function that cuts the primary's tokens at their timestamps (`Backbone.spans`).
+        on_audio: Function that is called with the seconds of sound of each block that was read.
+        pieces: The decoded windows, in order.
+        samples: Number of samples that were read, at 16 kHz.
+        silent: Number of windows that were silence.
+        error: The error that stopped the reading; None if there was none.
     """
 
     audio: Audio
@@ -72,17 +82,20 @@ class Recording:
     samples: int = 0
     silent: int = 0
     error: DualasrError | None = None
-    # of the last two pieces
+    # samples of the last two pieces, the only ones that `add` may decode again
     _last_samples: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))
-    _n_reported: int = 0  # pieces whose segments were given out
+    _n_reported: int = 0  # pieces whose segments `new_segments` has yielded
 
-    def windows(self, window_s: float) -> Iterator[Window]:
-        """Yield the windows with sound, each of at most so many seconds.
+    def windows(self, window_s: float) -> Generator[Window, None, None]:
+        """Yield the windows with sound.
+
+        Args:
+            window_s: Longest window, in seconds.
 
         Raises:
             AudioError: The sound cannot be read, or none of the stretches holds any.
         """
-        behind = None
+        missing = None
         for start, blocks in _blocks(self.audio, self.options.stretches):
             try:
                 for window in windows_of(map(self._counted, blocks), window_s, self.options.vad):
@@ -94,9 +107,9 @@ class Recording:
                     else:
                         self.silent += 1
             except NoSamplesError as error:
-                behind = error
-        if behind and not self.samples:
-            raise behind
+                missing = error
+        if missing and not self.samples:
+            raise missing
 
     def _counted(self, block: np.ndarray) -> np.ndarray:
         self.samples += len(block)
@@ -107,19 +120,25 @@ class Recording:
         self,
         piece: Piece,
         samples: np.ndarray,
-        again: Callable[[np.ndarray, str], Answered],
+        decode_again: Callable[[np.ndarray, str], Decoded],
         selector: SelectorOptions,
     ) -> None:
-        """Keep a window's answer, and smooth the route of the one before it.
+        """Keep a decoded window, and smooth the route of the window before it.
 
-        A window between two that both go another way, with a lead below `options.smoothing`, is
-        decoded `again` by their route: languages seldom change for one window alone.
+        A language seldom changes for one window alone. So a window is decoded again by the route
+        of its neighbours if
+
+        1. both neighbours have the same route, and it is not the window's own,
+        2. the lead of the window's own route is below `options.smoothing` log-odds,
+        3. that route is the primary, or the window's runner-up whose log-odds reach its threshold
+           in `selector.floors`,
+        4. none of the three windows is no speech.
 
         Args:
-            piece: The answer.
-            samples: The window's, (samples,).
-            again: Decodes samples by a route.
-            selector: The settings that the first routes come from.
+            piece: The decoded window.
+            samples: Its samples at 16 kHz; shape (samples,).
+            decode_again: Function that decodes samples by a route.
+            selector: The settings of the selector that chose the routes.
         """
         self.pieces.append(piece)
         self._last_samples.append(samples)
@@ -134,28 +153,31 @@ class Recording:
             close = abs(odds + selector.beta) < self.options.smoothing
             allowed = route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)
             if close and (route == PRIMARY or allowed):
-                changed, words = again(self._last_samples[0], route)
+                changed, words = decode_again(self._last_samples[0], route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
 
     def next_options(self) -> DecodeOptions:
-        """Return the options of the next window where it is told of the file so far.
+        """Return the options of the next window, with the text so far as its prompt.
 
-        It is told what the primary wrote, back to the last window that another pipeline wrote, that
-        looks like a failure, or that was drawn at more than UNSURE; without what is no speech. The
-        caller's prompt stands before it if it reaches back to the beginning, or is carried on.
+        The prompt is what the primary wrote, without windows of no speech. It reaches back to the
+        last window that a pack wrote, that looks like a failure, or that was decoded at a
+        temperature above `UNSURE`. The caller's prompt comes before it if it reaches back to the
+        beginning of the file, or if `carry_prompt` is set.
         """
-        decode, texts, whole = self.options.decode, [], True
+        decode, whole = self.options.decode, True
+        texts: list[str] = []
         for piece in reversed(self.pieces):
-            result, answer = piece.result, piece.result.hypotheses.get(PRIMARY)
+            result, hypothesis = piece.result, piece.result.hypotheses.get(PRIMARY)
             if _is_no_speech(result, self.options):
                 continue
             failed = (
                 decode.fallback
-                and answer
-                and decode.fallback.fails(answer[0], result.no_speech_prob)
+                and hypothesis
+                and decode.fallback.fails(hypothesis[0], result.no_speech_prob)
             )
-            if result.route != PRIMARY or answer is None or failed or result.temperature > UNSURE:
+            usable = hypothesis is not None and not failed and result.temperature <= UNSURE
+            if result.route != PRIMARY or not usable:
                 whole = False
                 break
             texts.append(result.text.strip())
@@ -169,23 +191,26 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Seconds of sound that were read so far."""
+        """Seconds of sound that have been read so far."""
         return self.samples / SAMPLE_RATE
 
     def result(self) -> Transcription | DualasrError:
-        """Return the transcript, or the error that ended it."""
+        """Return the transcript, or the error that stopped the reading."""
         return self.error or self._transcription(self.pieces)
 
     def new_segments(self, *, last: bool = False) -> Iterator[Segment]:
-        """Yield the segments that are certain and were not yielded before; after the `last` answer
-        all are certain.
+        """Yield the segments that are final and were not yielded before.
+
+        Args:
+            last: Whether all windows have been decoded, so that all segments are final. Until then
+                the route of the last window may still change.
         """
         fresh = self.pieces[self._n_reported : None if last else -1]
         self._n_reported += len(fresh)
         return self._segments_of(fresh)
 
     def partial(self) -> Transcription:
-        """Return the transcript so far, of the windows whose answer no later one can change."""
+        """Return the transcript so far, of all windows but the last: no later window changes it."""
         return self._transcription(self.pieces[:-1])
 
     def _segments_of(self, pieces: Sequence[Piece]) -> Iterator[Segment]:
@@ -195,47 +220,43 @@ class Recording:
 
     def _transcription(self, pieces: Sequence[Piece]) -> Transcription:
         speech = [piece for piece in pieces if not _is_no_speech(piece.result, self.options)]
-        segments, texts = (
-            tuple(self._segments_of(pieces)),
-            sum(bool(piece.result.text.strip()) for piece in speech),
-        )
-        spoken = [
+        segments = tuple(self._segments_of(pieces))
+        texts = sum(bool(piece.result.text.strip()) for piece in speech)
+        route_seconds: dict[str, float] = {}
+        language_seconds: dict[str | None, float] = {}
+        spoken: Iterable[tuple[str, str | None, float]] = (
             (segment.route, segment.language, segment.end - segment.start) for segment in segments
-        ]
+        )
         if self.options.detect_only:
-            spoken = [
-                (piece.result.route, piece.result.language, piece.seconds) for piece in speech
-            ]
-        routes, languages = Counter(), Counter()
+            spoken = ((p.result.route, p.result.language, p.seconds) for p in speech)
         for route, language, seconds in spoken:
-            routes[route] += seconds
-            languages[language] += seconds
+            route_seconds[route] = route_seconds.get(route, 0) + seconds
+            language_seconds[language] = language_seconds.get(language, 0) + seconds
         windows = {
             "text": texts,
             "empty": len(speech) - texts,
             "no_speech": len(pieces) - len(speech),
             "silent": self.silent,
         }
-        scores = {
-            "windows": windows,
-            "route_seconds": dict(routes),
-            "language_seconds": dict(languages),
-        }
         return Transcription(
-            _join(segments),
-            max(languages, key=languages.get, default=None),
-            max(routes, key=routes.get, default=PRIMARY),
-            _mean_language_probs(pieces),
-            segments,
-            self.seconds,
-            scores,
+            text=_join(segments),
+            language=max(language_seconds, key=language_seconds.__getitem__, default=None),
+            route=max(route_seconds, key=route_seconds.__getitem__, default=PRIMARY),
+            language_probs=_mean_language_probs(pieces),
+            segments=segments,
+            duration=self.seconds,
+            scores={
+                "windows": windows,
+                "route_seconds": route_seconds,
+                "language_seconds": language_seconds,
+            },
         )
 
 
 def _blocks(
     audio: Audio, stretches: Sequence[tuple[float, float | None]]
 ) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
-    """The stretches of a sound that are heard: the second each starts at, and its blocks."""
+    """Yield the stretches of a sound: the second each starts at, and its blocks of samples."""
     if isinstance(audio, str | os.PathLike | Sound):
         sound = audio if isinstance(audio, Sound) else Sound(Path(audio))
         for start, end in stretches or ((0.0, None),):
@@ -249,22 +270,13 @@ def _blocks(
     else:
         samples = _checked(audio)
         for start, end in stretches or ((0.0, None),):
-            yield (
-                start,
-                iter(
-                    [
-                        samples[
-                            round(start * SAMPLE_RATE) : (
-                                None if end is None else round(end * SAMPLE_RATE)
-                            )
-                        ]
-                    ]
-                ),
-            )
+            first = round(start * SAMPLE_RATE)
+            last = None if end is None else round(end * SAMPLE_RATE)
+            yield start, iter([samples[first:last]])
 
 
 def _checked(audio: np.ndarray) -> np.ndarray:
-    """Samples as float32, shape (samples,), finite. Raises AudioError."""
+    """Return samples as finite float32 of shape (samples,). Raises AudioError for others."""
     samples = np.asarray(audio)
     if samples.dtype.kind != "f":
         raise AudioError(
@@ -281,9 +293,7 @@ def _checked(audio: np.ndarray) -> np.ndarray:
 
 
 def _is_no_speech(result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whether a window gives no text. Where nothing was decoded the no-speech probability decides
-    alone.
-    """
+    """Whether a window gives no text; if nothing was decoded, no_speech_prob decides alone."""
     avg_logprob = -np.inf if options.detect_only else result.avg_logprob
     return options.thresholds.is_silence(avg_logprob, result.no_speech_prob)
 
@@ -293,8 +303,11 @@ def _segments(
     time: Callable[[Sequence[int], float], tuple[Span, ...]],
     options: TranscribeOptions,
 ) -> Iterator[Segment]:
-    """A window's segments: what stands between the primary's timestamps, its sentences, or all of
-    it; with their words.
+    """Cut a window into segments, and share its words among them.
+
+    The cuts are the primary's timestamps; without them, the ends of sentences if `options` want
+    these; else the window is one segment. Words go to the segments in order: each segment takes
+    words until they have as many letters as its text.
     """
     result = piece.result
     spans = time(result.tokens, piece.seconds) if result.route == PRIMARY else ()
@@ -313,40 +326,42 @@ def _segments(
         )
     seek, compression = round(100 * piece.start), compression_ratio(result.text)
     for span in spans:
-        mine, letters = [], len("".join(span.text.split()))
+        own: list[Word] = []
+        letters = len("".join(span.text.split()))
         while words and letters > 0:
-            mine.append(words.popleft())
-            letters -= len("".join(mine[-1].word.split()))
+            own.append(words.popleft())
+            letters -= len("".join(own[-1].word.split()))
         yield Segment(
-            piece.start + span.start,
-            piece.start + span.end,
-            span.text,
-            result.language,
-            result.route,
-            result.avg_logprob,
-            result.no_speech_prob,
-            result.language_probs,
-            result.scores,
-            result.reason,
-            tuple(mine) if options.words else (),
-            seek,
-            span.tokens,
-            result.temperature,
-            compression,
+            start=piece.start + span.start,
+            end=piece.start + span.end,
+            text=span.text,
+            language=result.language,
+            route=result.route,
+            avg_logprob=result.avg_logprob,
+            no_speech_prob=result.no_speech_prob,
+            language_probs=result.language_probs,
+            scores=result.scores,
+            reason=result.reason,
+            words=tuple(own) if options.words else (),
+            seek=seek,
+            tokens=span.tokens,
+            temperature=result.temperature,
+            compression_ratio=compression,
         )
 
 
 def _mean_language_probs(pieces: Sequence[Piece]) -> dict[str, float]:
-    """Mean of the windows' posteriors, weighted by duration, most likely first."""
-    total, mean = sum(piece.seconds for piece in pieces), Counter()
+    """Return the mean of the windows' language_probs, weighted by duration, most likely first."""
+    total = sum(piece.seconds for piece in pieces)
+    mean: dict[str, float] = {}
     for piece in pieces:
         for code, prob in piece.result.language_probs.items():
-            mean[code] += prob * piece.seconds / total
-    return dict(mean.most_common())
+            mean[code] = mean.get(code, 0) + prob * piece.seconds / total
+    return dict(sorted(mean.items(), key=lambda item: item[1], reverse=True))
 
 
 def _join(segments: tuple[Segment, ...]) -> str:
-    """The texts in one line, with a space between two unless both languages are written without."""
+    """Join the texts of segments on one line."""
     text = segments[0].text if segments else ""
     for before, after in pairwise(segments):
         text += space_between(before, after) + after.text
@@ -354,13 +369,13 @@ def _join(segments: tuple[Segment, ...]) -> str:
 
 
 def sentences(words: Sequence[Word]) -> tuple[Span, ...]:
-    """The sentences that words make, from the first word's start to the last one's end; a long
-    pause ends one, too.
-    """
-    spans, mine = [], []
+    """Cut words into sentences: after a full stop or its like, or at a pause over `LONG_PAUSE`."""
+    spans: list[Span] = []
+    sentence: list[Word] = []
     for word, after in zip_longest(words, words[1:]):
-        mine.append(word)
+        sentence.append(word)
         if after is None or _SENTENCE_END.search(word.word) or after.start - word.end > LONG_PAUSE:
-            spans.append(Span(mine[0].start, mine[-1].end, "".join(w.word for w in mine).strip()))
-            mine = []
+            text = "".join(word.word for word in sentence).strip()
+            spans.append(Span(sentence[0].start, sentence[-1].end, text))
+            sentence = []
     return tuple(spans)

@@ -1,4 +1,4 @@
-"""What is asked of a sound: pipeline, language, and how it is transcribed."""
+"""A request for a transcript: pipeline, language, and how to transcribe."""
 
 from dataclasses import dataclass
 
@@ -9,30 +9,37 @@ from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback
 from dualasr.model.selector import PRIMARY
 
-NO_FALLBACK = Fallback((0.0,))  # Whisper's thresholds, and no second try
+NO_FALLBACK = Fallback((0.0,))  # Whisper's thresholds, without decoding failures again
 
 
 @dataclass(frozen=True)
 class TranscribeOptions:
-    """How a file is decoded, and which of its windows give no text.
+    """How to decode a file, and which of its windows give no text.
 
-    A window is no speech where Whisper's two thresholds say so (`Fallback.is_silence`): those of
-    `decode.fallback`, or Whisper's own where that is None.
+    A window counts as no speech if Whisper's two thresholds say so (`Fallback.is_silence`). They
+    are those of `decode.fallback`, or Whisper's defaults if that is None.
 
     Attributes:
-        decode: How windows are decoded. Its prompt is what was said before the file, so that only
-            the first window gets it.
-        batch: Windows decoded at once. words: Whether the times of words are wanted. sentences:
-        Whether a window without timestamps is cut into its sentences, by the times of its words.
-        carry_prompt: Whether all windows get the prompt. condition_on_previous_text: Whether the
-        next window is told what the primary wrote of the file so far, unless that looks like a
-        failure. Windows are then decoded one by one. detect_only: Whether only route and language
-        are wanted: those of the most seconds of speech. There is no text. silence_peak: A window
-        where no sample reaches this is silence, and is not decoded (full scale is 1). vad: Voice
-        activity detection: windows hold speech alone. None for none. stretches: Start and end, in
-        seconds (None: the end of the file), of the only parts that are used; () for the whole.
-        smoothing: A window whose neighbours both go another way goes with them if its lead, in
-        log-odds, is below this, and none of the three is no speech.
+        decode: How windows are decoded. Its prompt is text from before the file, so only the first
+            window gets it.
+        batch: Number of windows that are decoded together, at least 1.
+        words: Whether to find the times of words.
+        sentences: Whether to cut a window without timestamps into sentences, by the times of its
+            words.
+        carry_prompt: Whether all windows get the prompt.
+        condition_on_previous_text: Whether the prompt of the next window is what the primary wrote
+            of the file so far, unless that looks like a failure. Windows are then decoded one by
+            one.
+        detect_only: Whether to find only route and language, those with the most seconds of
+            speech, and no text.
+        silence_peak: A window is silence, and is not decoded, if no sample reaches this (full
+            scale is 1).
+        vad: Settings of voice activity detection, after which windows hold only speech. None for
+            no detection.
+        stretches: The parts of the file to use, as start and end in seconds; an end of None is the
+            end of the file. () for the whole file.
+        smoothing: A window takes the route of its two neighbours if they agree, its own lead is
+            below this many log-odds, and all three are speech.
 
     Raises:
         ValueError: batch is below 1.
@@ -56,18 +63,19 @@ class TranscribeOptions:
 
     @property
     def thresholds(self) -> Fallback:
-        """The thresholds that say which windows are failures, and which are no speech."""
+        """The thresholds that decide which windows are failures, and which are no speech."""
         return self.decode.fallback or NO_FALLBACK
 
 
 @dataclass(frozen=True)
 class TranscribeRequest:
-    """What one caller wants of a sound.
+    """What one caller requests for a sound.
 
     Attributes:
-        route: "primary" or a pack's name; None for the selector's choice.
-        language: A language's code; None for the pipeline's own choice. Without a route, the
-        pipeline that knows it is taken. options: How it is transcribed.
+        route: "primary" or the name of a pack; None lets the selector choose.
+        language: Code of the language; None lets the pipeline choose. Without a route, the
+            pipeline that knows the language is used.
+        options: How to transcribe.
     """
 
     route: str | None = None
@@ -75,8 +83,14 @@ class TranscribeRequest:
     options: TranscribeOptions = TranscribeOptions()
 
     def check(self, model: DualWhisper) -> None:
-        """Raise PackError for a route or language that the model lacks, or where the route knows no
-        allowed language.
+        """Check that the model can serve the request.
+
+        Args:
+            model: The model that will transcribe.
+
+        Raises:
+            PackError: The model has no such route or language, or the route knows none of the
+                allowed languages.
         """
         route, language = self.route, self.language
         if route is None:

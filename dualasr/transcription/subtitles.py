@@ -1,8 +1,10 @@
-"""Words laid out as the cues of srt and vtt.
+"""Layout of words as the cues of srt and vtt.
 
-Words become pieces between places where a line may break: spaces, and in scripts that are written
-without spaces the places that Unicode's line breaking (UAX #14) leaves open, syllables kept whole
-where they can be told without a dictionary. Pieces fill lines, lines fill cues.
+1. Join words into pieces, between places where a line may break (`_pieces`). These are spaces; in
+   scripts without spaces, they are the places where Unicode's line breaking rules (UAX #14) allow
+   a break. Syllables stay whole as far as this is possible without a dictionary.
+2. Fill lines with pieces, and cues with lines (`_laid_out`).
+3. Turn each cue into its text, or into one cue for each highlighted word (`cues`).
 """
 
 import re
@@ -16,18 +18,20 @@ import regex
 from dualasr.errors import RunError
 from dualasr.transcription.transcript import Segment, Word, space_between
 
-# milliseconds from the start of one word to the start of the next: more begins a new cue
+# A new cue begins if more milliseconds pass from the start of a word to the start of the next.
 _PAUSE = 3000
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # line breaks and tabs among them
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # with line breaks and tabs
 
-# \u0f0b: between Tibetan syllables
+# Letters of scripts without spaces. A line may break before and after each of them, but not before
+# _NOT_FIRST and not after _NOT_LAST. lb is the class of UAX #14. \u0f0b stands between Tibetan
+# syllables.
 _SPACELESS = r"[\p{lb=ID}\p{lb=SA}\p{lb=CJ}\p{lb=NS}\u3000-\u303f\uff00-\uffef\u0f0b]"
 _NOT_FIRST = (
     r"[\p{M}\p{lb=CL}\p{lb=CP}\p{lb=EX}\p{lb=IS}\p{lb=SY}\p{lb=IN}\p{lb=NS}\p{lb=CJ}\p{lb=BA}\p{lb=PO}\p{lb=GL}\p{lb=WJ}"
     r"\p{lb=ZW}\p{lb=ZWJ}\p{lb=EM}\p{Pf}\"'ฯะาำๅๆຯະາຳໆ]"
     r"|[\u1000-\u1021]\u1037?[\u1039\u103a]"  # a Burmese consonant that closes its syllable
 )
-# the last two stack consonants
+# \u1039 (Burmese) and \u17d2 (Khmer) put the next consonant below the one before them
 _NOT_LAST = r"[\p{lb=OP}\p{lb=PR}\p{lb=GL}\p{lb=WJ}\p{lb=ZWJ}\p{Pi}\"'เ-ไເ-ໄ\u1039\u17d2]"
 _BREAK = regex.compile(
     rf"(?<!\s)(?:(?=\s)|(?:(?<={_SPACELESS})|(?={_SPACELESS}))(?<!{_NOT_LAST})(?!{_NOT_FIRST}))"
@@ -36,13 +40,20 @@ _BREAK = regex.compile(
 
 @dataclass(frozen=True)
 class SubtitleOptions:
-    """How the words of srt and vtt are laid out. Each option needs segments with words.
+    """Layout of srt and vtt. Each option needs segments with words.
 
-    max_line_width: characters in a line at most; a single longer word stands alone, but in a script
-    without spaces it is cut. max_line_count: lines in a cue at most; no effect without
-    max_line_width. With both, text flows on over the borders of segments, and a cue ends where more
-    than 3 s pass from the start of one word to that of the next; else each segment is a cue.
-    highlight_words: each word is underlined while it is said. Raises ValueError for less than 1.
+    With both limits, a cue may hold words of several segments; it ends where more than 3 s pass
+    from the start of a word to the start of the next. Otherwise each segment is a cue.
+
+    Attributes:
+        max_line_width: Most characters in a line; None for no limit. A longer word gets a line of
+            its own; in a script without spaces it is cut.
+        max_line_count: Most lines in a cue; None for no limit. It has no effect without
+            max_line_width.
+        highlight_words: Whether each word is underlined while it is spoken.
+
+    Raises:
+        ValueError: A limit is below 1.
     """
 
     max_line_width: int | None = None
@@ -56,8 +67,13 @@ class SubtitleOptions:
 
 
 class Timed(NamedTuple):
-    """A cue, or a piece of one: text between two places where a line may break, with the space
-    before it. Milliseconds.
+    """A cue, or a piece of one.
+
+    Attributes:
+        start: In milliseconds.
+        end: In milliseconds.
+        text: For a piece, the text between two places where a line may break, with the space
+            before it.
     """
 
     start: int
@@ -66,25 +82,36 @@ class Timed(NamedTuple):
 
 
 def span(item: Segment | Word) -> tuple[int, int]:
-    """Start and end in whole milliseconds, none negative, the end not before the start."""
+    """Return start and end in whole milliseconds: no negative ones, and no end before its start."""
     start = max(0, round(1000 * item.start))
     return start, max(start, round(1000 * item.end))
 
 
 def one_line(text: str) -> str:
-    """The text with a space in place of line breaks, tabs and other control characters."""
+    """Replace line breaks, tabs and other control characters by spaces."""
     return _CONTROLS.sub(" ", text)
 
 
 def cues(
     segments: Iterable[Segment], options: SubtitleOptions, escape: Callable[[str], str] = str
 ) -> Iterator[Timed]:
-    """What is shown from when to when; `escape` is applied to the text but not to the marks of
-    highlighting.
+    """Lay out segments as cues.
 
-    A cue begins and ends with its words where there are any, else with its segment; segments
-    without text have none. A highlighted word has a cue of its own, and so has the time between two
-    of them. "-->" becomes "->". Raises RunError where `options` ask for words that a segment lacks.
+    A cue begins and ends with its words, or with its segment if that has no words. Segments without
+    text have no cue. With highlighting, each word has a cue of its own, and so has the time between
+    two words. "-->" becomes "->", because it would end the cue.
+
+    Args:
+        segments: In order.
+        options: The layout.
+        escape: Function that escapes text for the format; the tags of highlighting stay as they
+            are.
+
+    Yields:
+        The cues in order.
+
+    Raises:
+        RunError: `options` need words, and a segment has none.
     """
 
     def shown(pieces: list[Timed], underlined: Timed | None = None) -> str:
@@ -112,8 +139,10 @@ def _underlined(text: str, escape: Callable[[str], str]) -> str:
 
 
 def _laid_out(segments: Iterable[Segment], options: SubtitleOptions) -> Iterator[list[Timed]]:
-    """The pieces of each cue. Where a line begins, but for the first, its first piece begins with a
-    line break.
+    """Yield the pieces of each cue; a piece that begins a new line starts with a line break.
+
+    Lines are filled greedily: a piece goes on the current line if it fits, else it begins a new
+    line, and a new cue if the cue has all its lines.
     """
     width, most = options.max_line_width, options.max_line_count
     flows = width is not None and most is not None
@@ -140,9 +169,13 @@ def _laid_out(segments: Iterable[Segment], options: SubtitleOptions) -> Iterator
 
 
 def _pieces(segment: Segment, options: SubtitleOptions) -> Iterator[Timed]:
-    """The words of a segment, or its text as one, each with the space before it, the first with
-    none. What no line may break is joined; what is wider than a line is cut wherever a line may
-    break, its time shared by its characters. Raises RunError where words are needed.
+    """Yield the words of a segment (or its whole text) as pieces, with the space before each.
+
+    1. Join words where no line may break between them.
+    2. Cut a piece that is wider than a line wherever a line may break. Each part gets time in
+       proportion to its characters.
+
+    Raises RunError if the options need words, and the segment has none.
     """
     words = segment.words
     if not words and segment.text.strip():
@@ -156,27 +189,24 @@ def _pieces(segment: Segment, options: SubtitleOptions) -> Iterator[Timed]:
     spaced = list(_spaced(words))
     breaks = {match.start() for match in _BREAK.finditer("".join(word.text for word in spaced))}
     pieces: list[Timed] = []
-    at = 0
+    offset = 0  # of the word, then of the piece, in the joined text
     for word in spaced:
-        joined = pieces.pop() if pieces and at not in breaks else Timed(word.start, word.end, "")
+        apart = not pieces or offset in breaks
+        joined = Timed(word.start, word.end, "") if apart else pieces.pop()
         pieces.append(Timed(joined.start, max(joined.end, word.end), joined.text + word.text))
-        at += len(word.text)
-    at = 0
+        offset += len(word.text)
+    offset = 0
     for start, end, text in pieces:
         wide = options.max_line_width is not None and len(text.lstrip()) > options.max_line_width
-        places = [place for place in range(1, len(text)) if wide and at + place in breaks]
+        places = [place for place in range(1, len(text)) if wide and offset + place in breaks]
         for first, last in pairwise([0, *places, len(text)]):
-            yield Timed(
-                *(start + (end - start) * place // len(text) for place in (first, last)),
-                text[first:last],
-            )
-        at += len(text)
+            begins, ends = (start + (end - start) * at // len(text) for at in (first, last))
+            yield Timed(begins, ends, text[first:last])
+        offset += len(text)
 
 
 def _spaced(words: Iterable[Word]) -> Iterator[Timed]:
-    """The words that are not empty, on one line; space stands before a word, not after, and not
-    before the first.
-    """
+    """Yield the words that are not empty, on one line, with space before each but the first."""
     space, first = "", True
     for word in words:
         text = space + one_line(word.word)

@@ -1,7 +1,7 @@
-"""Files in, transcripts out: which windows are decoded together, by which route.
+"""Transcription of files.
 
-Windows of several files are decoded as one batch, so that the time does not depend on how short the
-files are.
+Windows of several files are decoded as one batch, so that many short files are as fast as one long
+file.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from dualasr.errors import AudioError, DualasrError, MissingExtraError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.alignment import check_alignment, words_of
-from dualasr.transcription.recording import Answered, Audio, Piece, Recording
+from dualasr.transcription.recording import Audio, Decoded, Piece, Recording
 from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
 from dualasr.transcription.transcript import Segment, Transcription
 
@@ -37,10 +37,11 @@ def transcribe(
 
     Args:
         model: A base with packs, from `load_model`.
-        audio: A file's path, a part of a file, or float samples of shape (samples,) at 16 kHz.
-        route: "primary" or a pack's name; None for the selector's choice.
-        language: A language's code; without a route, the pipeline that knows it is taken.
-        options: How it is transcribed.
+        audio: The path of a file, a part of a file, or float samples of shape (samples,) at 16 kHz.
+        route: "primary" or the name of a pack; None lets the selector choose.
+        language: Code of the language; None lets the pipeline choose. Without a route, the
+            pipeline that knows the language is used.
+        options: How to transcribe.
 
     Returns:
         The text, with segments (times in seconds), routes, and the evidence for them.
@@ -48,7 +49,7 @@ def transcribe(
     Raises:
         PackError: The route or the language is unknown. The sound is not read then.
         AudioError: The sound cannot be used.
-        AlignmentError: A pack's words are wanted, and torchaudio cannot be loaded.
+        AlignmentError: A pack's words are requested, and torchaudio cannot be loaded.
     """
     request = TranscribeRequest(route, language, options)
     check_request(model, request)
@@ -66,45 +67,57 @@ def transcribe_files(
     on_audio: OnAudio = lambda seconds: None,
     on_segment: OnSegment | None = None,
 ) -> Iterator[Result]:
-    """Transcribe files, and yield each in turn once it is whole; a broken file yields its error,
-    and the others are still done.
+    """Transcribe files, several at a time.
+
+    A file that cannot be read does not stop the others.
 
     Args:
         model: A base with packs.
         paths: The files.
-        request: What is asked of every file.
-        on_audio: Is told the seconds of sound as they are read.
-        on_segment: Is told every segment once no later window can change it, file after file.
+        request: Pipeline, language and options, the same for all files.
+        on_audio: Function that is called with the seconds of sound of each block that was read.
+        on_segment: Function that is called with a file and each of its segments as soon as no
+            later window can change the segment, file after file.
+
+    Yields:
+        Each file, as a Path, with its transcript or its error, in the order of `paths`, as soon
+        as it is complete.
 
     Raises:
-        PackError: The route or the language is unknown: every file would fail alike.
+        PackError: The route or the language is unknown, so that every file would fail.
         MissingExtraError: An extra is needed that is not installed.
-        AlignmentError: A pack's words are wanted, and torchaudio cannot be loaded.
+        AlignmentError: A pack's words are requested, and torchaudio cannot be loaded.
     """
     check_request(model, request)
     return _transcribe_all(model, map(Path, paths), request, on_audio, on_segment)
 
 
-@dataclass
+@dataclass(eq=False)
 class Batcher:
-    """Collects windows of files until a batch is full, and gives files out in their order once they
-    are whole.
+    """Collects windows of files, decodes them in batches, and yields files in their order.
+
+    Attributes:
+        model: A base with packs.
+        request: Pipeline, language and options, the same for all files.
+        on_segment: Function that is called with each final segment; None for no call.
+        files: Files that were begun and not yet yielded, in order.
+        batch: Windows that wait to be decoded, each with its file.
     """
 
     model: DualWhisper
     request: TranscribeRequest
     on_segment: OnSegment | None = None
-    files: deque[Recording] = field(default_factory=deque)  # that were begun and not given out
-    batch: list[tuple[Recording, Window]] = field(default_factory=list)  # that wait to be decoded
+    files: deque[Recording] = field(default_factory=deque)
+    batch: list[tuple[Recording, Window]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Windows that make a batch."""
+        """Number of windows in a full batch."""
         options = self.request.options
         return 1 if options.condition_on_previous_text else options.batch
 
     def add(self, file: Recording, window: Window) -> bool:
-        """Take a window; decode the batch if it is full, and return whether it was."""
+        """Add a window. Decode the batch if it is full, and return whether it was."""
         self.batch.append((file, window))
         if len(self.batch) < self.size:
             return False
@@ -112,17 +125,17 @@ class Batcher:
         return True
 
     def flush(self) -> None:
-        """Decode what waits."""
+        """Decode the windows that wait."""
         if self.batch:
-            answer(self.model, self.batch, self.request)
+            decode_batch(self.model, self.batch, self.request)
             self.batch.clear()
 
     def drop(self, file: Recording) -> None:
-        """Forget the windows of a file that cannot be read to its end."""
+        """Drop the waiting windows of a file that could not be read to its end."""
         self.batch[:] = [pair for pair in self.batch if pair[0] is not file]
 
     def finished(self, still_read: Recording | None = None) -> Iterator[Result]:
-        """Give out the files at the front that wait for no answer."""
+        """Yield the files at the front that have no window left to decode."""
         while (
             self.files
             and self.files[0] is not still_read
@@ -133,20 +146,24 @@ class Batcher:
             yield file.audio, file.result()
 
     def report(self, file: Recording, *, last: bool = False) -> None:
-        """Tell the segments of a file that are certain by now."""
+        """Report the new final segments of a file."""
         if self.on_segment is not None:
             for segment in file.new_segments(last=last):
                 self.on_segment(file.audio, segment)
 
 
 def check_request(model: DualWhisper, request: TranscribeRequest) -> None:
-    """Raise an error for a request that every sound would fail with.
+    """Check a request before any sound is read.
+
+    Args:
+        model: A base with packs.
+        request: Pipeline, language and options.
 
     Raises:
-        PackError: The model lacks the route or the language, or the route knows no allowed
-            language.
-        AlignmentError: Words are wanted that a pack cannot give without torchaudio; the primary's
-            need none.
+        PackError: The model has no such route or language, or the route knows none of the
+            allowed languages.
+        AlignmentError: A pack's words are requested, and torchaudio cannot be loaded. The
+            primary's words do not need it.
     """
     request.check(model)
     if not request.options.words or request.options.detect_only:
@@ -165,7 +182,7 @@ def _transcribe_all(
     on_audio: OnAudio = lambda seconds: None,
     on_segment: OnSegment | None = None,
 ) -> Iterator[Result]:
-    """Each audio with its transcript or error, in order."""
+    """Yield each audio with its transcript or error, in order."""
     batcher = Batcher(model, request, on_segment)
     for audio in audios:
         file = Recording(audio, request.options, model.backbone.spans, on_audio=on_audio)
@@ -182,9 +199,7 @@ def _transcribe_all(
 
 
 def _readable(file: Recording, window_s: float) -> Iterator[Window]:
-    """A file's windows, up to where reading it fails: whatever fails is this file's error, and no
-    other's.
-    """
+    """Yield the windows of a file up to the first error, which becomes the file's error."""
     windows = file.windows(window_s)
     while True:
         try:
@@ -205,14 +220,19 @@ def _readable(file: Recording, window_s: float) -> Iterator[Window]:
         yield window
 
 
-def answer(
+def decode_batch(
     model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
 ) -> None:
-    """Decode windows together and hand each recording its answers; those of one recording stand in
-    their order.
+    """Decode windows together, and add each result to its recording.
 
-    With `condition_on_previous_text` the batch is a single window. A prompt is for the first
-    windows of recordings alone, unless it is carried on.
+    A prompt goes to the first window of each recording only, unless `carry_prompt` is set. A batch
+    that holds first windows and others is therefore decoded in two parts.
+
+    Args:
+        model: A base with packs.
+        batch: Windows with their recordings; those of one recording in their order. One window
+            with `condition_on_previous_text`.
+        request: Pipeline, language and options, the same for all windows.
     """
     options = request.options
     if options.condition_on_previous_text:
@@ -223,34 +243,33 @@ def answer(
             id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces
         }.values()
         if first:
-            _answer(model, [batch[i] for i in sorted(first)], request)
+            _decode_alike(model, [batch[i] for i in sorted(first)], request)
         batch = [pair for i, pair in enumerate(batch) if i not in first]
         request = replace(
             request, options=replace(options, decode=replace(options.decode, prompt=""))
         )
     if batch:
-        _answer(model, batch, request)
+        _decode_alike(model, batch, request)
 
 
-def _answer(
+def _decode_alike(
     model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
 ) -> None:
-    """`answer` for windows that all get the same prompt."""
+    """`decode_batch` for windows that all get the same prompt."""
 
-    def again(samples: np.ndarray, route: str) -> Answered:
+    def decode_again(samples: np.ndarray, route: str) -> Decoded:
         return _decode(model, [samples], replace(request, route=route, language=None))[0]
 
-    answers = _decode(model, [window.samples for _, window in batch], request)
-    for (recording, window), (result, words) in zip(batch, answers, strict=True):
-        recording.add(
-            Piece(window.start, window.end, result, words), window.samples, again, model.selector
-        )
+    decoded = _decode(model, [window.samples for _, window in batch], request)
+    for (recording, window), (result, words) in zip(batch, decoded, strict=True):
+        piece = Piece(window.start, window.end, result, words)
+        recording.add(piece, window.samples, decode_again, model.selector)
 
 
 def _decode(
     model: DualWhisper, clips: Sequence[np.ndarray], request: TranscribeRequest
-) -> list[Answered]:
-    """Each window's result, and its words where they are used."""
+) -> list[Decoded]:
+    """Decode windows, each with its words if they are used."""
     audio, options = model.encode_audio(clips), request.options
     if options.detect_only:
         return [(result, ()) for result in model.detect(audio)]
@@ -272,9 +291,7 @@ def _decode(
 def _needs_words(
     model: DualWhisper, seconds: float, result: WindowResult, options: TranscribeOptions
 ) -> bool:
-    """Whether the times of a window's words are used: shown, or to cut sentences where no
-    timestamps do it.
-    """
+    """Whether the words of a window are used: requested, or needed to cut it into sentences."""
     if options.words or not options.sentences:
         return options.words
     return result.route != PRIMARY or not model.backbone.spans(result.tokens, seconds)

@@ -1,4 +1,4 @@
-"""What was said in a file: the whole, its segments, their words, each with its evidence."""
+"""A transcript: the whole, its segments and their words, each with its evidence."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,11 +7,15 @@ from dualasr.text import scoring_unit
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it is said. start and end are seconds in the file.
+    """A word and its time.
 
-    word is the text as it stands in the segment, with the space before it where there is one.
-    probability is None where it is not known. shared: no alignment was possible, and the words
-    share the time of their segment evenly.
+    Attributes:
+        start: Seconds from the beginning of the file.
+        end: Seconds from the beginning of the file.
+        word: The text as in the segment, with the space before it if there is one.
+        probability: Mean over its tokens or letters; None if it is not known.
+        shared: Whether no alignment was possible for it, so that it shares the time between its
+            neighbours with other such words.
     """
 
     start: float
@@ -21,13 +25,30 @@ class Word:
     shared: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of what a window holds, with the window's evidence.
+    """A part of a window's text, with the window's evidence.
 
-    start and end are seconds in the file, seek is where the window starts in hundredths of a
-    second, as Whisper counts. words is () where not asked for; tokens is () where the window was
-    cut into sentences by the times of its words.
+    Attributes:
+        start: Seconds from the beginning of the file.
+        end: Seconds from the beginning of the file.
+        text: The text.
+        language: Code of the language that the window was decoded in; None if it is not known.
+        route: "primary" or the name of the pack that wrote the text.
+        avg_logprob: Mean log-probability of the window's tokens (natural logarithm), by the
+            route's own tokenizer.
+        no_speech_prob: The primary's probability that the window holds no speech, whatever the
+            route.
+        language_probs: Probability of each language by code, most likely first.
+        scores: Raw scores of the selector, by "primary" and name of pack.
+        reason: Why the selector chose the route.
+        words: The words with their times; () if they were not requested.
+        seek: Start of the window in hundredths of a second, as Whisper counts.
+        tokens: Token ids by the route's own tokenizer; () if the window was cut into sentences by
+            the times of its words.
+        temperature: Temperature that the window was decoded at; 0 for a search.
+        compression_ratio: Bytes of the window's text for each byte that zlib makes of it, as in
+            Whisper; high for text that repeats itself.
     """
 
     start: float
@@ -35,35 +56,41 @@ class Segment:
     text: str
     language: str | None
     route: str
-    avg_logprob: float  # mean per token of the route's own tokenizer, natural logarithm
-    no_speech_prob: float  # the primary's opinion, whatever the route
+    avg_logprob: float
+    no_speech_prob: float
     language_probs: dict[str, float]
     scores: dict
     reason: str
     words: tuple[Word, ...] = ()
     seek: int = 0
-    tokens: tuple[int, ...] = ()  # of the route's own tokenizer
+    tokens: tuple[int, ...] = ()
     temperature: float = 0.0
     compression_ratio: float = 0.0
 
     def to_dict(self) -> dict:
-        """The same as plain dicts, lists, strings and numbers, ready for JSON; without `words`
-        where there are none.
-        """
+        """Return the fields as plain values for JSON, without `words` if there are none."""
         plain = asdict(self) | {"tokens": list(self.tokens)}
         words = plain.pop("words")
         return plain | ({"words": list(words)} if words else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Transcription:
-    """What was said in a file, in which language, and through which pipeline.
+    """The transcript of a file, with its language, its pipeline and the evidence for them.
 
-    route and language are those with the most seconds of text; "primary" and None where there is no
-    text. language_probs is the mean over all windows with sound, weighted by duration, most likely
-    first: it sums to 1, or is {} for a file with no sound. segments has one entry for each window
-    with text. duration is in seconds. scores counts the windows by what became of them, and the
-    seconds of text by route and by language.
+    Attributes:
+        text: The whole text, on one line.
+        language: Code of the language with the most seconds of text; None without text.
+        route: The route with the most seconds of text: "primary" or the name of a pack; "primary"
+            without text.
+        language_probs: Probability of each language by code, most likely first: the mean over all
+            windows with sound, weighted by duration. It sums to 1, or is {} for a file without
+            sound.
+        segments: The parts of the text in order.
+        duration: Length of the sound in seconds.
+        scores: Under "windows" the number of windows with text, empty, without speech and silent;
+            under "route_seconds" and "language_seconds" the seconds of text by route and by
+            language.
     """
 
     text: str
@@ -75,13 +102,19 @@ class Transcription:
     scores: dict
 
     def to_dict(self) -> dict:
-        """The same as plain dicts, lists, strings and numbers, ready for JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self) | {"segments": [segment.to_dict() for segment in self.segments]}
 
 
 def space_between(before: Segment, after: Segment) -> str:
-    """What stands between the texts of two segments: a space, or nothing if both languages are
-    written without.
+    """Return what separates two segments in a text.
+
+    Args:
+        before: The first segment.
+        after: The next one.
+
+    Returns:
+        A space, or "" if both languages are written without spaces.
     """
     spaceless = all(
         scoring_unit(segment.language or "") == "character" for segment in (before, after)

@@ -1,6 +1,4 @@
-"""Transcripts as files, in the formats of Whisper's command line: txt, WebVTT, SubRip, TSV and
-JSON; and their names.
-"""
+"""Transcripts as files in the formats of Whisper's command line: txt, vtt, srt, tsv and json."""
 
 import hashlib
 import json
@@ -11,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
+from typing import TypeVar
 
 import regex
 
@@ -19,8 +18,9 @@ from dualasr.transcription.subtitles import SubtitleOptions, cues, one_line, spa
 from dualasr.transcription.transcript import Segment, Transcription, Word
 
 FORMATS = ("txt", "vtt", "srt", "tsv", "json")
+Timespan = TypeVar("Timespan", Segment, Word)
 
-# a file system takes 255; the rest is for the suffix, and for atomic_file while it writes
+# A file system allows 255 bytes. The rest is for the suffix, and for atomic_file while it writes.
 _NAME_BYTES = 240
 
 
@@ -30,12 +30,22 @@ def write(
     formats: Iterable[str],
     options: SubtitleOptions = SubtitleOptions(),
 ) -> tuple[Path, ...]:
-    """Write `path` + ".srt" and so on, each file whole or not at all, and give their paths. Makes
-    the folder.
+    """Write a transcript to files, each of them whole or not at all.
 
-    `formats` are some of `FORMATS`, or "all". Raises ValueError for another and RunError where
-    `options` ask for words that are not there, both before anything is written, and RunError for a
-    file that cannot be written.
+    Args:
+        transcription: The transcript.
+        path: Path of the files without suffix; "talk" gives "talk.srt". Its folder is made if it
+            is missing.
+        formats: Some of `FORMATS`, or "all".
+        options: Layout of srt and vtt.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: A format is unknown. Nothing is written then.
+        RunError: `options` need words that a segment lacks (nothing is written then), or a file
+            cannot be written.
     """
     contents = {
         Path(f"{path}.{name}"): render(transcription, name, options) for name in _expand(formats)
@@ -51,19 +61,29 @@ def write(
 def render(
     transcription: Transcription, format: str, options: SubtitleOptions = SubtitleOptions()
 ) -> str:
-    """The transcript in one of `FORMATS`, as text.
+    """Write a transcript as text in one format.
 
-    - txt: a segment a line.
+    - txt: one line for each segment.
     - vtt, srt: see `dualasr.transcription.subtitles.cues`. "<" and "&" are escaped in vtt; srt has
       no escapes.
-    - tsv: start and end in milliseconds, and the text, under a header. Nothing is quoted.
-    - json: the fields that Whisper writes, where there are such here, and all else that a
-      Transcription holds.
+    - tsv: start and end in milliseconds and the text, below a header. Nothing is quoted.
+    - json: the fields of a Transcription. Those that Whisper writes, too, have Whisper's names.
 
-    Times are whole milliseconds, never negative, and no end is before its start. But for JSON,
-    segments without text are left out, and line breaks, tabs and other controls in a text become
-    spaces. Raises ValueError for another format, and RunError where `options` ask for words that a
-    segment lacks.
+    Times are whole milliseconds, never negative, and no end is before its start. Except in json,
+    segments without text are left out, and line breaks, tabs and other control characters become
+    spaces.
+
+    Args:
+        transcription: The transcript.
+        format: One of `FORMATS`.
+        options: Layout of srt and vtt.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ValueError: The format is unknown.
+        RunError: `options` need words, and a segment has none.
     """
     [format] = _expand([format])
     return _RENDERERS[format](transcription, options)
@@ -72,18 +92,32 @@ def render(
 def output_paths(
     inputs: Iterable[str | Path], output_dir: str | Path, formats: Iterable[str]
 ) -> dict[Path, Path]:
-    """For each input the path, without suffix, of what is written for it; no two files of different
-    inputs are the same.
+    """Choose the paths of the outputs, so that no two inputs write the same file.
 
-    That is the input's stem where no other input has it, else its whole name ("a.wav", then
-    "a.wav.srt"), else that with the name of its folder before it ("x-a.wav"), else with a numeral.
-    The order of the inputs does not matter. Names that differ only in case count as the same, as
-    they are on some file systems; names too long for a file system are cut and end in a hash; no
-    input is overwritten. The same input twice has one path. Raises ValueError for an unknown
-    format.
+    An input gets the first of these names that no other input has:
+
+    1. its stem ("a.wav" gives "a", then "a.srt"),
+    2. its whole name ("a.wav", then "a.wav.srt"),
+    3. its folder's name and its whole name ("x-a.wav"),
+    4. its whole name with a number ("a.wav-2").
+
+    The order of the inputs does not matter. Names that differ only in case count as the same,
+    because some file systems do not distinguish them. A name that is too long for a file system is
+    cut and ends in a hash. No input is overwritten.
+
+    Args:
+        inputs: The files to transcribe; the same file twice has one path.
+        output_dir: Folder of the outputs.
+        formats: Some of `FORMATS`, or "all".
+
+    Returns:
+        For each input the path of its outputs without suffix.
+
+    Raises:
+        ValueError: A format is unknown.
     """
-    inputs, formats = [Path(path) for path in inputs], _expand(formats)
-    files = {Path(os.path.abspath(path)) for path in inputs}
+    paths, suffixes = [Path(path) for path in inputs], _expand(formats)
+    files = {Path(os.path.abspath(path)) for path in paths}
     choices = {file: (file.stem, file.name, f"{file.parent.name}-{file.name}") for file in files}
     counts = [Counter(map(_folded, names)) for names in zip(*choices.values(), strict=True)]
     wishes = []
@@ -92,20 +126,20 @@ def output_paths(
         level = next(unique, len(names))
         wishes.append((level, file, (*names, file.name)[level]))
     folder = os.path.realpath(output_dir)
-    taken = {_folded(file.name) for file in files if os.path.realpath(file.parent) == folder}
-    paths = {}
+    used = {_folded(file.name) for file in files if os.path.realpath(file.parent) == folder}
+    chosen = {}
     for _, file, wish in sorted(wishes):
         for name in map(_shortened, chain([wish], (f"{wish}-{number}" for number in count(2)))):
-            outputs = {_folded(f"{name}.{suffix}") for suffix in formats}
-            if not outputs & taken:
+            outputs = {_folded(f"{name}.{suffix}") for suffix in suffixes}
+            if not outputs & used:
                 break
-        taken |= outputs
-        paths[file] = Path(output_dir, name)
-    return {path: paths[Path(os.path.abspath(path))] for path in inputs}
+        used |= outputs
+        chosen[file] = Path(output_dir, name)
+    return {path: chosen[Path(os.path.abspath(path))] for path in paths}
 
 
 def _expand(formats: Iterable[str]) -> list[str]:
-    """The formats, each once. Raises ValueError for one that is unknown."""
+    """Replace "all" by `FORMATS`, and drop repeats. Raises ValueError for an unknown format."""
     expanded = list(
         dict.fromkeys(
             name for given in formats for name in (FORMATS if given == "all" else (given,))
@@ -120,14 +154,12 @@ def _expand(formats: Iterable[str]) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """The same for names that are one to a file system that looks at neither case nor composition."""
+    """Return the same string for names that differ only in case or in Unicode composition."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _shortened(name: str) -> str:
-    """A name of at most _NAME_BYTES bytes: as it is, or cut between two characters, with a hash of
-    the whole.
-    """
+    """Cut a name that is longer than _NAME_BYTES between two characters, and add its hash."""
     data = os.fsencode(name)
     if len(data) <= _NAME_BYTES:
         return name
@@ -170,12 +202,12 @@ def _srt(transcription: Transcription, options: SubtitleOptions) -> str:
 
 
 def _json(transcription: Transcription, options: SubtitleOptions) -> str:
-    def rounded(item: Segment | Word) -> Segment | Word:
+    def rounded(item: Timespan) -> Timespan:
         start, end = span(item)
         return replace(item, start=start / 1000, end=end / 1000)
 
     segments = (
-        rounded(replace(segment, words=tuple(map(rounded, segment.words))))
+        rounded(replace(segment, words=tuple(rounded(word) for word in segment.words)))
         for segment in transcription.segments
     )
     plain = [{"id": number} | segment.to_dict() for number, segment in enumerate(segments)]
@@ -189,14 +221,22 @@ _RENDERERS = {"txt": _txt, "vtt": _vtt, "srt": _srt, "tsv": _tsv, "json": _json}
 
 
 def _texts(transcription: Transcription) -> Iterator[tuple[Segment, str]]:
-    """The segments that have text, each with its text on one line."""
+    """Yield the segments that have text, each with its text on one line."""
     for segment in transcription.segments:
         if text := one_line(segment.text).strip():
             yield segment, text
 
 
 def clock(milliseconds: int, hours: bool = False) -> str:
-    """[hours:]minutes:seconds.milliseconds; the hours where they are asked for or there are any."""
+    """Write a time as [hours:]minutes:seconds.milliseconds.
+
+    Args:
+        milliseconds: The time.
+        hours: Whether to write the hours even if they are 0.
+
+    Returns:
+        For example "01:02.345" or "10:00:00.000".
+    """
     seconds, milliseconds = divmod(milliseconds, 1000)
     minutes, seconds = divmod(seconds, 60)
     hour, minutes = divmod(minutes, 60)
