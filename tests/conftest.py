@@ -21,7 +21,26 @@ from dualasr.transcription import alignment
 
 torch.set_num_threads(1)  # two-layer models are slower on many
 
+# begun first, so that no worker is left with one of them at the end
+LONGEST = (
+    "test_fleurs_recipes",
+    "test_training",
+    "test_quickstart",
+    "test_transcribe_cli",
+    "test_alternatives",
+    "test_contamination",
+    "test_transcription",
+    "test_evaluation",
+    "test_serve_faults",
+    "test_serve_api",
+)
 TEXTS = ["Тоодо кар жаады.", "Апам нан бышырды.", "Балдар мектепке барды.", "Ат суу ичти."] * 12
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +107,7 @@ def clips():
 
 @pytest.fixture(scope="session")
 def make_secondary():
-    """Secondary of a backbone with seeded random weights; LoRA's B is random too unless `zero_b`."""
+    """Secondary of a backbone with seeded random weights, LoRA's B too unless `zero_b`."""
 
     def make(backbone, languages=("ky",), *, seed=0, zero_b=False, **options):
         torch.manual_seed(seed)

@@ -237,7 +237,7 @@ def leaky(tmp_path_factory):
             corpora=(folder / "corpus",),
             languages={"ky": "Kyrgyz"},
             out=folder / "pack",
-            training=TrainingOptions(steps=90, batch=12, variants=1, learning_rate=4e-3),
+            training=TrainingOptions(steps=50, batch=12, variants=1, learning_rate=4e-3),
         )
     )
     return load_model("micro", [folder / "pack"]), [

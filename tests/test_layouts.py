@@ -441,20 +441,20 @@ def test_segments_in_a_manifest_are_kept_and_cut(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_hundred_thousand_rows(tmp_path, form):
+def test_many_rows_take_little_memory(tmp_path, form):
     wav(tmp_path / "a.wav")
     path = tmp_path / ("x.csv" if form == "csv" else "x.jsonl")
     with path.open("w") as file:
         if form == "csv":
             file.write("id,file,text\n")
-        for i in range(100_000):
+        for i in range(20_000):
             row = {"id": str(i), "audio": "a.wav", "text": f"сөз {i}", "start": 0.5, "end": 1}
             file.write(f"{i},a.wav,сөз {i}\n" if form == "csv" else json.dumps(row) + "\n")
     tracemalloc.start()
     corpus = read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(corpus.utterances) == 100_000 and not corpus.skipped and peak < 300e6
+    assert len(corpus.utterances) == 20_000 and not corpus.skipped and peak < 60e6  # 3 kB a row
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=20)

@@ -121,7 +121,7 @@ def test_interval_of_equal_clips_is_a_point():
 
 
 def hard_and_easy_clips(n, seed):
-    """Two systems on clips of unlike difficulty (beta-binomial): the true rates are 0.35 and 0.3."""
+    """Two systems on clips of unlike difficulty (beta-binomial); true rates 0.35 and 0.3."""
     generator = np.random.default_rng(seed)
     length, difficulty = generator.integers(5, 30, size=n), generator.beta(3, 7, size=n)
     return [

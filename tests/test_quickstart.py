@@ -22,11 +22,13 @@ from dualasr.training.quickstart import NEW, OLD, QuickstartOptions, quickstart
 from dualasr.transcription.request import TranscribeOptions
 from dualasr.transcription.transcribe import transcribe
 
+LIMIT = 8  # sentences of each split
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     options = QuickstartOptions(
-        tmp_path_factory.mktemp("qs") / "run", readings=1, steps=3, beam=2, limit=10
+        tmp_path_factory.mktemp("qs") / "run", readings=1, steps=3, limit=LIMIT
     )
     return options, quickstart(options)
 
@@ -36,7 +38,7 @@ def test_three_reports_over_all_languages(small):
     assert [step["step"] for step in steps] == ["base", "+ ky", "+ ga"]
     for step in steps:
         assert set(step["languages"]) == {*NEW, *OLD}
-        assert all(row["n"] == 10 for row in step["languages"].values())
+        assert all(row["n"] == LIMIT for row in step["languages"].values())
     assert [len(step["packs"]) for step in steps] == [0, 1, 2]
 
 
@@ -63,7 +65,7 @@ def test_what_lies_in_the_folder(small):
         )
         assert (options.out / "packs" / code / "regression.md").read_text() == table
     rows = (options.out / "corpus" / "data" / "ky_kg" / "test.tsv").read_text().splitlines()
-    assert len(rows) == 10 and all(len(row.split("\t")) == 7 for row in rows)
+    assert len(rows) == LIMIT and all(len(row.split("\t")) == 7 for row in rows)
     assert not [path for path in options.out.rglob("*") if ".part" in path.name]
 
 

@@ -74,6 +74,7 @@ def workers() -> list[int]:
     return found
 
 
+@pytest.mark.ray
 def test_the_files_are_those_of_one_process_though_a_worker_is_killed(
     command, tmp_path, monkeypatch, capsys
 ):
@@ -100,6 +101,7 @@ def test_the_files_are_those_of_one_process_though_a_worker_is_killed(
     ) == 8 * len(FORMATS)
 
 
+@pytest.mark.ray
 def test_what_is_there_is_skipped_and_what_no_worker_can_do_is_one_sentence(
     command, tmp_path, monkeypatch, capsys
 ):

@@ -44,6 +44,7 @@ SENTENCES = {
     "en": "Did you remember to feed the rabbit?",
     "ky": "Дарыгер бейтаптын кан басымын өлчөдү.",
 }
+QUICK = ("--readings", "1", "--steps", "10", "--limit", "10")  # packs that know their language
 WAIT_S = 300  # seconds, for a machine that has other things to do
 
 
@@ -54,11 +55,10 @@ def packs(tmp_path_factory):
         if not all(Path(given, name, "pack.json").is_file() for name in ("ky", "ga")):
             pytest.skip(f"DUALASR_TEST_PACKS={given} lacks the pack ky or ga")
         return Path(given)
-    out = tmp_path_factory.mktemp("quickstart")
-    subprocess.run(
-        [sys.executable, "-m", "dualasr", "quickstart", "--out", str(out / "run")], check=True
-    )
-    return out / "run" / "packs"
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    command = [sys.executable, "-m", "dualasr", "quickstart", "--out", str(out), *QUICK]
+    subprocess.run(command, check=True)
+    return out / "packs"
 
 
 @pytest.fixture(scope="module")
@@ -323,9 +323,11 @@ def test_everything_is_reached_by_tab(page):
     reached = []
     for _ in range(40):
         page.driver.switch_to.active_element.send_keys(Keys.TAB)
-        script = """const e = document.activeElement, s = getComputedStyle(e);
-                    return [e.closest('[id]:not([id^=component])')?.id ?? '', e.innerText || e.ariaLabel || e.value,
-                            s.outlineStyle != 'none' || s.boxShadow != 'none' || e.matches('input')]"""
+        script = """
+            const e = document.activeElement, s = getComputedStyle(e);
+            return [e.closest('[id]:not([id^=component])')?.id ?? '',
+                    e.innerText || e.ariaLabel || e.value,
+                    s.outlineStyle != 'none' || s.boxShadow != 'none' || e.matches('input')]"""
         reached.append(page.driver.execute_script(script))
     places = {place for place, _, _ in reached}
     assert {"sound", "route", "languages", "transcribe", "examples"} <= places, reached

@@ -1,4 +1,4 @@
-"""A server process under clients that lie, dawdle and hang up, packs that come and go, and signals."""
+"""A server process under clients that lie, dawdle and hang up, changing packs, and signals."""
 
 import json
 import os
@@ -235,10 +235,7 @@ def test_long_silence_in_a_small_file_is_refused(at_rest, tmp_path):
 
 def test_a_full_queue_is_said_before_the_upload_is_read(at_rest, sounds):
     with ThreadPoolExecutor(3) as clients:
-        ask = lambda: at_rest.client().audio.transcriptions.create(
-            file=sounds["middle"], model="primary", language="en"
-        )  # noqa: E731
-        waiting = [clients.submit(ask) for _ in range(3)]
+        waiting = [clients.submit(spoken, at_rest, sounds["middle"]) for _ in range(3)]
         until(lambda: at_rest.queue() == 3)
         status, headers, body = answer_on(at_rest.open(f"{FORM}\r\nContent-Length: 2000000"))
         assert (status, body["error"]["type"]) == (429, "rate_limit_error") and int(
@@ -248,7 +245,7 @@ def test_a_full_queue_is_said_before_the_upload_is_read(at_rest, sounds):
             at_rest.client().audio.transcriptions.create(
                 file=("a.wav", bytes(3_500_000)), model="north"
             )
-        assert len({future.result().text for future in waiting}) == 1
+        assert len({future.result() for future in waiting}) == 1
 
 
 def test_packs_come_and_go_under_requests(at_rest, sounds):

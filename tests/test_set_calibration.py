@@ -187,7 +187,7 @@ def test_beta_moves_to_the_middle_of_what_separates():
 
 
 def test_a_clip_taken_from_the_primary_counts_by_its_price():
-    """One old clip stands among three new ones: worth three errors at a price of four, not at two."""
+    """One old clip stands among three new ones: worth three errors at price 4, not at price 2."""
     dev = [scored_clip("north", z) for z in (1.0, 1.1, 1.2, 9.0, 9.1)] + [
         scored_clip(PRIMARY, z) for z in (2.0, -9.0)
     ]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from processes import run_dualasr, start_dualasr
 from safetensors.torch import load_file
 
 from dualasr.audio.load import Sound
@@ -505,11 +505,11 @@ def test_dry_run_writes_nothing(options):
     assert not options.out.parent.exists()
 
 
+DUALASR = (sys.executable, "-m", "dualasr")
+
+
 def command(options: AddLanguageOptions, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable,
-        "-m",
-        "dualasr",
         "add-language",
         "--base",
         options.base,
@@ -540,7 +540,8 @@ def unbroken(tiny_folder, tmp_path_factory):
     """Options, and the pack of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("unbroken")
     options = make_options(tiny_folder, folder)
-    subprocess.run(command(options, folder / "whole" / "ky"), check=True, capture_output=True)
+    arguments = command(options, folder / "whole" / "ky")
+    subprocess.run([*DUALASR, *arguments], check=True, capture_output=True)
     return options, folder / "whole" / "ky"
 
 
@@ -550,27 +551,22 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, moment):
     steps.
     """
     (options, whole), broken = unbroken, tmp_path / "broken" / "ky"
-    run, process = (
-        broken.with_name("ky.run"),
-        subprocess.Popen(command(options, broken), stdout=subprocess.DEVNULL),
-    )
+    run = broken.with_name("ky.run")
+    started = start_dualasr(command(options, broken), tmp_path)
     signs = {
         "before": run / "skipped.json",
         "during": run / "saving" / "checkpoint-4",
         "after": run / "checkpoint-4",
     }
-    while process.poll() is None and not signs[moment].exists():
+    while started.running() and not signs[moment].exists():
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    started.kill()
     assert not broken.exists(), "killed too late for this test to mean anything"
-    refused = subprocess.run(command(options, broken), capture_output=True, text=True)
-    assert (
-        refused.returncode == 1
-        and "--resume" in refused.stderr
-        and "Traceback" not in refused.stderr
-    )
-    subprocess.run(command(options, broken, "--resume"), check=True, capture_output=True)
+    refused = run_dualasr(command(options, broken), tmp_path)
+    said = refused.err.read_text()
+    assert refused.wait() == 1 and "--resume" in said and "Traceback" not in said
+    resumed = run_dualasr(command(options, broken, "--resume"), tmp_path)
+    assert resumed.wait() == 0, resumed.err.read_text()
     for name in ("decoder.safetensors", "adapter_model.safetensors", "tokenizer.json"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
 
@@ -579,23 +575,20 @@ def test_two_processes_train_as_one_does(options, tmp_path):
     """torchrun with gloo, each process half of every batch: losses and weights of one process, up
     to rounding.
     """
-    packs, alone = (
-        [tmp_path / name / "ky" for name in ("one", "two")],
-        os.environ | {"OMP_NUM_THREADS": "1"},
+    packs = [tmp_path / name / "ky" for name in ("one", "two")]
+    asked = ("--steps", "50", "--learning-rate", "1e-4")
+    alone = run_dualasr(command(options, packs[0], *asked), tmp_path, threads=1)
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m dualasr".split()
+    together = subprocess.run(
+        [sys.executable, *launch, *command(options, packs[1], *asked)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    for out, start in zip(packs, ([sys.executable], launch), strict=True):
-        more = [*start, *command(options, out, "--steps", "50", "--learning-rate", "1e-4")[1:]]
-        done = subprocess.run(more, capture_output=True, text=True, env=alone)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("4 train") == 1  # a second process says nothing
+    assert alone.wait() == 0, alone.err.read_text()
+    assert together.returncode == 0, together.stderr
+    # a second process says nothing
+    assert alone.out.read_text().count("4 train") == together.stdout.count("4 train") == 1
     logs = [(out.with_name("ky.run") / "metrics.jsonl").read_text().splitlines() for out in packs]
     logged = [
         [
@@ -625,22 +618,10 @@ def test_a_full_disk_while_training(options, tmp_path):
     before stays.
     """
     out = tmp_path / "full" / "ky"
-    script = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
-        "from dualasr.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = command(options, out)[3:]
-    result = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
-    )
-    assert (
-        result.returncode == 1
-        and "Free some space" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    full = run_dualasr(command(options, out), tmp_path, file_limit=40_000)
+    said = full.err.read_text()
+    assert full.wait() == 1 and "Free some space" in said and "Traceback" not in said
     assert not out.exists() and not list(out.with_name("ky.run").glob("checkpoint-*"))
-    subprocess.run(
-        command(options, out, "--resume"), check=True, capture_output=True, env=os.environ
-    )
+    resumed = run_dualasr(command(options, out, "--resume"), tmp_path)
+    assert resumed.wait() == 0, resumed.err.read_text()
     assert read_pack(out)["name"] == "ky"

@@ -1,4 +1,4 @@
-"""Transcription of files: every format and length gives an answer, a broken file costs only itself."""
+"""Transcription of files: every format and length is read; a broken file costs only itself."""
 
 import json
 from collections import Counter

@@ -320,7 +320,8 @@ model, samples = load_silero_vad(onnx=True), torch.from_numpy(np.load(sys.argv[1
 probabilities = []
 for chunk in samples.split(512):
     probabilities.append(model(torch.nn.functional.pad(chunk, (0, 512 - len(chunk))), 16000).item())
-stretches = [get_speech_timestamps(samples, model, **options) for options in json.loads(sys.argv[2])]
+asked = json.loads(sys.argv[2])
+stretches = [get_speech_timestamps(samples, model, **options) for options in asked]
 json.dump([probabilities, stretches], sys.stdout)
 """
 ASKED = (
