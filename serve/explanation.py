@@ -23,7 +23,6 @@ _ODDS = re.compile(rf"(.+): log-odds {_NUMBER}, (beyond|within) tau {_NUMBER}(.*
 _SECOND_PASS = re.compile(
     rf"; log-odds {_NUMBER} after both were decoded \({_NUMBER} log-probability a second\)"
 )
-# "may be heard" is the wording of earlier versions
 _LEAD = re.compile(rf"; average log-probability leads by {_NUMBER}")
 
 
