@@ -5,10 +5,11 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
-from dualasr.data.corpus import Corpus, Utterance, load_corpus, write_manifest
+from dualasr.data.corpus import Corpus, Utterance, load_corpus, load_splits, write_manifest
 from dualasr.errors import CorpusError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -309,3 +310,31 @@ def test_segments_of_a_recording_need_no_ids(tmp_path):
     assert [skipped.reason for skipped in corpus.skipped] == [
         "id 'long.wav#t=1.000,2.500' was used before"
     ]
+
+
+def test_splits_that_are_read_at_once_are_those_that_are_read_alone(tmp_path):
+    """Rows of their own split, rows of every split, one id in two splits, and rows without use."""
+    for name in ("a", "b", "c"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(800), 16_000)
+    rows = [
+        {"id": "1", "audio": "a.wav", "text": "one", "split": "train"},
+        {"id": "1", "audio": "b.wav", "text": "two", "split": "valid"},
+        {"id": "2", "audio": "c.wav", "text": "three"},
+        {"id": "2", "audio": "a.wav", "text": "again", "split": "train"},
+        {"id": "3", "audio": "no.wav", "text": "gone", "split": "dev"},
+        {"id": "4", "audio": "a.wav", "text": "secret", "split": "test"},
+    ]
+    lines = [json.dumps(row | {"lang": "ky"}) for row in rows]
+    (tmp_path / "manifest.jsonl").write_text("\n".join([*lines, "no JSON"]) + "\n")
+    splits = load_splits(tmp_path, ("train", "dev", "other"))
+    assert splits.names == ("test", "train", "valid")
+    for name in ("train", "dev"):
+        alone = load_corpus(tmp_path, name)
+        assert splits.split(name) == alone and {u.split for u in alone.utterances} == {name}
+    assert [u.text for u in splits.split("train").utterances] == ["one", "three"]
+    assert [u.text for u in splits.split("dev").utterances] == ["two", "three"]
+    assert [u.text for u in splits.split("other").utterances] == ["three"]  # of every split
+    assert len(splits.split("dev").skipped) == 2 and len(splits.split("train").skipped) == 2
+    strict = load_splits(tmp_path, ("train", "dev"), strict=True)
+    with pytest.raises(CorpusError, match="used before"):
+        strict.split("train")

@@ -48,8 +48,11 @@ def score(
 
 def test_a_pack_sets_file(tmp_path):
     path = tmp_path / "selector.json"
-    path.write_text('{"tau": 3.5, "asked": null}')
+    path.write_text('{"tau": 3.5, "max_candidates": null}')
     assert read_selector(path) == SelectorOptions(tau=3.5, max_candidates=None)
+    path.write_text('{"asked": 4, "between": 0.3, "head_floor": -5.0}')  # the names of older files
+    new = SelectorOptions(max_candidates=4, discriminant_weight=0.3, head_threshold=-5.0)
+    assert read_selector(path) == new
     for content in ('{"tua": 3}', "[1, 2", "7"):
         path.write_text(content)
         with pytest.raises(PackError, match="tau"):

@@ -415,11 +415,3 @@ def sounds_below(path: Path) -> list[Sound]:
         if path.is_dir()
         else []
     )
-
-
-def splits_of(path: Path) -> tuple[str, ...]:
-    """Return the splits of a corpus; () for one without splits, or for what is no corpus."""
-    try:
-        return load_corpus(path, None, default_language="und", require_text=False).splits
-    except CorpusError:
-        return ()

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dualasr.audio.load import SHORTEST, Sound, load_window
-from dualasr.data.corpus import load_corpus, sounds_below, splits_of
+from dualasr.data.corpus import load_splits, sounds_below
 from dualasr.data.utterance import Utterance
 from dualasr.errors import AudioError, CorpusError, PackError, RunError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
@@ -164,10 +164,13 @@ def read_unknown(paths: Sequence[Path], split: str, model: DualWhisper) -> list[
     """
     found: list[Sound] = []
     for path in paths:
+        names: tuple[str, ...] = ()
         try:
-            rows = load_corpus(path, split, default_language="und", require_text=False).utterances
+            splits = load_splits(path, (split,), default_language="und", require_text=False)
+            names = splits.names
+            rows = splits.split(split).utterances
         except CorpusError:
-            if splits_of(path) or not (sounds := sounds_below(path)):
+            if names or not (sounds := sounds_below(path)):
                 raise
         else:
             sounds = [row.sound for row in rows if pipeline_of(model, row.language) is None]
