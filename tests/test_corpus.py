@@ -327,7 +327,7 @@ def test_splits_that_are_read_at_once_are_those_that_are_read_alone(tmp_path):
     lines = [json.dumps(row | {"lang": "ky"}) for row in rows]
     (tmp_path / "manifest.jsonl").write_text("\n".join([*lines, "no JSON"]) + "\n")
     splits = load_splits(tmp_path, ("train", "dev", "other"))
-    assert splits.names == ("test", "train", "valid")
+    assert splits.names == ("dev", "test", "train", "valid")
     for name in ("train", "dev"):
         alone = load_corpus(tmp_path, name)
         assert splits.split(name) == alone and {u.split for u in alone.utterances} == {name}
