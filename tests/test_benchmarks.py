@@ -92,9 +92,9 @@ def test_the_ways_of_a_row_take_turns_and_a_ratio_is_of_sums_of_medians(recipes,
     assert [name for name, _ in visits[4:8]] == list("abab") and [
         name for name, _ in visits[8:12]
     ] == list("baba")
-    assert times.answers == {"a": ["a1", "a2"], "b": ["b1", "b2"]}
+    assert times.outputs == {"a": ["a1", "a2"], "b": ["b1", "b2"]}
     a, b = np.array([[1.0, 4.0], [1.0, 4.0], [7.0, 7.0]]), np.ones((3, 2))
-    row = side_by_side.Times({"a": a, "b": b}, times.answers, times.calls).row(
+    row = side_by_side.Times({"a": a, "b": b}, times.outputs, times.calls).row(
         1, "a against b", "a", "b"
     )
     assert (row.median, row.mean) == (2.5, 4.0)
