@@ -44,7 +44,7 @@ SENTENCES = {
     "en": "Did you remember to feed the rabbit?",
     "ky": "Дарыгер бейтаптын кан басымын өлчөдү.",
 }
-QUICK = ("--readings", "1", "--steps", "10", "--limit", "10")  # packs that know their language
+QUICK = ("--limit", "12", "--steps", "40")  # enough to know its language by another voice
 WAIT_S = 300  # seconds, for a machine that has other things to do
 
 
