@@ -72,9 +72,7 @@ def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> No
     # it, not `mount_gradio_app`. Without the check, a visitor can have any file that this process
     # can read copied to gradio's cache, from which every file is served.
     page.has_launched = True
-    gr.mount_gradio_app(
-        app, page, "/", auth=auth, auth_message=key and LOGIN, **page_settings()
-    )
+    gr.mount_gradio_app(app, page, "/", auth=auth, auth_message=key and LOGIN, **page_settings())
 
 
 def page_settings() -> dict:
