@@ -16,7 +16,7 @@ BASE_HELP = (
     "Whisper to use: a built-in base, a folder in transformers format, a hub id, or a size of"
     " Whisper such as small (default: %(default)s)"
 )
-CORPUS_HELP = "a folder, table or manifest in one of the layouts that the README lists"
+CORPUS_HELP = "a folder, table or manifest in one of the layouts that docs/add-a-language.md lists"
 
 
 class Flags(Protocol):
