@@ -406,12 +406,12 @@ def check_choice(args: argparse.Namespace) -> None:
         raise RunError("The --vad_... settings need --vad_filter True.")
     if args.ray is not None and STDIN in args.audio:
         raise RunError(
-            "--ray needs files that its workers can open, not standard input; write that to a file,"
-            " or leave --ray out."
+            "--ray needs files that its workers can open; write standard input to one, or leave"
+            " --ray out."
         )
     if args.ray is not None and args.device.startswith("cuda:"):
         raise RunError(
-            f"--device {args.device} is one GPU, but --ray gives each worker its own; use"
+            f"--device {args.device} is one GPU, but --ray gives each worker its own; write"
             " --device cuda."
         )
 
