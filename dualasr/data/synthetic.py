@@ -7,8 +7,6 @@ split of other words: speech that a pack learns to score low.
 """
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from dualasr.atomic import atomic_folder
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.data.corpus import text_file
 from dualasr.data.espeak import Speaker, draw_voice
@@ -190,13 +189,12 @@ def generate_corpus(
     Raises:
         CorpusError: A language has no sentences.
         MissingExtraError: espeakng-loader is not installed.
+        RunError: The corpus cannot be written.
     """
     for config in (language_of(config).config for config in configs):
         folder = root / "data" / config
         if folder.exists():
             continue
-        part = folder.with_name(f".{config}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        speak_config(config, part, options)
-        os.replace(part, folder)
+        with atomic_folder(folder) as part:
+            speak_config(config, part, options)
         log.info(f"  {config}")

@@ -93,18 +93,15 @@ def find_negatives(
 
 def _negatives_of(path: Path, languages: Sequence[str]) -> tuple[list[Sound], list[Sound]]:
     """Train and dev sounds of a corpus, without these languages, or all sounds below a folder."""
+    names: tuple[str, ...] = ()
     try:
         splits = load_splits(path, ("train", "dev"), default_language="und", require_text=False)
-    except CorpusError:
-        if not (sounds := sounds_below(path)):
-            raise
-        return sounds, []
-    try:
+        names = splits.names
         train = splits.split("train")
     except CorpusError:
-        if splits.names:
+        if names:
             raise CorpusError(
-                f"{path} has no train split, only {', '.join(splits.names)}, which a pack must not"
+                f"{path} has no train split, only {', '.join(names)}, which a pack must not"
                 " hear; leave it out, or name a folder of sound files."
             ) from None
         if not (sounds := sounds_below(path)):
