@@ -8,6 +8,13 @@ A single thread uses the model. In each round it
 3. decodes the batch,
 4. puts these requests at the end of the queue, so that a short clip does not wait for a long one.
 
+Between the steps of a batch (`dualasr.model.interrupt`) it
+
+- fails the requests whose time is over, and forgets those that were cancelled. If they hold half
+  of the batch, the batch is stopped, and the windows of the others are decoded again;
+- lets other requests take a turn, new ones first: the batch waits while one window of each is
+  decoded. Then the batch goes on for at least as long as they took.
+
 Other threads read sound ahead, so that an hour of silence, which is read but not decoded, delays no
 other request. A request keeps the model that it was admitted with, so packs can be exchanged while
 requests are under way.
@@ -37,6 +44,7 @@ log = logging.getLogger(__name__)
 
 READERS = 4  # threads that read sound
 SLEEP_S = 60.0  # longest sleep in seconds, as a deadline may be infinite
+TURN_S = 0.25  # seconds for which a batch runs at least before others take a turn
 
 
 class Busy(DualasrError):
@@ -56,6 +64,13 @@ class TookTooLong(DualasrError):
 
 class Stopping(DualasrError):
     """The server is stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping; try again when it is back.")
+
+
+class _Interrupted(Exception):
+    """Half of the windows of a batch are not needed any more."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,7 @@ class Ticket:
         ready: Windows that were read and not yet decoded; after the last one None, or the error
             that ended the reading.
         reading: Whether a thread is reading a window.
+        decoding: Whether windows of it are being decoded.
     """
 
     model_request: ModelRequest
@@ -109,6 +125,12 @@ class Ticket:
     future: Future = field(default_factory=Future)
     ready: deque[Window | Exception | None] = field(default_factory=deque)
     reading: bool = False
+    decoding: bool = False
+
+    @property
+    def has_window(self) -> bool:
+        """Whether its next window can be decoded."""
+        return bool(self.ready) and isinstance(self.ready[0], Window) and not self.decoding
 
     def cancel(self) -> None:
         """Cancel the request, because nobody waits for it any more."""
@@ -204,24 +226,32 @@ class Scheduler:
         ticket.future.add_done_callback(lambda future: self._wake())
         with self._changed:
             if self._closing:
-                raise Stopping("The server is stopping; try again when it is back.")
+                raise Stopping
             if self.full:
                 raise Busy(len(self._waiting))
             self._waiting.append(ticket)
             self._read_on(ticket)
         return ticket
 
+    def drop(self) -> None:
+        """Refuse new requests, and fail the admitted ones with `Stopping`."""
+        with self._changed:
+            self._closing, admitted = True, list(self._waiting)
+            self._changed.notify_all()
+        for ticket in admitted:
+            ticket.finish(Stopping())
+
     def close(self, *, drop: bool = False) -> None:
         """Refuse new requests, finish the admitted ones, and end the thread.
 
         Args:
-            drop: Whether to cancel the admitted requests instead.
+            drop: Whether to fail the admitted requests instead.
         """
         with self._changed:
-            self._closing, admitted = True, list(self._waiting)
+            self._closing = True
             self._changed.notify_all()
-        for ticket in admitted if drop else ():
-            ticket.cancel()
+        if drop:
+            self.drop()
         self._thread.join()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
@@ -270,11 +300,10 @@ class Scheduler:
 
     def _run(self) -> None:
         while True:
+            self._settle()
             with self._changed:
-                over = [ticket for ticket in self._waiting if self._is_over(ticket)]
-                self._remove(over)
                 batch = self._take_batch()
-                if not (over or batch):
+                if not (batch or any(map(self._is_over, self._waiting))):
                     if self._closing and not self._waiting:
                         return
                     left = min(
@@ -282,12 +311,16 @@ class Scheduler:
                         default=SLEEP_S,
                     )
                     self._changed.wait(max(0.0, min(left, SLEEP_S)))
-            self._finish(over)
             if batch:
                 self._decode(batch)
 
-    def _finish(self, tickets: Sequence[Ticket]) -> None:
-        for ticket in tickets:
+    def _settle(self) -> None:
+        """Set the results of the requests that are over, and remove these from the queue."""
+        with self._changed:
+            over = [ticket for ticket in self._waiting if self._is_over(ticket)]
+            if over:
+                self._remove(over)
+        for ticket in over:
             try:
                 ticket.finish(self._outcome(ticket))
             except Exception as error:
@@ -300,7 +333,8 @@ class Scheduler:
         if ticket.future.done() or time.monotonic() >= ticket.deadline:
             return True
         return bool(ticket.ready) and (
-            ticket.ready[0] is None or isinstance(ticket.ready[-1], Exception)
+            (ticket.ready[0] is None and not ticket.decoding)
+            or isinstance(ticket.ready[-1], Exception)
         )
 
     def _outcome(self, ticket: Ticket) -> Transcription | Exception:
@@ -308,7 +342,7 @@ class Scheduler:
         last = ticket.ready[-1] if ticket.ready else None
         if isinstance(last, Exception):
             return last
-        if ticket.ready and ticket.ready[0] is None:
+        if ticket.ready and ticket.ready[0] is None and not ticket.decoding:
             return ticket.recording.result()
         allowed = f"{self.limits.time_s:g} s"
         return TookTooLong(
@@ -327,14 +361,19 @@ class Scheduler:
             if not ticket.reading:  # otherwise the thread that reads closes it
                 ticket.windows.close()
 
-    def _take_batch(self) -> list[tuple[Ticket, Window]]:
+    def _take_batch(self, *, one_each: bool = False) -> list[tuple[Ticket, Window]]:
         """Take the windows of the next batch, and put their requests at the end of the queue.
 
         The requests that can share a batch give one window each, in turns. The lock must be held.
+
+        Args:
+            one_each: Whether new requests come first, and each gives one window only.
         """
-        ready = [ticket for ticket in self._waiting if ticket.ready]
+        ready = [ticket for ticket in self._waiting if ticket.has_window]
         if not ready:
             return []
+        if one_each:
+            ready.sort(key=lambda ticket: bool(ticket.recording.pieces))
         model_request = ready[0].model_request
         batch: list[tuple[Ticket, Window]] = []
         turns = deque(ticket for ticket in ready if ticket.model_request.same_batch(model_request))
@@ -344,33 +383,44 @@ class Scheduler:
             window = ticket.ready.popleft()
             assert isinstance(window, Window), "requests at their end have left the queue"
             batch.append((ticket, window))
-            if ticket.ready and isinstance(ticket.ready[0], Window):
+            if ticket.has_window and not one_each:
                 turns.append(ticket)
         tickets = list(dict.fromkeys(ticket for ticket, _ in batch))
         self._remove(tickets)
         self._waiting.extend(tickets)
         for ticket in tickets:
+            ticket.decoding = True
             self._read_on(ticket)
         return batch
 
-    def _decode(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
+    def _decode(self, batch: Sequence[tuple[Ticket, Window]], *, in_turn: bool = False) -> None:
         """Decode windows together, and report progress to their requests.
 
         An error fails these requests, but must not end the thread.
+
+        Args:
+            batch: The windows, from `_take_batch`.
+            in_turn: Whether another batch waits meanwhile; nobody else gets a turn then.
         """
         tickets = list(dict.fromkeys(ticket for ticket, _ in batch))
-        model_request = tickets[0].model_request
+        request = tickets[0].model_request
         try:
-            decode_batch(
-                model_request.model,
-                [(t.recording, window) for t, window in batch],
-                model_request.request,
-            )
-            self._count(batch)
+            while batch:
+                on_step = _Turns(self, batch, may_wait=not in_turn)
+                windows = [(ticket.recording, window) for ticket, window in batch]
+                try:
+                    decode_batch(request.model, windows, request.request, on_step)
+                    self._count(batch)
+                    break
+                except _Interrupted:
+                    batch = [pair for pair in batch if _is_needed(*pair)]
         except Exception as error:
             log.exception("decoding a batch of %d windows failed", len(batch))
             self._fail(tickets, error)
-            return
+        finally:
+            with self._changed:
+                for ticket in tickets:
+                    ticket.decoding = False
         for ticket in tickets:
             try:
                 if not ticket.future.done():
@@ -400,3 +450,48 @@ class Scheduler:
             before.audio_s + seconds,
             before.routes + routes,
         )
+
+
+def _is_needed(ticket: Ticket, window: Window) -> bool:
+    """Return whether a window of a batch that was interrupted must be decoded again."""
+    pieces = ticket.recording.pieces
+    return not ticket.future.done() and not (pieces and pieces[-1].start >= window.start)
+
+
+class _Turns:
+    """What the scheduler's thread does between the steps of a batch.
+
+    Args:
+        scheduler: The scheduler.
+        batch: The windows that are being decoded, with their requests.
+        may_wait: Whether the batch waits while others take a turn.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, batch: Sequence[tuple[Ticket, Window]], *, may_wait: bool
+    ):
+        self.scheduler, self.batch, self.may_wait = scheduler, batch, may_wait
+        self.next_turn = time.monotonic() + TURN_S
+
+    def __call__(self) -> None:
+        """Settle what is over, stop the batch if it is not needed, and give turns to others.
+
+        Raises:
+            _Interrupted: Half of the windows are not needed any more.
+        """
+        self.scheduler._settle()
+        if self.may_wait and time.monotonic() >= self.next_turn:
+            self._give_turn()
+        gone = sum(ticket.future.done() for ticket, _ in self.batch)
+        if 2 * gone >= len(self.batch):
+            raise _Interrupted
+
+    def _give_turn(self) -> None:
+        with self.scheduler._changed:
+            others = self.scheduler._take_batch(one_each=True)
+        began = time.monotonic()
+        if others:
+            self.scheduler._decode(others, in_turn=True)
+            self.scheduler._settle()
+        now = time.monotonic()
+        self.next_turn = now + max(TURN_S, now - began)

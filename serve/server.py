@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from dualasr.model.dual_whisper import DualWhisper
 from .app import Settings, create_app
 from .scheduler import Limits, Scheduler
 
+GRACE_S = 8.0  # container runtimes kill a process 10 seconds after the first signal
 _LAST_BYTES_S = 0.5  # seconds for responses that are written but not yet sent
 
 
@@ -20,17 +22,26 @@ class Server(uvicorn.Server):
     """A uvicorn server that stops as soon as the requests under way are done.
 
     uvicorn itself waits for all connections, but the connection of an open page never ends. A first
-    SIGTERM or Ctrl-C lets requests under way finish, and then closes all connections. A second one
-    closes them at once. The process then ends with exit code 0.
+    SIGTERM or Ctrl-C lets requests under way finish, and then closes all connections. Requests that
+    are not done within the grace time are answered with an error. A second signal closes all
+    connections at once. The process then ends with exit code 0.
 
     Args:
         config: uvicorn's configuration.
         under_way: Function that returns the number of requests under way.
+        drop: Function that fails the requests under way.
+        grace_s: Longest time in seconds from the first signal until `drop` is called.
     """
 
-    def __init__(self, config: uvicorn.Config, under_way: Callable[[], int]):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        under_way: Callable[[], int],
+        drop: Callable[[], None],
+        grace_s: float,
+    ):
         super().__init__(config)
-        self._under_way = under_way
+        self._under_way, self._drop, self._grace_s = under_way, drop, grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -41,8 +52,10 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().create_task(self._close_when_done())
 
     async def _close_when_done(self) -> None:
-        while self._under_way():
+        end = time.monotonic() + self._grace_s
+        while self._under_way() and time.monotonic() < end:
             await asyncio.sleep(0.05)
+        self._drop()
         await asyncio.sleep(_LAST_BYTES_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
@@ -57,6 +70,7 @@ def run(
     port: int,
     limits: Limits = Limits(),
     settings: Settings = Settings(),
+    grace_s: float = GRACE_S,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
@@ -67,6 +81,7 @@ def run(
         port: Port to listen on.
         limits: Limits of the queue and of a request.
         settings: Key, limits of uploads, and page.
+        grace_s: Longest time in seconds to finish requests after a signal.
     """
     with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
         scheduler = Scheduler(load(), limits)
@@ -75,6 +90,11 @@ def run(
             config = uvicorn.Config(
                 app, host=host, port=port, log_level="info", access_log=False, server_header=False
             )
-            Server(config, lambda: app.state.under_way() or len(scheduler)).run()
+            Server(
+                config,
+                lambda: app.state.under_way() or len(scheduler),
+                scheduler.drop,
+                grace_s,
+            ).run()
         finally:
             scheduler.close(drop=True)  # all clients are disconnected by now

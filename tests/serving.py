@@ -15,6 +15,7 @@ import soundfile
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.language_id import EncodedAudio
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.whisper import Backbone
@@ -51,10 +52,12 @@ class HeldModel(DualWhisper):
     free: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
 
-    def encode_audio(self, clips: Sequence[np.ndarray]) -> EncodedAudio:
+    def encode_audio(
+        self, clips: Sequence[np.ndarray], on_step: OnStep = uninterrupted
+    ) -> EncodedAudio:
         self.reached.set()
         assert self.free.wait(60), "nobody let the model go on"
-        return super().encode_audio(clips)
+        return super().encode_audio(clips, on_step)
 
 
 def small_model(

@@ -348,7 +348,7 @@ def test_close_can_drop_what_is_admitted(model, sounds, start):
     assert (
         len(scheduler) == 0
         and scheduler.totals.windows <= 2
-        and all(ticket.future.cancelled() for ticket in tickets)
+        and all(isinstance(ticket.future.exception(), Stopping) for ticket in tickets)
     )
 
 

@@ -60,6 +60,16 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest time to answer a request, in seconds (default: %(default)s)",
     )
+    g.add_argument(
+        "--grace_s",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help=(
+            "longest time to finish the requests under way after SIGTERM or Ctrl-C, in seconds; the"
+            " others get an error (default: %(default)s)"
+        ),
+    )
     g = command.add_argument_group("model")
     model_flags(g)
     g.add_argument(
@@ -109,5 +119,6 @@ def run(args: argparse.Namespace) -> int:
         port=args.port,
         limits=limits,
         settings=settings,
+        grace_s=args.grace_s,
     )
     return 0

@@ -26,6 +26,7 @@ from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import PackError
 from dualasr.languages import tag_among
 from dualasr.model.fallback import Fallback, decode_with_fallback
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.language_id import EncodedAudio, PackEncoding, allowed, encode, score_packs
 from dualasr.model.language_statistics import Discriminant
 from dualasr.model.pack import Pack
@@ -252,12 +253,15 @@ class DualWhisper:
         return tag
 
     @torch.no_grad()
-    def encode_audio(self, clips: Sequence[np.ndarray]) -> EncodedAudio:
+    def encode_audio(
+        self, clips: Sequence[np.ndarray], on_step: OnStep = uninterrupted
+    ) -> EncodedAudio:
         """Encode windows, and run the primary's first decoder step, once.
 
         Args:
             clips: Windows as (samples,) float arrays at 16 kHz, each of at most
                 `backbone.window_samples`.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             All that routing and decoding need of the windows.
@@ -269,12 +273,13 @@ class DualWhisper:
         forks = sorted({pack.secondary.options.fork for pack in self.packs.values()})
         at = min(forks, default=0)
         trunks: dict[int, torch.Tensor] = {}
-        hidden = backbone.trunk(backbone.features(list(clips)), at)
+        hidden = backbone.trunk(backbone.features(list(clips)), at, on_step)
         for fork in forks:
             for layer in layers[at:fork]:
+                on_step()
                 hidden = layer(hidden, None)
             at, trunks[fork] = fork, hidden
-        encoded = backbone.upper(hidden, at)
+        encoded = backbone.upper(hidden, at, on_step)
         # 2. the first decoder step: languages, no speech
         step = backbone.language_step(encoded)
         frames = [backbone.frames(len(clip)) for clip in clips]
@@ -291,13 +296,14 @@ class DualWhisper:
         )
 
     def score_packs(
-        self, audio: EncodedAudio, *, tags: bool = True
+        self, audio: EncodedAudio, *, tags: bool = True, on_step: OnStep = uninterrupted
     ) -> tuple[list[list[PackScore]], dict[str, PackEncoding]]:
         """Score every window with every pack (`language_id.score_packs`).
 
         Args:
             audio: The encoded windows.
             tags: False runs no tag step.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             For each window the scores of all packs; and by pack the encoder output that was
@@ -305,7 +311,13 @@ class DualWhisper:
         """
         packs = tuple(self.packs.values())
         return score_packs(
-            packs, audio, self.selector, self._discriminant, self.languages, tags=tags
+            packs,
+            audio,
+            self.selector,
+            self._discriminant,
+            self.languages,
+            tags=tags,
+            on_step=on_step,
         )
 
     @functools.cached_property
@@ -315,7 +327,12 @@ class DualWhisper:
         return Discriminant.between(found) if len(found) > 1 else None
 
     def route(
-        self, audio: EncodedAudio, *, route: str | None = None, language: str | None = None
+        self,
+        audio: EncodedAudio,
+        *,
+        route: str | None = None,
+        language: str | None = None,
+        on_step: OnStep = uninterrupted,
     ) -> Routing:
         """Choose a route for each window, before anything is decoded.
 
@@ -324,6 +341,7 @@ class DualWhisper:
             route: "primary" or a pack's name; None for the selector's choice.
             language: A language's code. The pipeline that knows it decodes the windows, unless
                 `route` names another.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             The decisions, and the scores behind them.
@@ -332,7 +350,7 @@ class DualWhisper:
             PackError: The route or the language is unknown.
         """
         route = self._forced_route(route, language)
-        scores, encodings = self.score_packs(audio, tags=route is None)
+        scores, encodings = self.score_packs(audio, tags=route is None, on_step=on_step)
         log_probs = self._primary_log_probs(audio)
         best_tags = (
             (audio.language_log_probs if log_probs is None else log_probs).max(-1).values.tolist()
@@ -384,6 +402,7 @@ class DualWhisper:
         options: DecodeOptions = DecodeOptions(),
         *,
         cached: Cached = NOTHING_CACHED,
+        on_step: OnStep = uninterrupted,
     ) -> Decoded:
         """Decode windows: the windows of each route as one batch.
 
@@ -394,6 +413,7 @@ class DualWhisper:
             options: Settings of decoding.
             cached: Hypotheses of an earlier run with the same settings. Their windows are not
                 decoded again.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             Hypotheses of all windows of the plan.
@@ -408,14 +428,14 @@ class DualWhisper:
             if not todo:
                 continue
             if name == PRIMARY:
-                found, codes = self.decode(audio.of(todo), PRIMARY, languages, options)
+                found, codes = self.decode(audio.of(todo), PRIMARY, languages, options, on_step)
             else:
                 pack = self.pack(name)
                 ready = encodings[name].of(todo) if name in encodings else None
                 if ready is None:
-                    encodings[name] = encode(pack, audio, todo)
+                    encodings[name] = encode(pack, audio, todo, on_step)
                     ready = encodings[name].encoded, encodings[name].lengths
-                found, codes = self._decode_pack(pack, *ready, languages, options)
+                found, codes = self._decode_pack(pack, *ready, languages, options, on_step)
             hypotheses[name] |= zip(todo, zip(found, codes, strict=True), strict=True)
         return Decoded(hypotheses, encodings)
 
@@ -534,13 +554,20 @@ class DualWhisper:
             self.encode_audio(clips), route=route, language=language, options=options
         )
 
-    def detect(self, audio: EncodedAudio) -> list[WindowResult]:
+    def detect(self, audio: EncodedAudio, on_step: OnStep = uninterrupted) -> list[WindowResult]:
         """Identify the languages of windows, and decode nothing.
 
         There is no second pass: a decision that is not final stands as it is. The `language` of a
         result is the most likely one of those that its `route` knows.
+
+        Args:
+            audio: The encoded windows.
+            on_step: Function that is called between steps; it may raise, to stop the work.
+
+        Returns:
+            A result without text for each window.
         """
-        routing = self.route(audio)
+        routing = self.route(audio, on_step=on_step)
         results = []
         for i, (decision, scores) in enumerate(
             zip(routing.decisions, routing.pack_scores, strict=True)
@@ -579,6 +606,7 @@ class DualWhisper:
         route: str,
         languages: Sequence[str] | None = None,
         options: DecodeOptions = DecodeOptions(),
+        on_step: OnStep = uninterrupted,
     ) -> tuple[list[Hypothesis], list[str]]:
         """Decode a batch by one route.
 
@@ -587,6 +615,7 @@ class DualWhisper:
             route: "primary" or a pack's name.
             languages: A code for each window; None for the decoder's best tag of each.
             options: Settings of decoding.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             A hypothesis and a language for each window. A language has the pipeline's own code:
@@ -599,14 +628,18 @@ class DualWhisper:
         if not len(audio):
             return [], []
         if route == PRIMARY:
-            return self._decode_primary(audio, languages, options)
-        encoding = encode(self.pack(route), audio)
+            return self._decode_primary(audio, languages, options, on_step)
+        encoding = encode(self.pack(route), audio, on_step=on_step)
         return self._decode_pack(
-            self.pack(route), encoding.encoded, encoding.lengths, languages, options
+            self.pack(route), encoding.encoded, encoding.lengths, languages, options, on_step
         )
 
     def _decode_primary(
-        self, audio: EncodedAudio, languages: Sequence[str] | None, options: DecodeOptions
+        self,
+        audio: EncodedAudio,
+        languages: Sequence[str] | None,
+        options: DecodeOptions,
+        on_step: OnStep,
     ) -> tuple[list[Hypothesis], list[str]]:
         """Decode a batch by the primary; see `decode`."""
         known = self.backbone.codes
@@ -621,6 +654,7 @@ class DualWhisper:
             "prompt": options.prompt,
             "context": options.context,
             "timestamps": options.timestamps,
+            "on_step": on_step,
             **options.generate,
         }
         if options.fallback is None:
@@ -639,12 +673,13 @@ class DualWhisper:
         lengths: torch.Tensor,
         languages: Sequence[str] | None,
         options: DecodeOptions,
+        on_step: OnStep,
     ) -> tuple[list[Hypothesis], list[str]]:
         """Decode a batch by a pack, from its encoder output; see `decode`."""
         languages = list(languages or self._pack_languages(pack, encoded, lengths))
         weight = pack.info.ctc_weight if options.ctc_weight is None else options.ctc_weight
         search = SearchOptions(beam=options.beam, ctc_weight=weight)
-        return pack.secondary.decode(encoded, lengths, languages, search), languages
+        return pack.secondary.decode(encoded, lengths, languages, search, on_step), languages
 
     def candidates(self, audio: EncodedAudio, name: str, beam: int = 5) -> list[list[Candidate]]:
         """Return a pack's candidate hypotheses of every window, each with both of its scores.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.search import Hypothesis
 from dualasr.model.whisper import Backbone
 
@@ -113,6 +114,7 @@ def decode_with_fallback(
     fallback: Fallback,
     *,
     beam: int = 1,
+    on_step: OnStep = uninterrupted,
     **options,
 ) -> list[Hypothesis]:
     """Decode windows by `Backbone.decode`, and failures again at higher temperatures.
@@ -126,12 +128,14 @@ def decode_with_fallback(
         no_speech: A no-speech probability for each window.
         fallback: What a failure is, and the temperatures.
         beam: Width of the beam search at temperature 0; 1 is greedy.
+        on_step: Function that is called between steps; it may raise, to stop the work.
         **options: Further arguments of `Backbone.decode`.
 
     Returns:
         A hypothesis for each window, with its temperature.
     """
     first, *rest = fallback.temperatures
+    options = {**options, "on_step": on_step}
     if first:
         found = [
             _sample(backbone, encoded[i : i + 1], [code], first, options)

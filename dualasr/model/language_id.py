@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.language_statistics import Discriminant
 from dualasr.model.pack import Pack
 from dualasr.model.secondary import slice_trunk
@@ -89,13 +90,19 @@ class PackEncoding:
         return self.encoded[index], self.lengths[index]
 
 
-def encode(pack: Pack, audio: EncodedAudio, rows: Sequence[int] | None = None) -> PackEncoding:
+def encode(
+    pack: Pack,
+    audio: EncodedAudio,
+    rows: Sequence[int] | None = None,
+    on_step: OnStep = uninterrupted,
+) -> PackEncoding:
     """Run a pack's upper layers on the trunk of windows.
 
     Args:
         pack: The pack.
         audio: The encoded windows.
         rows: Numbers of the windows to encode; None for all.
+        on_step: Function that is called between steps; it may raise, to stop the work.
 
     Returns:
         The pack's encoder output for these windows.
@@ -103,7 +110,7 @@ def encode(pack: Pack, audio: EncodedAudio, rows: Sequence[int] | None = None) -
     rows = range(len(audio)) if rows is None else rows
     chosen = audio.of(rows)
     trunk, lengths = slice_trunk(chosen.trunks[pack.secondary.options.fork], list(chosen.frames))
-    return PackEncoding(tuple(rows), pack.secondary.encode(trunk, lengths), lengths)
+    return PackEncoding(tuple(rows), pack.secondary.encode(trunk, lengths, on_step), lengths)
 
 
 def allowed(codes: Sequence[str], languages: frozenset[str] | None) -> list[int]:
@@ -125,6 +132,7 @@ def score_packs(
     languages: frozenset[str] | None,
     *,
     tags: bool = True,
+    on_step: OnStep = uninterrupted,
 ) -> tuple[list[list[PackScore]], dict[str, PackEncoding]]:
     """Score every window with every pack (steps 1 to 5 of the selector).
 
@@ -135,6 +143,7 @@ def score_packs(
         discriminant: Compares the packs that have statistics; None if fewer than two have.
         languages: Codes of the allowed languages; None for all.
         tags: False runs no tag step at all.
+        on_step: Function that is called between steps; it may raise, to stop the work.
 
     Returns:
         For each window the scores of all packs, in the order of the packs; and by pack the encoder
@@ -157,7 +166,7 @@ def score_packs(
     for k, pack in enumerate(packs):
         candidates = [i for i, row in enumerate(rows) if tags and _is_candidate(row, k, options)]
         if candidates:
-            encodings[pack.name] = encode(pack, audio, candidates)
+            encodings[pack.name] = encode(pack, audio, candidates, on_step)
             scores = [rows[i][k] for i in candidates]
             found = _with_tags(pack, encodings[pack.name], scores, languages)
             for i, score in zip(candidates, found, strict=True):

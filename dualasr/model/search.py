@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dualasr.model.decoder import StepDecoder
+from dualasr.model.interrupt import OnStep, uninterrupted
 
 Tokens = tuple[int, ...]
 Scored = tuple[Tokens, float, bool]  # tokens, log-probability, finished
@@ -49,6 +50,7 @@ def beam_search(
     *,
     beam: int = 1,
     limits: torch.Tensor,
+    on_step: OnStep = uninterrupted,
 ) -> list[list[Scored]]:
     """Search the most likely texts of a batch of clips; beam 1 is greedy search.
 
@@ -71,6 +73,7 @@ def beam_search(
         prefix: (batch, given) tokens that all texts of a clip begin with.
         beam: Number of texts that stay open.
         limits: (batch,) most tokens of a text, the prefix apart.
+        on_step: Function that is called between steps; it may raise, to stop the work.
 
     Returns:
         For each clip up to `beam` (tokens, log-probability, finished), best first.
@@ -90,6 +93,7 @@ def beam_search(
     clips = list(range(len(most)))  # those that are not done
     texts: list[list[Tokens]] = [[()] * beam for _ in clips]
     for length in range(max(most) + 1):
+        on_step()
         total = (scores.unsqueeze(-1) + log_probs.view(len(clips), beam, size)).flatten(1)
         values, indices = total.topk(2 * beam if beam > 1 else 1)
         best, flat, before = values.tolist(), indices.tolist(), scores.tolist()
@@ -146,7 +150,7 @@ def ctc_greedy(log_probs: np.ndarray) -> list[int]:
 
 
 def ctc_prefix_beam(
-    log_probs: np.ndarray, *, beam: int = 8, units: int = 8
+    log_probs: np.ndarray, *, beam: int = 8, units: int = 8, on_step: OnStep = uninterrupted
 ) -> list[tuple[Tokens, float]]:
     """Search the most likely texts of CTC by prefix beam search (Graves 2012, section 7.5.3).
 
@@ -162,6 +166,7 @@ def ctc_prefix_beam(
         log_probs: (frames, units) log-probabilities; unit 0 is the blank.
         beam: Number of prefixes kept.
         units: Number of units that may extend a prefix at a frame.
+        on_step: Function that is called at each frame; it may raise, to stop the work.
 
     Returns:
         (units of the text, log-probability), best first.
@@ -170,6 +175,7 @@ def ctc_prefix_beam(
     # log-probability of the paths that end in a blank, and of those that end in a unit
     beams: dict[Tokens, tuple[float, float]] = {(): (0.0, never)}
     for frame in log_probs:
+        on_step()
         candidates = [
             int(u) for u in np.argpartition(-frame, min(units, len(frame) - 1))[:units] if u != 0
         ]

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualasr.model.ctc_decoder import TagDecoder
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.las_decoder import LASDecoder, LASOptions
 from dualasr.model.search import Hypothesis, Scored, Tokens, beam_search, ctc_prefix_beam
 from dualasr.model.tokenizer import PackTokenizer
@@ -309,12 +310,18 @@ class Secondary(nn.Module):
         """Return its shape as pack.json holds it."""
         return asdict(self.options)
 
-    def encode(self, trunk: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(
+        self,
+        trunk: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        on_step: OnStep = uninterrupted,
+    ) -> torch.Tensor:
         """Run the adapted upper layers and the pack's LayerNorm.
 
         Args:
             trunk: (batch, frames, width) activations at the fork.
             lengths: (batch,) frames of each clip, the others are masked; None for no mask.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             (batch, frames, width) encoder output of the pack.
@@ -322,6 +329,7 @@ class Secondary(nn.Module):
         mask = None if lengths is None else length_mask(lengths, trunk.shape[1], trunk.dtype)
         hidden = trunk
         for layer in self.layers:
+            on_step()
             hidden = layer(hidden, mask)
         return self.layer_norm(hidden)
 
@@ -420,6 +428,7 @@ class Secondary(nn.Module):
         lengths: torch.Tensor,
         language: list[str],
         options: SearchOptions = SearchOptions(),
+        on_step: OnStep = uninterrupted,
     ) -> list[Hypothesis]:
         """Decode clips by the attention decoder and CTC together (Watanabe et al. 2017).
 
@@ -436,17 +445,18 @@ class Secondary(nn.Module):
             lengths: (batch,) frames of each clip.
             language: A language code of the pack for each clip.
             options: Widths, weights and limits.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             A hypothesis for each clip.
         """
         if options.ctc_weight == 0 and self.decoder.spells:
-            found = self._search(encoded, lengths, language, options)
+            found = self._search(encoded, lengths, language, options, on_step)
             return [
                 Hypothesis(tokens, self.tokenizer.decode(tokens)[0], logprob, finished)
                 for (tokens, logprob, finished), *_ in found
             ]
-        scored = self.candidates(encoded, lengths, language, options)
+        scored = self.candidates(encoded, lengths, language, options, on_step)
         best = [best_candidate(clip, options.ctc_weight) for clip in scored]
         return [replace(candidate.hypothesis, logprob=candidate.ctc) for candidate in best]
 
@@ -457,6 +467,7 @@ class Secondary(nn.Module):
         lengths: torch.Tensor,
         language: list[str],
         options: SearchOptions = SearchOptions(),
+        on_step: OnStep = uninterrupted,
     ) -> list[list[Candidate]]:
         """Search texts of each clip by the attention decoder and by CTC, and score all by both.
 
@@ -465,6 +476,7 @@ class Secondary(nn.Module):
             lengths: (batch,) frames of each clip.
             language: A language code of the pack for each clip.
             options: Widths and limits.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             The candidates of each clip: first the attention decoder's beam, its best first, then
@@ -473,7 +485,7 @@ class Secondary(nn.Module):
         """
         frames = self.ctc_log_probs(encoded)
         clips = [frames[i, : int(length)] for i, length in enumerate(lengths)]
-        prefixes = [self._prefixes(clip, options.beam) for clip in clips]
+        prefixes = [self._prefixes(clip, options.beam, on_step) for clip in clips]
         if not self.decoder.spells:
             return [
                 [
@@ -483,7 +495,8 @@ class Secondary(nn.Module):
                 for found in prefixes
             ]
         scored: list[list[Candidate]] = []
-        for i, beam in enumerate(self._search(encoded, lengths, language, options)):
+        for i, beam in enumerate(self._search(encoded, lengths, language, options, on_step)):
+            on_step()
             finished = {tokens: ended for tokens, _, ended in beam}
             for text, _ in prefixes[i]:
                 tokens = tuple(self.tokenizer.encode(text))
@@ -493,12 +506,15 @@ class Secondary(nn.Module):
             scored.append(self._score(finished, encoded[i], lengths[i], tag, clips[i]))
         return scored
 
-    def _prefixes(self, frames: torch.Tensor, beam: int) -> list[tuple[str, float]]:
+    def _prefixes(
+        self, frames: torch.Tensor, beam: int, on_step: OnStep
+    ) -> list[tuple[str, float]]:
         """Return the best texts of CTC for one clip's (frames, 1 + characters) log-probabilities.
 
         The search keeps at least 4 prefixes, even where fewer texts are wanted.
         """
-        found = ctc_prefix_beam(frames.cpu().numpy(), beam=max(4, beam))[: max(1, beam)]
+        found = ctc_prefix_beam(frames.cpu().numpy(), beam=max(4, beam), on_step=on_step)
+        found = found[: max(1, beam)]
         return [(self.tokenizer.decode_characters(units), score) for units, score in found]
 
     def _search(
@@ -507,6 +523,7 @@ class Secondary(nn.Module):
         lengths: torch.Tensor,
         language: list[str],
         options: SearchOptions,
+        on_step: OnStep,
     ) -> list[list[Scored]]:
         """Run the attention decoder's beam search after each clip's tag."""
         prefix = torch.tensor(
@@ -515,7 +532,15 @@ class Secondary(nn.Module):
         )
         limits = (lengths * self.frame_s * options.units_per_second).long() + 5
         limits = limits.clamp_max(MOST_TOKENS)
-        return beam_search(self.decoder, encoded, lengths, prefix, beam=options.beam, limits=limits)
+        return beam_search(
+            self.decoder,
+            encoded,
+            lengths,
+            prefix,
+            beam=options.beam,
+            limits=limits,
+            on_step=on_step,
+        )
 
     def _score(
         self,

@@ -23,13 +23,20 @@ from torch.nn import functional as F
 from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
 
 # isort: split
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import (
+    StoppingCriteria,
+    StoppingCriteriaList,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import BaseModelError, RunError
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.search import Hypothesis
 from dualasr.model.token_words import token_words
 
@@ -38,8 +45,10 @@ SIZES = tuple(
     size + english for size in ("tiny", "base", "small", "medium") for english in ("", ".en")
 ) + ("large-v1", "large-v2", "large-v3", "large-v3-turbo")
 LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
-# Most beams in one call of `generate`: each keeps the keys and values of a whole window.
+# Most beams in one call of `generate`, and most bytes that they may need. Each keeps the keys and
+# values of a whole window, and for every token a score of each unit of the vocabulary.
 MOST_BEAMS = 20
+MOST_BYTES = 1_000_000_000
 
 
 def base_path(name: str) -> Path:
@@ -305,12 +314,13 @@ class Backbone:
         return mel.to(self.device, self.model.dtype)
 
     @torch.no_grad()
-    def trunk(self, mel: torch.Tensor, fork: int) -> torch.Tensor:
+    def trunk(self, mel: torch.Tensor, fork: int, on_step: OnStep = uninterrupted) -> torch.Tensor:
         """Run the encoder's lower part: convolutions, positions and the layers below the fork.
 
         Args:
             mel: (batch, mels, 2 x positions) log-mel features.
             fork: Number of layers to run.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             (batch, positions, width) activations at the fork.
@@ -319,21 +329,26 @@ class Backbone:
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).permute(0, 2, 1)
         hidden = hidden + encoder.embed_positions.weight
         for layer in encoder.layers[:fork]:
+            on_step()
             hidden = layer(hidden, None)
         return hidden
 
     @torch.no_grad()
-    def upper(self, hidden: torch.Tensor, fork: int) -> torch.Tensor:
+    def upper(
+        self, hidden: torch.Tensor, fork: int, on_step: OnStep = uninterrupted
+    ) -> torch.Tensor:
         """Run the encoder's upper part: the frozen layers from the fork up and the last LayerNorm.
 
         Args:
             hidden: (batch, positions, width) activations at the fork.
             fork: Number of layers that have run.
+            on_step: Function that is called between steps; it may raise, to stop the work.
 
         Returns:
             (batch, positions, width) encoder output of the primary.
         """
         for layer in self.encoder.layers[fork:]:
+            on_step()
             hidden = layer(hidden, None)
         return self.encoder.layer_norm(hidden)
 
@@ -367,6 +382,18 @@ class Backbone:
         limit = getattr(config, "max_initial_timestamp_index", None)
         return bool(self.special_ids.times) and limit is not None
 
+    @property
+    def most_beams(self) -> int:
+        """Most beams that `decode` gives to one call of `generate`, at least 1.
+
+        They depend on the size of the model, so that decoding takes about MOST_BYTES at most.
+        """
+        config, size = self.model.config, self.model.dtype.itemsize
+        # keys and values of the encoder output in each layer, and a copy of them
+        kept = 4 * config.decoder_layers * self.positions * self.width * size
+        scores = 4 * config.vocab_size * config.max_target_positions
+        return max(1, min(MOST_BEAMS, MOST_BYTES // (kept + scores)))
+
     @torch.no_grad()
     def decode(
         self,
@@ -377,12 +404,13 @@ class Backbone:
         prompt: str = "",
         context: str = "",
         timestamps: bool = False,
+        on_step: OnStep = uninterrupted,
         **options,
     ) -> list[Hypothesis]:
         """Decode windows by transformers' `generate`.
 
         With beam 1 and no options the tokens are those of plain `generate` on the same batch, bit
-        for bit, if it holds at most MOST_BEAMS windows. A larger batch is decoded in parts.
+        for bit, if it holds at most `most_beams` windows. A larger batch is decoded in parts.
 
         Args:
             encoded: (batch, positions, width) encoder output of the primary.
@@ -391,6 +419,7 @@ class Backbone:
             prompt: Text that sets style and spelling, the same for all windows.
             context: What was said before these windows; it follows the prompt (`prompt_ids`).
             timestamps: Whether the tokens hold timestamps (`spans`).
+            on_step: Function that is called between steps; it may raise, to stop the work.
             **options: Further arguments of `generate`.
 
         Returns:
@@ -409,7 +438,8 @@ class Backbone:
                     f" {', '.join(self.languages)}."
                 )
             options.setdefault("task", "transcribe")
-        size = max(1, MOST_BEAMS // beam)
+        size = max(1, self.most_beams // beam)
+        options["stopping_criteria"] = StoppingCriteriaList([_OnStep(on_step)])
         hypotheses: list[Hypothesis] = []
         for i in range(0, len(encoded), size):
             if self.languages:
@@ -430,10 +460,19 @@ class Backbone:
         )
         # Whisper's generate has gathered the scores of the best beam: no beam indices are needed.
         # transformers annotates `self` of this method by a Protocol that no model of its fulfils.
-        sums = self.model.compute_transition_scores(  # type: ignore[misc]
-            output.sequences, output.scores, normalize_logits=True
+        steps = len(output.scores)
+        # one step at a time, as all steps at once would take their memory three times
+        sums = torch.cat(
+            [
+                self.model.compute_transition_scores(  # type: ignore[misc]
+                    output.sequences[:, : output.sequences.shape[1] - steps + i + 1],
+                    output.scores[i : i + 1],
+                    normalize_logits=True,
+                )
+                for i in range(steps)
+            ],
+            dim=1,
         )
-        steps = sums.shape[1]
         end = self.special_ids.end
         hypotheses = []
         for sequence, scores in zip(output.sequences[:, -steps:].tolist(), sums, strict=True):
@@ -572,6 +611,17 @@ class Backbone:
             language: Code of their language; None for English.
         """
         return token_words(self.tokenizer, tokens, language)
+
+
+class _OnStep(StoppingCriteria):
+    """Calls a function after each step of `generate`, and never stops it by itself."""
+
+    def __init__(self, on_step: OnStep):
+        self.on_step = on_step
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs) -> torch.Tensor:
+        self.on_step()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _find_source(name: str) -> Path:

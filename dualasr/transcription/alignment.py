@@ -26,6 +26,7 @@ from dualasr.audio.load import SAMPLE_RATE, SHORTEST, split_windows
 from dualasr.audio.torchaudio_fault import torchaudio_fault
 from dualasr.errors import AlignmentError, RunError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.language_id import EncodedAudio, PackEncoding, encode
 from dualasr.model.selector import PRIMARY
 from dualasr.model.tokenizer import PackTokenizer
@@ -291,6 +292,7 @@ def words_of(
     rows: Collection[int] | None = None,
     encodings: Mapping[str, PackEncoding] = MappingProxyType({}),
     required: bool = True,
+    on_step: OnStep = uninterrupted,
 ) -> list[tuple[Word, ...]]:
     """Find the words of each window.
 
@@ -307,6 +309,7 @@ def words_of(
             missing is computed here.
         required: Whether missing torchaudio is an error. If not, a pack's windows get no words,
             and a warning is logged once.
+        on_step: Function that is called between steps; it may raise, to stop the work.
 
     Returns:
         The words of each window, in seconds of the window.
@@ -316,6 +319,7 @@ def words_of(
     """
     found: list[tuple[Word, ...]] = []
     for i, result in enumerate(results):
+        on_step()
         wanted = rows is None or i in rows
         possible = required or result.route == PRIMARY or _can_align()
         found.append(

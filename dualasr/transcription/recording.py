@@ -82,8 +82,8 @@ class Recording:
     samples: int = 0
     silent: int = 0
     error: DualasrError | None = None
-    # samples of the last two pieces, the only ones that `add` may decode again
-    _last_samples: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=2))
+    # samples of the last piece, the only one that `add` may decode again
+    _last_samples: np.ndarray | None = None
     _n_reported: int = 0  # pieces whose segments `new_segments` has yielded
 
     def windows(self, window_s: float) -> Generator[Window, None, None]:
@@ -137,25 +137,37 @@ class Recording:
         Args:
             piece: The decoded window.
             samples: Its samples at 16 kHz; shape (samples,).
-            decode_again: Function that decodes samples by a route.
+            decode_again: Function that decodes samples by a route. If it raises, the recording
+                stays as it was.
             selector: The settings of the selector that chose the routes.
         """
+        if (smooth := self._smoothed(piece, decode_again, selector)) is not None:
+            self.pieces[-1] = smooth
         self.pieces.append(piece)
-        self._last_samples.append(samples)
-        if len(self.pieces) < 3 or any(
-            piece.result.no_speech_prob > selector.no_speech for piece in self.pieces[-3:]
+        self._last_samples = samples
+
+    def _smoothed(
+        self,
+        after: Piece,
+        decode_again: Callable[[np.ndarray, str], Decoded],
+        selector: SelectorOptions,
+    ) -> Piece | None:
+        """Return the last piece with the route of its neighbours; None if it keeps its own."""
+        if len(self.pieces) < 2 or any(
+            piece.result.no_speech_prob > selector.no_speech for piece in (*self.pieces[-2:], after)
         ):
-            return
-        before, lone, after = self.pieces[-3:]
+            return None
+        before, lone = self.pieces[-2:]
         routes = {before.result.route, after.result.route}
         if len(routes) == 1 and lone.result.runner_up and lone.result.route not in routes:
             [route], odds = routes, lone.result.scores[lone.result.runner_up]["log_odds"]
             close = abs(odds + selector.beta) < self.options.smoothing
             allowed = route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)
             if close and (route == PRIMARY or allowed):
-                changed, words = decode_again(self._last_samples[0], route)
+                changed, words = decode_again(self._last_samples, route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
-                self.pieces[-2] = replace(lone, result=replace(changed, reason=reason), words=words)
+                return replace(lone, result=replace(changed, reason=reason), words=words)
+        return None
 
     def next_options(self) -> DecodeOptions:
         """Return the options of the next window, with the text so far as its prompt.

@@ -14,6 +14,7 @@ import numpy as np
 from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError, MissingExtraError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
+from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.alignment import check_alignment, words_of
 from dualasr.transcription.recording import Audio, Decoded, Piece, Recording
@@ -221,7 +222,10 @@ def _readable(file: Recording, window_s: float) -> Iterator[Window]:
 
 
 def decode_batch(
-    model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
+    model: DualWhisper,
+    batch: Sequence[tuple[Recording, Window]],
+    request: TranscribeRequest,
+    on_step: OnStep = uninterrupted,
 ) -> None:
     """Decode windows together, and add each result to its recording.
 
@@ -233,6 +237,8 @@ def decode_batch(
         batch: Windows with their recordings; those of one recording in their order. One window
             with `condition_on_previous_text`.
         request: Pipeline, language and options, the same for all windows.
+        on_step: Function that is called between steps. If it raises, some recordings may have got
+            their results; the windows of the others can be decoded again.
     """
     options = request.options
     if options.condition_on_previous_text:
@@ -243,38 +249,44 @@ def decode_batch(
             id(file): i for i, (file, _) in reversed([*enumerate(batch)]) if not file.pieces
         }.values()
         if first:
-            _decode_alike(model, [batch[i] for i in sorted(first)], request)
+            _decode_alike(model, [batch[i] for i in sorted(first)], request, on_step)
         batch = [pair for i, pair in enumerate(batch) if i not in first]
         request = replace(
             request, options=replace(options, decode=replace(options.decode, prompt=""))
         )
     if batch:
-        _decode_alike(model, batch, request)
+        _decode_alike(model, batch, request, on_step)
 
 
 def _decode_alike(
-    model: DualWhisper, batch: Sequence[tuple[Recording, Window]], request: TranscribeRequest
+    model: DualWhisper,
+    batch: Sequence[tuple[Recording, Window]],
+    request: TranscribeRequest,
+    on_step: OnStep,
 ) -> None:
     """`decode_batch` for windows that all get the same prompt."""
 
     def decode_again(samples: np.ndarray, route: str) -> Decoded:
-        return _decode(model, [samples], replace(request, route=route, language=None))[0]
+        return _decode(model, [samples], replace(request, route=route, language=None), on_step)[0]
 
-    decoded = _decode(model, [window.samples for _, window in batch], request)
+    decoded = _decode(model, [window.samples for _, window in batch], request, on_step)
     for (recording, window), (result, words) in zip(batch, decoded, strict=True):
         piece = Piece(window.start, window.end, result, words)
         recording.add(piece, window.samples, decode_again, model.selector)
 
 
 def _decode(
-    model: DualWhisper, clips: Sequence[np.ndarray], request: TranscribeRequest
+    model: DualWhisper,
+    clips: Sequence[np.ndarray],
+    request: TranscribeRequest,
+    on_step: OnStep,
 ) -> list[Decoded]:
     """Decode windows, each with its words if they are used."""
-    audio, options = model.encode_audio(clips), request.options
+    audio, options = model.encode_audio(clips, on_step), request.options
     if options.detect_only:
-        return [(result, ()) for result in model.detect(audio)]
-    routing = model.route(audio, route=request.route, language=request.language)
-    decoded = model.decode_routes(audio, routing, routing.plan(), options.decode)
+        return [(result, ()) for result in model.detect(audio, on_step)]
+    routing = model.route(audio, route=request.route, language=request.language, on_step=on_step)
+    decoded = model.decode_routes(audio, routing, routing.plan(), options.decode, on_step=on_step)
     results = model.conclude(audio, routing, decoded)
     rows = [
         i
@@ -283,7 +295,14 @@ def _decode(
     ]
     task = options.decode.generate.get("task", "transcribe")
     words = words_of(
-        model, audio, results, task, rows=rows, encodings=decoded.encodings, required=options.words
+        model,
+        audio,
+        results,
+        task,
+        rows=rows,
+        encodings=decoded.encodings,
+        required=options.words,
+        on_step=on_step,
     )
     return list(zip(results, words, strict=True))
 

@@ -12,6 +12,10 @@ answers     Clips of mixed length and all languages come from many clients at on
 memory      Resident set of the server process, from after a warm-up to the end of many requests
             more.
 throughput  Two servers, with and without batches, which take turns round by round.
+turns       A short clip beside a long file, clients that hang up, a signal, and the peak of memory.
+            It needs no pack and no corpus:
+
+    python recipes/micro/bench_serving.py --only turns --base BASE --long LONG.wav --clip CLIP.wav
 
 On a busy machine only the ratios mean something. The threads are those of OMP_NUM_THREADS. The exit
 code is 1 if a text was wrong or missing.
@@ -70,9 +74,13 @@ class Served:
     url: str
     process: subprocess.Popen
 
-    def rss_mib(self) -> float:
+    def rss_mib(self, line: str = "VmRSS") -> float:
+        """Return the resident set; with "VmHWM" its peak since the start."""
         status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+        return next(int(found.split()[1]) for found in status if found.startswith(line)) / 1024
+
+    def queue(self) -> int:
+        return httpx.get(f"{self.url}/health", timeout=WAIT).json()["queue"]
 
     def cpu_s(self) -> float:
         """Return the CPU seconds of the process, the better clock on a busy machine."""
@@ -131,7 +139,7 @@ def texts_of(base: str, packs: Sequence[Path], files: Sequence[Path]) -> dict[Pa
 
 
 @contextmanager
-def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
+def served(base: str, packs: Path | None, *flags: object) -> Iterator[Served]:
     """Start a server process, and end it by SIGTERM; its exit code must be 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -143,8 +151,7 @@ def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
         "serve",
         "--base",
         base,
-        "--pack",
-        packs,
+        *(() if packs is None else ("--pack", packs)),
         "--port",
         port,
         "--key",
@@ -163,7 +170,8 @@ def served(base: str, packs: Path, *flags: object) -> Iterator[Served]:
                 assert process.poll() is None, "the server did not start"
                 time.sleep(0.1)
         yield server
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT) == 0, f"the server ended with {process.returncode}"
     finally:
         process.kill()
@@ -353,7 +361,80 @@ def throughput(args, files: Sequence[Path], _: Path) -> Iterator[tuple[str, str,
     )
 
 
-PARTS = {"answers": correctness, "memory": memory, "throughput": throughput}
+def turns(args, _: Sequence[Path], __: Path) -> Iterator[tuple[str, str, str]]:
+    """Measure what a long file costs the others, and how fast the model is free again."""
+    with (
+        ThreadPoolExecutor(2) as pool,
+        httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=WAIT) as client,
+        served(args.base, None, "--time_limit_s", WAIT) as server,
+    ):
+        alone = [_seconds(ask(client, server.url, args.clip)) for _ in range(4)][1:]
+        beside, after = [], []
+        with _hanging(server.url, args.long):
+            wait_until(lambda: server.metric("dualasr_batches_total") > len(alone) + 1)
+            for _ in range(5):
+                beside.append(_seconds(ask(client, server.url, args.clip)))
+                time.sleep(1.0)
+            assert server.queue() == 1, "the long file is too short"
+        hung_up = time.monotonic()
+        wait_until(lambda: server.queue() == 0)
+        hung_up = time.monotonic() - hung_up
+        after = [_seconds(ask(client, server.url, args.clip)) for _ in range(3)]
+        peak = server.rss_mib("VmHWM")
+        late = pool.submit(ask, client, server.url, args.long)
+        wait_until(lambda: server.queue() == 1)
+        time.sleep(2.0)
+        signalled = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(WAIT) == 0
+        signalled = time.monotonic() - signalled
+        answer = late.result().error[:80]
+    lengths = [soundfile.info(file).duration for file in (args.clip, args.long)]
+    median = statistics.median
+    yield "seconds of the clip, of the long file", f"{lengths[0]:.1f}, {lengths[1]:.0f}", ""
+    yield (
+        "clip alone, and beside the long file: median (and most) seconds",
+        f"{median(alone + after):.1f} ({max(alone + after):.1f}),"
+        f" {median(beside):.1f} ({max(beside):.1f})",
+        "",
+    )
+    yield "ratio of the medians", f"{median(beside) / median(alone + after):.2f}", "<= 3"
+    yield "seconds until a client that hung up is out of the queue", f"{hung_up:.1f}", "<= 2"
+    yield "peak MiB", f"{peak:.0f}", "<= 2500"
+    yield "seconds from SIGTERM to the end (grace: 8)", f"{signalled:.1f}", "<= 10"
+    yield "answer to the request that was cut", answer, ""
+
+
+def _seconds(response: Response) -> float:
+    assert not response.error, response.error
+    return response.ended - response.began
+
+
+@contextmanager
+def _hanging(url: str, file: Path) -> Iterator[None]:
+    """Send a request, and hang up in the end without waiting for the answer."""
+    body = httpx.Request(
+        "POST",
+        f"{url}/v1/audio/transcriptions",
+        headers={"Authorization": f"Bearer {KEY}"},
+        data={"model": "auto"},
+        files={"file": (file.name, file.read_bytes())},
+    )
+    head = "".join(f"{name}: {value}\r\n" for name, value in body.headers.items())
+    target = httpx.URL(url)
+    with socket.create_connection((target.host, target.port)) as connection:
+        connection.sendall(f"POST {body.url.path} HTTP/1.1\r\n{head}\r\n".encode() + body.read())
+        yield
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+PARTS = {"answers": correctness, "memory": memory, "throughput": throughput, "turns": turns}
 
 
 def main() -> int:
@@ -361,8 +442,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", default="micro")
-    parser.add_argument("--pack", type=Path, action="append", required=True, help="two at least")
-    parser.add_argument("--corpus", type=Path, required=True, help="its test split is used")
+    parser.add_argument("--pack", type=Path, action="append", default=[], help="two at least")
+    parser.add_argument("--corpus", type=Path, help="its test split is used")
+    parser.add_argument("--long", type=Path, help="a long sound file, for turns")
+    parser.add_argument("--clip", type=Path, help="a short sound file, for turns")
     parser.add_argument("--language", action="append", default=None, help="only these")
     parser.add_argument("--only", choices=PARTS, action="append", default=None)
     parser.add_argument("--files", type=int, default=40, help="sound files (%(default)s)")
@@ -380,17 +463,22 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="of throughput (%(default)s)")
     parser.add_argument("--a-round", type=int, default=32, help="requests of a round (%(default)s)")
     args = parser.parse_args()
-    if len(args.pack) < 2:
-        parser.error("two packs at least: one goes, one comes")
-    utterances = load_corpus(args.corpus, "test", languages=args.language).utterances
+    parts = args.only or [part for part in PARTS if part != "turns"]
+    if parts != ["turns"] and (len(args.pack) < 2 or args.corpus is None):
+        parser.error("give --corpus, and two packs at least: one goes, one comes")
+    if "turns" in parts and not (args.long and args.clip):
+        parser.error("turns needs --long and --clip")
+    utterances: tuple[Utterance, ...] = ()
+    if args.corpus is not None:
+        utterances = load_corpus(args.corpus, "test", languages=args.language).utterances
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"{threads} threads a server, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
     print("| | | wanted |\n|---|---|---|")
     missed = False
     with tempfile.TemporaryDirectory() as work:
         (sounds := Path(work, "sounds")).mkdir()
-        files = write_files(sounds, utterances, args.files)
-        for name in args.only or PARTS:
+        files = write_files(sounds, utterances, args.files) if utterances else []
+        for name in parts:
             for row in PARTS[name](args, files, Path(work)):
                 print("| " + " | ".join(row) + " |", flush=True)
                 missed |= row[2] == "0" and row[1] != "0"
