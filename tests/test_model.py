@@ -10,6 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from dualasr.errors import PackError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.fallback import Fallback
 from dualasr.model.language_id import MIN_UNCERTAINTY
 from dualasr.model.language_statistics import fit_statistics
 from dualasr.model.pack import Pack, PackInfo
@@ -281,3 +282,57 @@ def test_of_packs_with_equal_heads_no_more_are_asked_than_may_be(make_secondary,
     for row in rows:
         assert len({score.head for score in row}) == 1
         assert [score.name for score in row if score.tag is not None] == ["north", "west"]
+
+
+class Stop(Exception):
+    """What an interrupted piece of work raises here."""
+
+
+@pytest.mark.parametrize(
+    "route, options",
+    [
+        ("primary", DecodeOptions()),
+        ("primary", DecodeOptions(beam=3)),
+        ("primary", DecodeOptions(fallback=Fallback((0.5,)))),
+        ("north", DecodeOptions(beam=2)),
+    ],
+)
+def test_work_that_is_interrupted_at_any_step_leaves_nothing_behind(
+    make_model, clips, route, options
+):
+    model = make_model(("north", "ky"))
+    audio = model.encode_audio(clips[:2])
+    random = torch.get_rng_state()
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    wanted = model.decode(audio, route, None, options, count)
+    assert steps > 3
+    for last in {1, 2, steps // 2, steps}:
+        left = last
+
+        def stop() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Stop
+
+        with pytest.raises(Stop):
+            model.decode(audio, route, None, options, stop)
+        assert torch.equal(torch.get_rng_state(), random)
+    assert model.decode(audio, route, None, options) == wanted
+
+
+def test_every_layer_of_an_encoder_is_a_step(make_model, clips):
+    model = make_model(("north", "ky"))
+    steps = []
+    audio = model.encode_audio(clips, lambda: steps.append(1))
+    assert len(steps) == model.backbone.layers
+    steps.clear()
+    model.route(audio, route="north", on_step=lambda: steps.append(1))
+    assert not steps  # nothing runs but the language head
+    model.score_packs(audio, on_step=lambda: steps.append(1))
+    assert len(steps) == len(model.packs["north"].secondary.layers)

@@ -3,9 +3,10 @@ makes the others fail.
 """
 
 import shutil
+import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import soundfile
 from serving import QUICK, gist, held, small_model, write_sound
 
 from dualasr.errors import AudioError
+from dualasr.model.dual_whisper import DualWhisper
+from dualasr.model.interrupt import uninterrupted
 from dualasr.transcription.transcribe import transcribe
 
 pytest.importorskip("fastapi")
@@ -53,6 +56,13 @@ def start():
     yield start
     for scheduler in started:
         scheduler.close(drop=True)
+
+
+def until(what) -> None:
+    end = time.monotonic() + WAIT
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
 
 
 def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(
@@ -107,20 +117,22 @@ def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_short_sound_does_not_wait_for_long_ones_that_came_before_it(model, sounds, start, batch):
     slow = held(model)
-    scheduler, model_request, ended = (
+    scheduler, model_request = (
         start(slow, batch=batch),
         ModelRequest(slow, TranscribeRequest("primary", "en", QUICK)),
-        [],
     )
     for name in ("longer", "long", "longer", "a"):
-        ticket = scheduler.submit(sounds[name], model_request)
-        ticket.future.add_done_callback(
-            lambda future, name=name: ended.append((name, scheduler.totals.windows))
+        decoded = []  # windows of all when the first one of this sound is decoded
+        ticket = scheduler.submit(
+            sounds[name],
+            model_request,
+            lambda so_far, decoded=decoded: decoded.append(scheduler.totals.windows),
         )
         assert slow.reached.wait(WAIT)  # the first one has the model, the others wait for it
+    until(lambda: ticket.ready)
     slow.free.set()
     ticket.future.result(WAIT)
-    assert ended[0][0] == "a" and ended[0][1] <= 3 + 2 * batch, (
+    assert decoded[0] <= 3 + 2 * batch, (
         "it had to wait for more than a turn of each"
     )
 
@@ -175,6 +187,120 @@ def test_what_is_not_done_in_time_is_given_up_and_what_comes_after_it_is_served(
             ticket.future.result(WAIT)
     scheduler.limits = Limits(batch=1)
     assert scheduler.submit(sounds["a"], model_request).future.result(WAIT).text
+
+
+@dataclass(frozen=True)
+class SteppingModel(DualWhisper):
+    """A model that takes steps in its encoder until `free` is set; `reached` once it does."""
+
+    free: threading.Event = field(default_factory=threading.Event)
+    reached: threading.Event = field(default_factory=threading.Event)
+
+    def encode_audio(self, clips, on_step=uninterrupted):
+        self.reached.set()
+        end = time.monotonic() + WAIT
+        while not self.free.wait(0.005):
+            on_step()
+            assert time.monotonic() < end, "nobody let the model go on"
+        return super().encode_audio(clips, on_step)
+
+
+def stepping(model: DualWhisper) -> SteppingModel:
+    return SteppingModel(model.backbone, model.packs, model.selector)
+
+
+NORTH = TranscribeRequest("north", None, QUICK)
+
+
+def test_a_request_that_is_cancelled_leaves_the_model_while_it_is_decoded(model, sounds, start):
+    slow = stepping(model)
+    scheduler = start(slow)
+    ticket = scheduler.submit(sounds["longer"], ModelRequest(slow, NORTH))
+    assert slow.reached.wait(WAIT)
+    ticket.cancel()
+    until(lambda: len(scheduler) == 0)  # the model was never let go
+    after = scheduler.submit(sounds["a"], ModelRequest(model, NORTH))
+    assert after.future.result(WAIT).text and scheduler.totals.windows == 1
+
+
+def test_a_request_is_late_while_it_is_decoded(model, sounds, start):
+    slow = stepping(model)
+    scheduler = start(slow, time_s=0.2)
+    ticket = scheduler.submit(sounds["longer"], ModelRequest(slow, NORTH))
+    with pytest.raises(TookTooLong):
+        ticket.future.result(WAIT)
+    until(lambda: len(scheduler) == 0)
+    assert scheduler.totals.windows == 0
+
+
+def test_others_take_turns_while_a_batch_is_decoded(model, sounds, start):
+    slow = stepping(model)
+    scheduler = start(slow)
+    held_up = scheduler.submit(sounds["longer"], ModelRequest(slow, NORTH))
+    assert slow.reached.wait(WAIT)
+    others = [scheduler.submit(sounds[name], ModelRequest(model, NORTH)) for name in ("a", "long")]
+    wanted = [
+        gist(transcribe(model, sounds[name], route="north", options=QUICK))
+        for name in ("a", "long")
+    ]
+    assert [gist(ticket.future.result(WAIT)) for ticket in others] == wanted
+    assert not held_up.future.done()
+    slow.free.set()
+    whole = gist(transcribe(model, sounds["longer"], route="north", options=QUICK))
+    assert gist(held_up.future.result(WAIT)) == whole
+
+
+def test_who_stays_in_a_batch_that_others_leave_is_answered_as_if_alone(model, sounds, start):
+    slow, busy = stepping(model), held(model)
+    scheduler = start(slow, batch=4)
+    scheduler.submit(sounds["a"], ModelRequest(busy, NORTH))
+    assert busy.reached.wait(WAIT)
+    stays, *leave = [
+        scheduler.submit(sounds[name], ModelRequest(slow, NORTH)) for name in ("b", "c", "d")
+    ]
+    until(lambda: all(ticket.ready for ticket in (stays, *leave)))  # so that they share a batch
+    busy.free.set()
+    assert slow.reached.wait(WAIT)
+    for ticket in leave:
+        ticket.cancel()
+    until(lambda: len(scheduler) == 1)
+    slow.free.set()
+    wanted = gist(transcribe(model, sounds["b"], route="north", options=QUICK))
+    assert gist(stays.future.result(WAIT)) == wanted and scheduler.totals.windows == 2
+
+
+def test_answers_do_not_depend_on_the_turns_of_others(model, sounds, start, monkeypatch):
+    monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 0.0)  # a turn at every step
+    sampled = request_for(model, route="primary", language="en", temperature=0.8)
+    kinds = [
+        ModelRequest(model, NORTH),
+        sampled,
+        ModelRequest(model, TranscribeRequest("south", None, QUICK)),
+    ]
+    asked = [
+        (sounds[name], kinds[i % 3])
+        for i, name in enumerate(["longer", "long", "d", "c", "b", "a"])
+    ]
+    wanted = [gist(transcribe(kind.model, path, **vars(kind.request))) for path, kind in asked]
+    scheduler, tickets = start(model, batch=2), []
+    for pair in asked:
+        tickets.append(scheduler.submit(*pair))
+    assert [gist(ticket.future.result(WAIT)) for ticket in tickets] == wanted
+
+
+def test_two_sounds_of_one_length_get_their_own_answers(model, tmp_path, start):
+    paths = [write_sound(tmp_path / f"{seed}.wav", 4.0, seed) for seed in range(20, 24)]
+    wanted = [gist(transcribe(model, path, route="north", options=QUICK)) for path in paths]
+    assert len({text for text, *_ in wanted}) == 4
+    busy = held(model)
+    scheduler = start(model, batch=4)
+    scheduler.submit(paths[0], ModelRequest(busy, NORTH))
+    assert busy.reached.wait(WAIT)
+    tickets = [scheduler.submit(path, ModelRequest(model, NORTH)) for path in paths]
+    until(lambda: all(ticket.ready for ticket in tickets))
+    busy.free.set()
+    assert [gist(ticket.future.result(WAIT)) for ticket in tickets] == wanted
+    assert scheduler.totals.batches == 2, "they were not decoded together"
 
 
 def silence(path, seconds: int, **kind):

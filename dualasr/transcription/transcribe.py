@@ -11,15 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
+from dualasr.audio.load import SAMPLE_RATE
 from dualasr.audio.windows import Window
 from dualasr.errors import AudioError, DualasrError, MissingExtraError
 from dualasr.model.dual_whisper import DualWhisper, WindowResult
 from dualasr.model.interrupt import OnStep, uninterrupted
+from dualasr.model.language_id import EncodedAudio
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.alignment import check_alignment, words_of
+from dualasr.transcription.gaps import find_gaps, is_speech, part_of
 from dualasr.transcription.recording import Audio, Decoded, Piece, Recording
 from dualasr.transcription.request import TranscribeOptions, TranscribeRequest
-from dualasr.transcription.transcript import Segment, Transcription
+from dualasr.transcription.transcript import Segment, Transcription, Word
+
+TELLS_LANGUAGE_S = 3.0  # seconds of sound that tell their language
 
 OnAudio = Callable[[float], None]
 OnSegment = Callable[[Audio, Segment], None]
@@ -270,9 +275,92 @@ def _decode_alike(
         return _decode(model, [samples], replace(request, route=route, language=None), on_step)[0]
 
     decoded = _decode(model, [window.samples for _, window in batch], request, on_step)
-    for (recording, window), (result, words) in zip(batch, decoded, strict=True):
-        piece = Piece(window.start, window.end, result, words)
-        recording.add(piece, window.samples, decode_again, model.selector)
+    heard = [
+        _with_gaps(model, window, found, request, on_step)
+        for (_, window), found in zip(batch, decoded, strict=True)
+    ]
+    for (recording, _), parts in zip(batch, heard, strict=True):
+        for part, (result, words) in parts:
+            piece = Piece(part.start, part.end, result, words)
+            recording.add(piece, part.samples, decode_again, model.selector)
+
+
+def _with_gaps(
+    model: DualWhisper,
+    window: Window,
+    decoded: Decoded,
+    request: TranscribeRequest,
+    on_step: OnStep,
+) -> list[tuple[Window, Decoded]]:
+    """Hear the gaps of a window again, each by itself.
+
+    Args:
+        model: A base with packs.
+        window: The window.
+        decoded: Its transcript and words.
+        request: Pipeline, language and options of the window.
+        on_step: Function that is called between steps.
+
+    Returns:
+        The window with its transcript; or its parts in order, with those of the gaps that have
+        text between them.
+    """
+    result, words = decoded
+    options = request.options
+    if not _can_have_gaps(result, words, options):
+        return [(window, decoded)]
+    parts: list[tuple[Window, Decoded]] = []
+    begun, first = 0.0, 0
+    for gap in find_gaps(window.samples, words):
+        heard = _hear_gap(model, _part(window, gap.start, gap.end), result, request, on_step)
+        if heard:
+            if gap.word > first:
+                part = part_of(model, result, words, range(first, gap.word), begun)
+                parts.append((_part(window, begun, gap.start), part))
+            parts += heard
+            begun, first = gap.end, gap.word
+    if not parts:
+        return [(window, decoded)]
+    if first < len(words):
+        part = part_of(model, result, words, range(first, len(words)), begun)
+        parts.append((_part(window, begun, window.end - window.start), part))
+    return parts
+
+
+def _hear_gap(
+    model: DualWhisper,
+    gap: Window,
+    around: WindowResult,
+    request: TranscribeRequest,
+    on_step: OnStep,
+) -> list[tuple[Window, Decoded]]:
+    """Decode a gap, and return its parts; none if there is no text that can be trusted.
+
+    Too short a gap does not tell its language: it takes route and language of its window.
+    """
+    options = request.options
+    decode = replace(options.decode, prompt="", context="", fallback=None)
+    alone = replace(request, options=replace(options, decode=decode))
+    if gap.end - gap.start < TELLS_LANGUAGE_S:
+        alone = replace(alone, route=around.route, language=around.language)
+    audio = model.encode_audio([gap.samples], on_step)
+    if audio.no_speech_prob[0] > model.selector.no_speech:
+        return []
+    [decoded] = _decode_encoded(model, audio, alone, on_step)
+    result = decoded[0]
+    hypothesis, _ = result.hypotheses[result.route]
+    doubtful = result.route == PRIMARY and options.thresholds.fails(
+        hypothesis, result.no_speech_prob
+    )
+    if doubtful or not is_speech(result.text, gap.end - gap.start):
+        return []
+    return _with_gaps(model, gap, decoded, alone, on_step)
+
+
+def _part(window: Window, start: float, end: float) -> Window:
+    """Return the part of a window between two times, in seconds of the window."""
+    first, last = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
+    return Window(window.start + first / SAMPLE_RATE, window.samples[first:last])
 
 
 def _decode(
@@ -282,7 +370,14 @@ def _decode(
     on_step: OnStep,
 ) -> list[Decoded]:
     """Decode windows, each with its words if they are used."""
-    audio, options = model.encode_audio(clips, on_step), request.options
+    return _decode_encoded(model, model.encode_audio(clips, on_step), request, on_step)
+
+
+def _decode_encoded(
+    model: DualWhisper, audio: EncodedAudio, request: TranscribeRequest, on_step: OnStep
+) -> list[Decoded]:
+    """`_decode` for windows that are encoded."""
+    options = request.options
     if options.detect_only:
         return [(result, ()) for result in model.detect(audio, on_step)]
     routing = model.route(audio, route=request.route, language=request.language, on_step=on_step)
@@ -307,10 +402,25 @@ def _decode(
     return list(zip(results, words, strict=True))
 
 
+def _may_have_gaps(result: WindowResult, options: TranscribeOptions) -> bool:
+    """Whether a window's words tell where words are missing: a translation's do not."""
+    task = options.decode.generate.get("task", "transcribe")
+    timed = result.route == PRIMARY and options.decode.timestamps
+    return timed and task == "transcribe" and bool(result.text.strip())
+
+
+def _can_have_gaps(result: WindowResult, words: Sequence[Word], options: TranscribeOptions) -> bool:
+    """Whether gaps of a window are looked for."""
+    silent = options.thresholds.is_silence(result.avg_logprob, result.no_speech_prob)
+    return bool(words) and not silent and _may_have_gaps(result, options)
+
+
 def _needs_words(
     model: DualWhisper, seconds: float, result: WindowResult, options: TranscribeOptions
 ) -> bool:
-    """Whether the words of a window are used: requested, or needed to cut it into sentences."""
-    if options.words or not options.sentences:
-        return options.words
+    """Whether the words of a window are used: requested, or to find gaps, or to cut sentences."""
+    if options.words or _may_have_gaps(result, options):
+        return True
+    if not options.sentences:
+        return False
     return result.route != PRIMARY or not model.backbone.spans(result.tokens, seconds)
