@@ -1,8 +1,9 @@
 """The 102 languages of FLEURS: names in FLEURS, in Whisper and in English, and scripts."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Literal
 
 from dualasr.errors import CorpusError
@@ -201,16 +202,52 @@ def english_name(code: str) -> str:
     return _BY_CODE[code].name if code in _BY_CODE else code
 
 
+@lru_cache(maxsize=1024)
+def codes_of(name: str) -> tuple[str, ...]:
+    """Return the codes that a code of a language may stand for, in lower case.
+
+    The first is the code itself. Then follow its standard forms, and shorter forms of both, without
+    region or script: `zh-tw` and `zh` for `zh_TW`, `iw` and `he` for the older `iw`, `eng` and `en`
+    for `eng`. The standard forms are those of the package `langcodes`.
+
+    Args:
+        name: A BCP 47 tag, with - or _ between its parts; case does not matter.
+    """
+    from langcodes import standardize_tag
+
+    own = name.strip().lower().replace("_", "-")
+    try:
+        standard = standardize_tag(own).lower() if own else own
+    except ValueError:  # it is no tag
+        standard = own
+    parts = [tag.split("-") for tag in (standard, own)]
+    shorter = ["-".join(tag[:n]) for tag in parts for n in range(len(tag), 0, -1)]
+    return tuple(dict.fromkeys([own, *shorter]))
+
+
 def tag_among(language: str, tags: Iterable[str]) -> str | None:
     """Find the language tag of a Whisper that means a language.
 
     Args:
-        language: Code of the language, as `cmn`.
+        language: Code of the language, as `cmn`, with or without region and script, as `zh-TW`.
         tags: The tags that the model has.
 
     Returns:
-        The tag equal to the code, else Whisper's own tag for it, as `zh`; None if the model has
-        neither.
+        The tag equal to the code, else Whisper's own tag for it, as `zh`, else such a tag for one
+        of `codes_of(language)`; None if the model has none of them.
     """
     tags = list(tags)
-    return next((tag for tag in (language, _TAGS.get(language)) if tag in tags), None)
+    if language in tags:
+        return language
+    wanted = (tag for code in codes_of(language) for tag in (code, _TAGS.get(code)))
+    return next((tag for tag in wanted if tag in tags), None)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the few names that are most like an unknown one, with commas between them.
+
+    Args:
+        name: The unknown name.
+        known: The names to choose from.
+    """
+    return ", ".join(get_close_matches(name.strip().lower(), known, n=3, cutoff=0.0))

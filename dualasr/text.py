@@ -1,7 +1,8 @@
-"""Make texts comparable: two normalisers, and the unit in which a language's errors are counted."""
+"""One form of a text; two normalisers, to score it; the unit in which its errors are counted."""
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Literal
 
 from dualasr.languages import SPACELESS
@@ -11,6 +12,70 @@ NORMALISERS = ("whisper", "marks")
 # ASCII apostrophe, right quote, modifier apostrophe; Uzbek's o‘ has the left quote or its modifier
 _APOSTROPHES = "'’ʼ‘ʻ"
 _JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ
+
+# Scripts in which ZWNJ and ZWJ change what is written: those that join their letters, and those of
+# Brahmi's family, which join consonants to conjuncts. The names are the first words of the Unicode
+# names of their letters.
+_JOINING = frozenset(
+    "ADLAM ARABIC BALINESE BENGALI BRAHMI CHAKMA DEVANAGARI GRANTHA GUJARATI GURMUKHI JAVANESE"
+    " KAITHI KANNADA KHMER KHUDAWADI LEPCHA LIMBU MALAYALAM MANDAIC MEETEI MODI MONGOLIAN"
+    " MYANMAR NEWA NKO ORIYA PHAGS-PA SHARADA SINHALA SUNDANESE SYLOTI SYRIAC TAI TAKRI TAMIL"
+    " TELUGU TIBETAN TIRHUTA".split()
+)
+# Format characters that are seen: the number signs of Arabic, Syriac and Kaithi
+_SEEN = frozenset(
+    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
+_TATWEEL, _VOWEL_SEPARATOR = "\u0640", "\u180e"
+
+
+def one_form(text: str) -> str:
+    """Return a text in the one form that corpora, training and scoring use.
+
+    It is Unicode's NFC, without characters that nobody sees: format characters such as U+200B (zero
+    width space), U+00AD (soft hyphen), U+FEFF, marks of direction, and Arabic's tatweel, which only
+    makes a word longer. ZWJ stays behind a letter of a script that needs it, as Sinhala; ZWNJ
+    between two, as in Persian. Control characters stay; `dualasr corpus check` names them.
+
+    Args:
+        text: A text in any script.
+    """
+    if text.isascii():
+        return text
+    kept = (char for char, kept in _marked(unicodedata.normalize("NFC", text)) if kept)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def invisible(text: str) -> list[str]:
+    """Return the characters that `one_form` drops from a text, each once, in their order."""
+    text = unicodedata.normalize("NFC", text)
+    return list(dict.fromkeys(char for char, kept in _marked(text) if not kept))
+
+
+def _marked(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each character, and whether it belongs to the text."""
+    before = " "  # the last character that belongs to it
+    for i, char in enumerate(text):
+        if char in _JOINERS:
+            kept = _joins(before) and (
+                char == "\u200d" or _joins(text[i + 1 : i + 2].lstrip(_JOINERS) or " ")
+            )
+        elif char == _VOWEL_SEPARATOR:
+            kept = _joins(before)
+        else:
+            kept = char != _TATWEEL and (char in _SEEN or unicodedata.category(char) != "Cf")
+        yield char, kept
+        if kept:
+            before = char
+
+
+def _joins(char: str) -> bool:
+    """Whether this is a letter or a mark of a script that needs ZWNJ and ZWJ."""
+    return (
+        not char.isascii()
+        and unicodedata.category(char)[0] in "LM"
+        and unicodedata.name(char, "").split(" ")[0] in _JOINING
+    )
 
 
 def normalise(text: str, method: str) -> str:
@@ -25,7 +90,9 @@ def normalise(text: str, method: str) -> str:
       word is a letter, written '. Marks stay on their letter, and ZWJ and ZWNJ stay between
       letters. Other control characters are removed.
 
-    Report both: the first to compare with the literature, the second for the true errors.
+    Report both: the first to compare with the literature, the second for the true errors. The
+    invisible characters that `one_form` drops make no difference, but "whisper" keeps every ZWJ and
+    ZWNJ.
 
     Args:
         text: A text in any script.
@@ -40,9 +107,11 @@ def normalise(text: str, method: str) -> str:
     if method == "whisper":
         from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
+        if not text.isascii():
+            text = "".join(c for c, kept in _marked(text) if kept or c in _JOINERS)
         return " ".join(BasicTextNormalizer(remove_diacritics=False)(text).split())
     if method == "marks":
-        return _mark_safe(text)
+        return _mark_safe(one_form(text))
     raise ValueError(f"normaliser {method!r} is unknown; choose one of {', '.join(NORMALISERS)}")
 
 
@@ -69,7 +138,11 @@ def _mark_safe(text: str) -> str:
             char = char if left[0] in "LM" and right[0] in "LM" else ""
         elif char.isspace() or category[0] in "PSZ":
             char = " "
-        elif category in ("Cc", "Cf", "Cs") or (category[0] == "M" and kept == " "):
+        elif (
+            category in ("Cc", "Cf", "Cs")
+            or char == _TATWEEL  # NFKC makes it of some forms for display
+            or (category[0] == "M" and kept == " ")
+        ):
             char = ""  # a control character, or a mark without a letter before it
         if char:
             out.append(char)

@@ -1,6 +1,7 @@
 """What corpus check finds, and that corpus split keeps sentences and speakers apart."""
 
 import json
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
@@ -264,6 +265,35 @@ def test_odd_words():
         "words with digits": ["МиГ-29"],
         "words with private-use or unassigned characters": ["'\\ue000x'"],
     }
+
+
+def test_invisible_characters_and_mixed_forms_are_named_and_gone(tmp_path, capsys):
+    texts = [
+        "Cô ấy",
+        unicodedata.normalize("NFD", "Cô ấy"),
+        "co\u00adop\u200b",
+        "مـــرحبا",
+        "می\u200cخ",
+    ]
+    rows = [{"audio": f"{i}.wav", "text": text} for i, text in enumerate(texts)]
+    folder = write(tmp_path, rows, {f"{i}.wav": noise(1) for i in range(len(texts))})
+    corpus = load_corpus(folder, None)
+    assert [u.text for u in corpus.utterances] == ["Cô ấy", "Cô ấy", "coop", "مرحبا", "می\u200cخ"]
+    expected = {
+        "invisible characters: U+00AD SOFT HYPHEN": ("2.wav",),
+        "invisible characters: U+0640 ARABIC TATWEEL": ("3.wav",),
+        "invisible characters: U+200B ZERO WIDTH SPACE": ("2.wav",),
+        "texts in another Unicode form than NFC": ("1.wav",),
+    }
+    assert dict(corpus.changed) == expected
+    [split] = check_corpus(folder, progress=False).splits
+    assert {k: v for k, v in split.issues if k in expected} == expected
+    assert "\u200b" not in dict(split.characters) and "\u200c" in dict(split.characters)
+    assert main(["corpus", "check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert all(kind in out for kind in expected) and "\u200b" not in out and "U+200C 1" in out
+    plain = write(tmp_path / "plain", rows[:1], {"0.wav": noise(1)})
+    assert load_corpus(plain, None).changed == () == load_corpus(plain, None).notes
 
 
 def test_skipped_rows_are_listed_up_to_twenty(tmp_path):

@@ -11,7 +11,16 @@ import soundfile
 from dualasr.data.corpus import Utterance
 from dualasr.errors import CorpusError, PackError
 from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
-from dualasr.languages import LANGUAGES, NINETEEN, code_of, english_name, language_of, tag_among
+from dualasr.languages import (
+    LANGUAGES,
+    NINETEEN,
+    code_of,
+    codes_of,
+    english_name,
+    language_of,
+    nearest,
+    tag_among,
+)
 from dualasr.packs.load import load_model
 from dualasr.text import scoring_unit
 from dualasr.transcription.transcribe import transcribe
@@ -121,6 +130,56 @@ def test_the_tag_of_a_language():
         None,
     ]
     assert tag_among("yue", [*tags, "yue"]) == "yue" and tag_among("jv", ["jv", "jw"]) == "jv"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("zh-TW", "zh"),
+        ("zh_Hans", "zh"),
+        ("zh-Hant-HK", "zh"),
+        ("cmn-Hant", "zh"),
+        ("CMN_hans_cn", "zh"),
+        ("en-US", "en"),
+        ("EN_gb", "en"),
+        ("pt-BR", "pt"),
+        ("es-419", "es"),
+        ("iw", "he"),
+        ("jv", "jw"),
+        ("jw", "jw"),
+        ("in", "id"),
+        ("nb-NO", "no"),
+        ("no-bok", "no"),
+        ("eng", "en"),
+        ("ger", "de"),
+        ("yue-HK", "yue"),
+        ("ky-KG", "ky"),
+        ("kir", "ky"),
+        ("qu-EC", "qu-EC"),
+        ("qu-ec", "qu-EC"),
+    ],
+)
+def test_a_region_or_a_script_is_no_other_language(name, code):
+    """By the names of Whisper large-v3 and of two packs."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPER
+
+    tags = [*WHISPER, "ky", "qu-EC"]
+    by_lower = {tag.lower(): tag for tag in tags}
+    found = next((by_lower[c] for c in codes_of(name) if c in by_lower), None)
+    assert (tag_among(name, tags) or found) == code
+    assert tag_among("yue-HK", ["zh", "en"]) is None, "Cantonese is no Mandarin"
+
+
+def test_the_model_knows_a_language_by_its_tags_and_offers_a_few(tiny_folder):
+    model = load_model(tiny_folder)
+    code = model.backbone.codes[0]
+    assert model.language_code(f"{code}-XX") == model.language_code(f"{code.upper()}_Latn") == code
+    assert model.route_of(f"{code}-XX") == "primary"
+    for refused in (model.language_code, model.route_of):
+        with pytest.raises(PackError, match="nearest: ") as caught:
+            refused("klingon")
+        assert len(str(caught.value).partition("nearest: ")[2].split(", ")) <= 3
+    assert len(nearest("klingon", [f"language{i}" for i in range(99)]).split(", ")) == 3
 
 
 @pytest.fixture

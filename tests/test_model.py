@@ -198,7 +198,7 @@ def test_only_candidate_languages_are_heard(make_model, clips):
     for result in packs.transcribe_encoded(heard):
         assert result.route in ("north", "west") and set(result.language_probs) == {"ky", "ga"}
         assert sum(result.language_probs.values()) == pytest.approx(1.0)
-    with pytest.raises(PackError, match="'xx'.*known: "):
+    with pytest.raises(PackError, match="'xx'.*nearest: "):
         model.among(["ky", "xx"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dualasr.text import NORMALISERS, normalise, scoring_unit
+from dualasr.text import NORMALISERS, invisible, normalise, one_form, scoring_unit
 
 TEXT = Path(__file__).parents[2] / "shared" / "data" / "text"
 
@@ -23,7 +23,9 @@ TEXT = Path(__file__).parents[2] / "shared" / "data" / "text"
         ("ﬁne １２３ Ⅳ", "fine 123 iv", "fine 123 iv"),
         ("cafe\u0301", "café", "café"),
         ("100% 1,000 $5", "100 1 000 5", "100 1 000 5"),
-        ("soft\u00adhyphen\ufeff", "soft\u00adhyphen\ufeff", "softhyphen"),
+        ("soft\u00adhyphen\ufeff", "softhyphen", "softhyphen"),
+        ("مـــرحبا", "مرحبا", "مرحبا"),
+        ("zero\u200bwidth a\u200db", "zerowidth a\u200db", "zerowidth ab"),
         ("a\tb\nc\u3000d\u00a0e", "a b c d e", "a b c d e"),
         ("می\u200cخواهم", "می\u200cخواهم", "می\u200cخواهم"),
         ("क्\u200dष \u200dक", "क \u200dष \u200dक", "क्\u200dष क"),
@@ -37,6 +39,49 @@ TEXT = Path(__file__).parents[2] / "shared" / "data" / "text"
 def test_known_lines(text, whisper, marks):
     assert normalise(text, "whisper") == whisper
     assert normalise(text, "marks") == marks
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "dropped"),
+    [
+        ("plain", "plain", []),
+        # Vietnamese, composed and in pieces
+        ("Bà ấy", "Bà ấy", []),
+        (unicodedata.normalize("NFD", "Có ấy nấu cơm"), "Có ấy nấu cơm", []),
+        ("ଓଡ଼ିଆ", "ଓଡ଼ିଆ", []),
+        ("co\u00adoperative work\u200b here", "cooperative work here", ["\u00ad", "\u200b"]),
+        ("\u200eplain \ufeffword", "plain word", ["\u200e", "\ufeff"]),
+        ("\u202bשלום\u202c \u2067א\u2069", "שלום א", ["\u202b", "\u202c", "\u2067", "\u2069"]),
+        ("مـــرحبا", "مرحبا", ["\u0640"]),
+        ("e\u200d\u0301", "é", ["\u200d"]),
+        ("a\u200db c\u200cd кар\u200cды", "ab cd карды", ["\u200d", "\u200c"]),
+        # Persian, Kashmiri, Sinhala, Marathi, Malayalam's older chillu, Bengali, Khmer
+        ("می\u200cخواهم", "می\u200cخواهم", []),
+        ("ه\u200d.ش", "ه\u200d.ش", []),
+        ("ශ්\u200dරී ලංකා", "ශ්\u200dරී ලංකා", []),
+        ("क्\u200dष दुर्\u200dयोधन", "क्\u200dष दुर्\u200dयोधन", []),
+        ("അവന്\u200d", "അവന്\u200d", []),
+        ("র\u200d্যাব", "র\u200d্যাব", []),
+        ("می\u200c خواهم \u200cمن\u200c", "می خواهم من", ["\u200c"]),
+        ("می\u200c\u200cخواهم", "می\u200cخواهم", ["\u200c"]),
+        ("٣\u06dd ok", "٣\u06dd ok", []),
+        ("ᠠ\u180eᠢ a\u180eb", "ᠠ\u180eᠢ ab", ["\u180e"]),
+    ],
+)
+def test_the_one_form_of_a_text(text, form, dropped):
+    assert one_form(text) == form == one_form(form)
+    assert invisible(text) == dropped and invisible(form) == []
+    assert one_form(unicodedata.normalize("NFD", text)) == form
+    assert normalise(text, "marks") == normalise(form, "marks")
+    if not set(dropped) & {"\u200c", "\u200d"}:
+        assert normalise(text, "whisper") == normalise(form, "whisper")
+
+
+def test_the_one_form_holds_for_characters_of_every_kind():
+    for around in ("{}", "a{}b", "क्{}ष", "م{} م"):
+        for point in range(0, sys.maxunicode + 1, 61):
+            form = one_form(text := around.format(chr(point)))
+            assert one_form(form) == form and unicodedata.is_normalized("NFC", form), ascii(text)
 
 
 def test_an_unknown_normaliser_is_refused_by_name():

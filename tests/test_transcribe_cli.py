@@ -199,13 +199,20 @@ def test_the_flags_reach_the_library():
         ("5", ((5, None),)),
         ("1,2,3", ((1, 2), (3, None))),
         ("1,2,3,4.5", ((1, 2), (3, 4.5))),
+        # stretches that touch are one: a cut at 5 could lose a word, or give it twice
+        ("0,5,5,10", ((0, 10),)),
+        ("0,5,5,10,10,12,13,14", ((0, 12), (13, 14))),
+        ("1,5,5", ((1, None),)),
+        ("0,5,5", ()),
     ],
 )
 def test_clip_timestamps_are_pairs_and_the_last_may_be_open(text, stretches):
     assert clip_timestamps(text) == stretches
 
 
-@pytest.mark.parametrize("text", ["5,1", "-1,2", "a,b", "1,1", "nan,3", "1,inf"])
+@pytest.mark.parametrize(
+    "text", ["5,1", "-1,2", "a,b", "1,1", "nan,3", "1,inf", "0,5,4,9", "0,5,5,5", "5,5,5,6"]
+)
 def test_clip_timestamps_that_make_no_sense(text):
     with pytest.raises(RunError, match="seconds that rise"):
         clip_timestamps(text)

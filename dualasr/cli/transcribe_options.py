@@ -304,8 +304,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
     """Read Whisper's "start,end,start,end,...", in seconds.
 
+    A stretch that begins where the one before it ends is joined to it: a cut there could divide a
+    word.
+
     Returns:
-        Start and end of each stretch; a missing last end is None. () for "0", the whole file.
+        Start and end of each stretch; a missing last end is None. () for the whole file.
 
     Raises:
         RunError: The times are not numbers, or do not rise.
@@ -316,10 +319,17 @@ def clip_timestamps(text: str) -> tuple[tuple[float, float | None], ...]:
         times = [-1.0]
     if times in ([], [0.0]):
         return ()
-    ordered = all(a < b for a, b in zip(times, times[1:], strict=False))
+    joined = times[:1]
+    for a, b in zip(times[1::2], times[2::2], strict=False):  # an end, and the next start
+        joined += [a, b] if a != b else []
+    joined += times[-1:] if len(times) % 2 == 0 else []
+    ordered = all(a < b for a, b in zip(joined, joined[1:], strict=False))
+    ordered &= all(a < b for a, b in zip(times[::2], times[1::2], strict=False))
     if not all(map(math.isfinite, times)) or min(times) < 0 or not ordered:
         raise RunError(f"--clip_timestamps {text}: give seconds that rise, such as 0,30.5,60,90.")
-    return tuple(zip(times[::2], [*times[1::2], None][: len(times[::2])], strict=True))
+    if joined == [0.0]:
+        return ()
+    return tuple(zip(joined[::2], [*joined[1::2], None][: len(joined[::2])], strict=True))
 
 
 def options_of(args: argparse.Namespace) -> "tuple[TranscribeOptions, SubtitleOptions]":

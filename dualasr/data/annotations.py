@@ -1,50 +1,56 @@
 """Read long recordings with a transcript beside them: ELAN, Praat TextGrid, SRT and WebVTT.
 
 Each segment is an utterance. The parsers are our own, because a segment that cannot be used must be
-reported with its line. The readers on the package index drop such a segment, or stop at it.
+reported with its line. The readers on the package index drop such a segment, or stop at it; each
+parser says what was tried.
 """
 
-import html
+import os
 import re
-from bisect import bisect
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
-from dualasr.audio.load import SUFFIXES
-from dualasr.data.utterance import NOT_UTF8, Query, ReadNotes, Row, Rows, names_a_split, row_of
-from dualasr.errors import CorpusError
+from dualasr.audio.load import SUFFIXES, audio_duration
+from dualasr.data.captions import parse_subtitles
+from dualasr.data.elan import parse_elan
+from dualasr.data.encoding import Encodings
+from dualasr.data.textgrid import parse_textgrid
+from dualasr.data.utterance import (
+    SLACK,
+    Annotation,
+    Annotations,
+    Media,
+    Query,
+    ReadNotes,
+    Row,
+    Rows,
+    names_a_split,
+    row_of,
+)
+from dualasr.errors import AudioError, CorpusError
+from dualasr.languages import LANGUAGES, codes_of
 
+__all__ = [
+    "Annotation",
+    "find_segments",
+    "parse_elan",
+    "parse_subtitles",
+    "parse_textgrid",
+    "segment_rows",
+]
 
-class Annotation(NamedTuple):
-    """A segment of a recording.
-
-    Attributes:
-        text: What is said.
-        start: Start in seconds; None where the file gives no time.
-        end: End in seconds; None where the file gives no time.
-        tier: Name of its tier; "" in formats without tiers.
-        speaker: Name of the speaker, if known.
-    """
-
-    text: str
-    start: float | None
-    end: float | None
-    tier: str = ""
-    speaker: str | None = None
-
-
-# line of each segment, and the segment or the reason why it cannot be used
-Annotations = Iterator[tuple[int, Annotation | str]]
-
-_CUE_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
-_CUE = re.compile(rf"\s*{_CUE_TIME}\s*-->\s*{_CUE_TIME}(?:\s.*)?")
-_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^}]*\}")
-_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-_PRAAT = re.compile(r'"((?:[^"]|"")*+)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*')
+_PARSERS: dict[str, Callable[[str], Annotations]] = {
+    ".eaf": parse_elan,
+    ".textgrid": parse_textgrid,
+    ".srt": parse_subtitles,
+    ".vtt": parse_subtitles,
+}
+# a part of a name that says of what kind subtitles are: talk.ky.forced.srt
+_KINDS = {"auto", "cc", "default", "forced", "orig", "sdh"}
+_NAMES = {language.name.lower(): language.code for language in LANGUAGES.values()}
 
 
 def find_segments(path: Path) -> list[Path]:
@@ -57,10 +63,22 @@ def find_segments(path: Path) -> list[Path]:
     ]
 
 
-def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) -> Rows:
-    """Yield the segments of transcripts, each beside a recording with the same stem.
+@dataclass
+class _Counts:
+    """What was met in the files."""
 
-    Files below a folder train, dev or test belong to that split. Empty intervals are no rows.
+    tiers: Counter = field(default_factory=Counter)
+    points: int = 0
+    repeats: int = 0
+
+
+def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) -> Rows:
+    """Yield the segments of transcripts, each beside its recording.
+
+    The recording has the same stem, without the language that the name of subtitles may end in:
+    `talk.ky.srt` belongs to `talk.wav`. An ELAN file may name another one. Where a recording has
+    subtitles in several languages, each row has the language of its file. Files below a folder
+    train, dev or test belong to that split. Empty intervals are no rows.
 
     Args:
         root: The corpus, a folder or a transcript.
@@ -71,55 +89,26 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
     Raises:
         CorpusError: No file has the tier that the query names.
     """
-    tiers: dict[str, int] = {}
-    for file in files:
+    counts, encodings = _Counts(), Encodings(query.default_language)
+    for file, language in _languages(root, files, query).items():
         place = Path(file.name) if file == root else file.relative_to(root)
         split = next((part for part in place.parts[:-1] if names_a_split(part)), None)
         if split is not None:
             notes.splits.add(split)
-        if not query.takes_split(split) or not query.takes_language(query.default_language):
+        if not query.takes_split(split) or not query.takes_language(language):
             continue
-        audio = next(
-            (p for suffix in SUFFIXES for p in _beside(file, suffix)), file.with_suffix(SUFFIXES[0])
-        )
-        if audio.suffix.lower() not in (".wav", ".flac"):
-            notes.add(
-                "recordings other than wav and flac are decoded from their start for each segment;"
-                " convert long ones"
-            )
-        numbers: dict[str, int] = {}
         try:
-            for line, segment in _PARSERS[file.suffix.lower()](_text(file)):
-                if isinstance(segment, str):
-                    yield Row(f"{file}:{line}", segment, split)
-                    continue
-                tier, text = segment.tier, " ".join(segment.text.split())
-                if not text:
-                    continue
-                numbers[tier] = numbers.get(tier, 0) + 1
-                if tier:
-                    tiers[tier] = tiers.get(tier, 0) + 1
-                    if query.tier not in (None, tier):
-                        continue
-                if segment.start is None or segment.end is None:
-                    yield Row(f"{file}:{line}", "has no time", split)
-                    continue
-                id = ":".join(filter(None, (place.as_posix(), tier, str(numbers[tier]))))
-                row = row_of(
-                    query,
-                    audio.name,
-                    [file.parent],
-                    text,
-                    None,
-                    split,
-                    id=id,
-                    speaker=segment.speaker,
-                    start=segment.start,
-                    end=segment.end,
-                )
-                yield Row(f"{file}:{line}", row, split)
-        except ValueError as error:
+            read = _PARSERS[file.suffix.lower()](encodings.decode(file.read_bytes(), file.name))
+        except (ValueError, OSError) as error:
             yield Row(str(file), str(error), split)
+            continue
+        yield from _rows_of(root, file, read, language, split, query, notes, counts)
+    tiers = counts.tiers
+    encodings.note(notes)
+    if counts.points:
+        notes.add(f"points of TextGrids have no length and were left out: {counts.points}")
+    if counts.repeats:
+        notes.add(f"cues of rolling captions that say nothing new were left out: {counts.repeats}")
     if query.tier is not None and tiers and query.tier not in tiers:
         near = get_close_matches(query.tier, tiers, 1)
         raise CorpusError(
@@ -131,202 +120,156 @@ def segment_rows(root: Path, files: list[Path], query: Query, notes: ReadNotes) 
         notes.add(f"read {len(tiers)} tiers: {listed}; choose one with --tier")
 
 
-def _beside(file: Path, suffix: str) -> list[Path]:
-    return [p for p in (file.with_suffix(suffix), file.with_suffix(suffix.upper())) if p.is_file()]
-
-
-def _text(file: Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark.
-
-    Raises ValueError for another encoding.
-    """
-    data = file.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"{NOT_UTF8}; if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file.name} > new"
-        ) from None
-
-
-def parse_subtitles(text: str) -> Annotations:
-    """Yield the cues of an SRT or WebVTT file, without markup; a <v> of WebVTT is the speaker.
-
-    1. Cut the text into blocks at blank lines; skip the blocks of WebVTT that are no cues.
-    2. Find the times in the first two lines of a block; the first may be a number or a name.
-    3. The lines after the times are the text.
-    """
-    lines = [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]
-    is_vtt, first = lines[0].startswith("WEBVTT"), 0
-    for i, line in enumerate(lines):
-        if line.strip():
-            continue
-        block, began, first = lines[first:i], first + 1, i + 1
-        if not block or (is_vtt and block[0].startswith(("WEBVTT", "NOTE", "STYLE", "REGION"))):
-            continue
-        at = next((n for n, line in enumerate(block[:2]) if "-->" in line), None)
-        if at is None:
-            yield began, f"is no cue: {block[0][:60]!r} is not followed by a line with -->"
-            continue
-        if not (times := _CUE.fullmatch(block[at])):
-            yield began + at, f"its times cannot be read: {block[at][:60]!r}"
-            continue
-        start, end = (
-            3600 * int(h or 0) + 60 * int(m) + int(s) + float(f"0.{f}")
-            for h, m, s, f in (times.groups()[:4], times.groups()[4:])
+def _rows_of(
+    root: Path,
+    file: Path,
+    read: Annotations,
+    language: str | None,
+    split: str | None,
+    query: Query,
+    notes: ReadNotes,
+    counts: _Counts,
+) -> Iterator[Row]:
+    """The rows of one transcript."""
+    place = Path(file.name) if file == root else file.relative_to(root)
+    audio, shift = _recording(root, file, read)
+    if audio.suffix.lower() not in (".wav", ".flac"):
+        notes.add(
+            "recordings other than wav and flac are decoded from their start for each segment;"
+            " convert long ones"
         )
-        said = " ".join(block[at + 1 :])
-        voice = _VOICE.search(said)
-        said = _MARKUP.sub("", said)
-        if is_vtt:
-            said = html.unescape(said)
-        speaker = voice[1].strip() if voice else None
-        yield began + at, Annotation(said, start, end, speaker=speaker)
-
-
-def parse_textgrid(text: str) -> Annotations:
-    """Yield the intervals of a Praat TextGrid in its long or short format.
-
-    Only quoted strings and numbers that stand alone are read, as Praat does. In these tokens the
-    two formats are the same. Points have no length and are left out.
-
-    Args:
-        text: The content of the file.
-
-    Raises:
-        ValueError: The text is no TextGrid, or is cut short.
-    """
-    starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    tokens = (match for match in _PRAAT.finditer(text) if match.lastindex)
-
-    def take(kind: int) -> str:
-        token = next(tokens, None)
-        if token is None or token[kind] is None:
-            line = 0 if token is None else bisect(starts, token.start())
-            wanted = "a number" if kind == 2 else "a string"
-            raise ValueError(
-                f"is cut short or no TextGrid: wanted {wanted} "
-                + (f"in line {line}" if line else "at its end")
-            )
-        return token[kind].replace('""', '"')
-
-    def count() -> int:
-        value = float(take(2))
-        if not 0 <= value < 1e9:
-            raise ValueError(f"is no TextGrid: it counts {value:g} tiers or intervals")
-        return int(value)
-
-    if not (take(1).startswith("ooTextFile") and take(1).startswith("TextGrid")):
-        raise ValueError('is no TextGrid: wanted "ooTextFile" and "TextGrid" at its start')
-    take(2), take(2)
-    segments = []
-    for _ in range(count()):
-        kind, tier = take(1), take(1)
-        take(2), take(2)
-        for _ in range(count()):
-            start = float(take(2))
-            end = float(take(2)) if kind == "IntervalTier" else None
-            token = next(tokens, None)
-            if token is None or token[1] is None:
-                raise ValueError("is cut short or no TextGrid: an interval has no text")
-            if end is not None:
-                segments.append(
-                    (
-                        bisect(starts, token.start()),
-                        Annotation(token[1].replace('""', '"'), start, end, tier),
-                    )
-                )
-    yield from segments
-
-
-def parse_elan(text: str) -> Annotations:
-    """Yield the annotations of an ELAN file.
-
-    An annotation of a dependent tier has the times of the annotation that it depends on. If several
-    depend on the same one, they are joined. A file with a DOCTYPE is refused: ELAN writes none, and
-    its entities could fill the memory.
-
-    Args:
-        text: The content of the file.
-
-    Raises:
-        ValueError: The text is no ELAN file, or has a DOCTYPE.
-    """
-    root = _xml(text)
-    if root.tag != "ANNOTATION_DOCUMENT":
-        raise ValueError(f"is no ELAN file: its root is {root.tag}, not ANNOTATION_DOCUMENT")
-    slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    spans = {
-        a.get("ANNOTATION_ID"): (a.get("TIME_SLOT_REF1"), a.get("TIME_SLOT_REF2"))
-        for a in root.iter("ALIGNABLE_ANNOTATION")
-    }
-    parents = {a.get("ANNOTATION_ID"): a.get("ANNOTATION_REF") for a in root.iter("REF_ANNOTATION")}
-
-    def aligned(id: str | None) -> str | None:
-        """Follow the references to the annotation that has times."""
-        for _ in range(len(parents) + 1):  # stops at a circle of references
-            if id in spans or id not in parents:
-                break
-            id = parents[id]
-        return id
-
-    for tier in root.iter("TIER"):
-        said: dict[str | None, list[str]] = {}
-        lines: dict[str | None, int] = {}
-        for annotation in (
-            a for kind in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") for a in tier.iter(kind)
-        ):
-            id = aligned(annotation.get("ANNOTATION_ID"))
-            id = id if id in spans else annotation.get("ANNOTATION_ID")
-            said.setdefault(id, []).append(annotation.findtext("ANNOTATION_VALUE") or "")
-            lines.setdefault(id, int(annotation.get("line", "0")))
-        for id, texts in said.items():
-            times = [slots.get(slot) for slot in spans.get(id, (None, None))]
-            if any(
-                time is not None and not (time.isascii() and time.isdigit() and len(time) < 13)
-                for time in times
-            ):
-                yield lines[id], f"its times are {times[0]!r} and {times[1]!r}, not milliseconds"
+    counts.points += read.points
+    counts.repeats += read.repeats
+    numbers: Counter[str] = Counter()
+    for line, segment in read:
+        if isinstance(segment, str):
+            yield Row(f"{file}:{line}", segment, split)
+            continue
+        tier, text = segment.tier, " ".join(segment.text.split())
+        if not text:
+            continue
+        numbers[tier] += 1
+        if tier:
+            counts.tiers[tier] += 1
+            if query.tier not in (None, tier):
                 continue
-            start, end = (None if time is None else int(time) / 1000 for time in times)
-            yield (
-                lines[id],
-                Annotation(
-                    " ".join(texts),
-                    start,
-                    end,
-                    tier.get("TIER_ID") or "",
-                    tier.get("PARTICIPANT") or None,
-                ),
-            )
+        if segment.start is None or segment.end is None:
+            yield Row(f"{file}:{line}", "has no time", split)
+            continue
+        row = row_of(
+            query,
+            str(audio.absolute()) if audio.parent != file.parent else audio.name,
+            [file.parent],
+            text,
+            language,
+            split,
+            id=":".join(filter(None, (place.as_posix(), tier, str(numbers[tier])))),
+            speaker=segment.speaker,
+            start=round(segment.start + shift, 6),
+            end=round(segment.end + shift, 6),
+        )
+        yield Row(f"{file}:{line}", row, split)
 
 
-def _xml(text: str) -> Element:
-    """Return the root of a tree whose elements have their line as the attribute `line`.
+def _languages(root: Path, files: list[Path], query: Query) -> dict[Path, str | None]:
+    """Return the language of each file.
 
-    Raises ValueError for a DOCTYPE and for bad XML.
+    It is the query's default. Where several files of one recording have different languages in
+    their names, or there is no default, it is the one in the name.
     """
+    found = {file: _beside(file) for file in files}
+    named: dict[Path | None, set[str]] = {}
+    for audio, language in found.values():
+        named.setdefault(audio, set()).add(language or "")
+    default = query.default_language
+    return {
+        file: (
+            default
+            if language is None
+            or (default and (audio is None or len(named[audio]) == 1))
+            or _is_same(language, default)
+            else language
+        )
+        for file, (audio, language) in found.items()
+    }
 
-    def refuse(*_) -> None:
-        raise ValueError("has a DOCTYPE, which no ELAN file has; it was not read")
 
-    builder, parser = TreeBuilder(), expat.ParserCreate("utf-8")
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = lambda tag, values: builder.start(
-        tag, values | {"line": str(parser.CurrentLineNumber)}
-    )
-    parser.EndElementHandler, parser.CharacterDataHandler = builder.end, builder.data
+def _is_same(one: str, other: str | None) -> bool:
+    """Whether two codes are of one language, as `ky` and `ky-KG`."""
+    return other is not None and not set(codes_of(one)).isdisjoint(codes_of(other))
+
+
+def _beside(file: Path) -> tuple[Path | None, str | None]:
+    """Return the recording that a transcript belongs to by its name, and the language in it."""
+    name, language = file.name[: -len(file.suffix)], None
+    while name:
+        if (sound := _sound(file.parent, name)) is not None:
+            return sound, language
+        name, _, part = name.rpartition(".")
+        if (code := _language_in(part)) is not None:
+            language = code
+        elif part.lower() not in _KINDS:
+            break
+    return None, None
+
+
+def _language_in(part: str) -> str | None:
+    """Return the code of a language in a part of a name: `ky`, `pt-BR`, `Kyrgyz`."""
+    part = part.lower()
+    if part in _NAMES:
+        return _NAMES[part]
+    is_code = re.fullmatch(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*", part) and part not in _KINDS
+    return part.replace("_", "-") if is_code else None
+
+
+def _sound(folder: Path, name: str) -> Path | None:
+    """Return the sound file of a name, which may have its suffix; None if there is none."""
+    names = [name] if name.lower().endswith(SUFFIXES) else []
+    names += [name + ending for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _recording(root: Path, file: Path, read: Annotations) -> tuple[Path, float]:
+    """Return the recording of a transcript, and the seconds to add to the transcript's times.
+
+    ELAN's TIME_ORIGIN is where a medium is when the transcript is at 0. A TextGrid that begins at
+    another time than 0 belongs to a part of a recording. That part is the file, unless the file is
+    as long as the whole.
+    """
+    beside = _beside(file)[0]
+    named = [(path, m) for m in read.media for path in _places(root, file, m) if path.is_file()]
+    named.sort(key=lambda item: item[0].suffix.lower() not in (".wav", ".flac"))
+    if named:
+        return named[0][0], named[0][1].origin
+    audio = beside or file.with_suffix(SUFFIXES[0])
+    if read.media:
+        same = [m for m in read.media for path in m.paths if Path(path).stem == audio.stem]
+        return audio, (same or list(read.media))[0].origin
+    first, last = read.span or (0.0, 0.0)
+    if not first:
+        return audio, 0.0
     try:
-        parser.Parse(text.encode(), True)
-    except expat.ExpatError as error:
-        raise ValueError(f"is no XML ({error})") from error
-    return builder.close()
+        seconds = audio_duration(audio)
+    except AudioError:
+        return audio, -first
+    is_whole = abs(seconds - last) <= SLACK < abs(seconds - (last - first))
+    return audio, 0.0 if is_whole else -first
 
 
-_PARSERS = {
-    ".eaf": parse_elan,
-    ".textgrid": parse_textgrid,
-    ".srt": parse_subtitles,
-    ".vtt": parse_subtitles,
-}
+def _places(root: Path, file: Path, media: Media) -> Iterator[Path]:
+    """Yield where a recording may be that a transcript names: beside it, inside the corpus, or at
+    its absolute path. A relative path out of the corpus is not followed.
+    """
+    top = (root.parent if root.is_file() else root).resolve()
+    for path in media.paths:
+        try:
+            if not path.startswith("/") and not re.match(r"[A-Za-z]:", path):
+                whole = (file.parent / path).resolve()
+                if whole.is_relative_to(top):
+                    yield Path(os.path.normpath(file.parent / path))
+            if name := path.rpartition("/")[2]:
+                yield file.parent / name
+            if path.startswith("/"):
+                yield Path(path)
+        except (OSError, ValueError, RuntimeError):  # no path of this system
+            continue

@@ -208,6 +208,7 @@ def _check_split(name: str, corpus: Corpus, bar: tqdm) -> SplitCheck:
         f"{text} ({n})" for text, n in sentences.most_common() if n > 1
     ]
     issues |= odd_words(u.text for u in corpus.utterances)
+    issues |= {kind: list(ids) for kind, ids in corpus.changed}
     characters = Counter(char for u in corpus.utterances for char in u.text if char != " ")
     return SplitCheck(
         split=name,

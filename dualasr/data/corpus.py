@@ -6,6 +6,7 @@ with its file, line and reason, so that utterances and skipped rows add up to th
 
 import json
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,17 @@ from pathlib import Path
 from dualasr.atomic import atomic_file
 from dualasr.audio.load import SUFFIXES, Sound
 from dualasr.data.annotations import find_segments, segment_rows
+from dualasr.data.audiofolder import audiofolder_rows, find_audiofolder
 from dualasr.data.common_voice import common_voice_rows, find_common_voice
 from dualasr.data.fleurs import find_fleurs, fleurs_rows
-from dualasr.data.huggingface import dataset_rows, hub_rows, is_hub_id, is_saved
+from dualasr.data.huggingface import (
+    dataset_rows,
+    find_parquet,
+    hub_rows,
+    is_hub_id,
+    is_saved,
+    parquet_rows,
+)
 from dualasr.data.kaldi import find_kaldi, kaldi_rows
 from dualasr.data.tables import find_tables, table_rows
 from dualasr.data.utterance import (
@@ -33,6 +42,7 @@ from dualasr.data.utterance import (
     within_recording,
 )
 from dualasr.errors import CorpusError
+from dualasr.text import invisible, one_form
 
 __all__ = [
     "Columns",
@@ -56,7 +66,8 @@ class Corpus:
         path: Where it was read from.
         layout: How it is laid out, as "jsonl" or "fleurs".
         splits: The names of all splits that were seen.
-        notes: What was guessed, a sentence each.
+        notes: What was guessed or changed, a sentence each.
+        changed: What `text.one_form` changed in the texts, and the ids of the clips of each kind.
     """
 
     utterances: tuple[Utterance, ...]
@@ -65,6 +76,7 @@ class Corpus:
     layout: str
     splits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    changed: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def hours(self) -> float:
@@ -96,6 +108,9 @@ def load_corpus(
       segment start and end in seconds, or NeMo's offset and duration.
     - datasets: a folder that `datasets` saved, or `datasets:owner/name[:config]`,
       `hf://datasets/owner/name[:config]`.
+    - audiofolder: what `datasets` calls an AudioFolder: metadata.jsonl, .csv or .parquet with a
+      column file_name, in a folder, or in one for each split.
+    - parquet: a .parquet file, or a folder with such files, as data/train-00000-of-00002.parquet.
     - kaldi: a folder with wav.scp and text, or a folder of such folders, each a split of its name.
     - common-voice: a folder with the release's .tsv files and clips/, or clips.tar.gz.
     - fleurs: a folder with data/{config}/{split}.tsv or {config}/{split}.tsv, or such a config
@@ -104,10 +119,12 @@ def load_corpus(
       (`cmn_hans_cn` is `cmn`), the id config/split/file stem.
     - table: a .csv or .tsv file with a header, or a folder with one, or with train, dev and test
       tables. Sound beside it, or in audio/, clips/ or wav/.
-    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem.
+    - segments: .eaf, .TextGrid, .srt or .vtt beside recordings of the same stem, or of the stem
+      before a language: talk.ky.srt and talk.wav.
 
     A row that is malformed, a duplicate, a segment that ends more than 0.1 s after its recording,
-    or without audio path, audio file, language or text is skipped and listed.
+    or without audio path, audio file, language or text is skipped and listed. Texts are put into
+    the one form of `text.one_form`.
 
     Args:
         path: The corpus.
@@ -221,6 +238,7 @@ class _Collector:
     lengths: dict[Path, float | str]
     utterances: dict[str, Utterance] = field(default_factory=dict)
     skipped: list[SkippedRow] = field(default_factory=list)
+    changed: dict[str, list[str]] = field(default_factory=dict)
     garbled: int = 0  # rows that are not UTF-8
     error: CorpusError | None = None
 
@@ -230,7 +248,7 @@ class _Collector:
             return
         usable = self._usable(row.content)
         if not isinstance(usable, str):
-            self.utterances[usable.id] = usable
+            self.utterances[usable.id] = self._in_one_form(usable)
             return
         self.garbled += NOT_UTF8 in usable
         self.skipped.append(SkippedRow(row.source, usable))
@@ -241,7 +259,7 @@ class _Collector:
         """The utterance under the split's own name, or why it cannot be used."""
         if isinstance(row, str):
             return row
-        if self.query.require_text and not row.text:
+        if self.query.require_text and not one_form(row.text).strip():
             return "has no text"
         if not os.path.isfile(row.audio):
             return f"audio file {row.audio} is missing"
@@ -251,6 +269,21 @@ class _Collector:
         if isinstance(bounded, str) or self.split is None:
             return bounded
         return replace(bounded, split=self.split)
+
+    def _in_one_form(self, row: Utterance) -> Utterance:
+        """The utterance with its text in the one form; all texts of all layouts pass here."""
+        text = one_form(row.text).strip()
+        if text == row.text:
+            return row
+        kinds = [
+            f"invisible characters: U+{ord(char):04X} {unicodedata.name(char, '')}".rstrip()
+            for char in invisible(row.text)
+        ]
+        if not unicodedata.is_normalized("NFC", row.text):
+            kinds.append("texts in another Unicode form than NFC")
+        for kind in kinds:
+            self.changed.setdefault(kind, []).append(row.id)
+        return replace(row, text=text)
 
     def finish(self, path: Path, layout: str, notes: ReadNotes) -> Corpus | CorpusError:
         """The split as a corpus, or why there is none."""
@@ -272,22 +305,29 @@ class _Collector:
             )
             which = "" if self.split is None else f"split {self.split!r} "
             return CorpusError(f"{path}: {which}has no usable rows{of}; {splits}{first}")
+        changed = tuple((kind, tuple(ids)) for kind, ids in sorted(self.changed.items()))
+        said = [f"{kind} ({len(ids)})" for kind, ids in changed]
         return Corpus(
             tuple(utterances.values()),
             tuple(skipped),
             path,
             layout,
             tuple(sorted(notes.splits)),
-            tuple(notes.notes),
+            (*notes.notes, *([f"put into one form: {'; '.join(said)}"] if said else [])),
+            changed,
         )
 
 
 def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
     """The layout of a path, and its rows. Raises CorpusError if it is in none."""
     manifest = path / "manifest.jsonl" if path.is_dir() else path
+    has_manifest = manifest.is_file() and manifest.suffix == ".jsonl"
     if is_hub_id(path) and not path.exists():
         return "datasets", hub_rows(path, query, notes)
-    if manifest.is_file() and manifest.suffix == ".jsonl":
+    is_plain = not has_manifest or path.is_file()
+    if is_plain and not is_saved(path) and (files := find_audiofolder(path)):
+        return "audiofolder", audiofolder_rows(path, files, query, notes)
+    if has_manifest:
         return "jsonl", _jsonl_rows(manifest, query, notes)
     if is_saved(path):
         return "datasets", dataset_rows(path, query, notes)
@@ -300,12 +340,15 @@ def _read(path: Path, query: Query, notes: ReadNotes) -> tuple[str, Rows]:
             return "fleurs", fleurs_rows(configs, query, notes)
     if tables := find_tables(path):
         return "table", table_rows(tables, query, notes)
+    if files := find_parquet(path):
+        return "parquet", parquet_rows(path, files, query, notes)
     if files := find_segments(path):
         return "segments", segment_rows(path, files, query, notes)
     raise CorpusError(
         f"{path}: {'is no corpus' if path.exists() else 'does not exist'}; wanted JSONL (a .jsonl"
         " file or a folder with manifest.jsonl), a .csv or .tsv table with audio beside it, a"
-        " folder of Common Voice, Kaldi or `datasets`, recordings with .eaf, .TextGrid, .srt or"
+        " folder of Common Voice, Kaldi or `datasets` (saved, parquet, or an AudioFolder with a"
+        " metadata file that has a column file_name), recordings with .eaf, .TextGrid, .srt or"
         " .vtt beside them, or a FLEURS folder (data/{config}/{split}.tsv,"
         " {config}/{split}.tsv or {split}.tsv)"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.data.common_voice import _first
-from dualasr.data.tables import _GUESSES, unpacked
+from dualasr.data.tables import GUESSES, unpacked
 from dualasr.data.utterance import (
     NOT_UTF8,
     Query,
@@ -32,7 +32,7 @@ def _is_fleurs(table: Path) -> bool:
     if len(cells) == 7 and cells[5].isdigit():
         return True
     has_header = all(
-        {cell.lower() for cell in cells} & {*_GUESSES[field].split()} for field in ("audio", "text")
+        {cell.lower() for cell in cells} & {*GUESSES[field].split()} for field in ("audio", "text")
     )
     return not has_header and (
         (audio / table.stem).is_dir() or (audio / f"{table.stem}.tar.gz").is_file()

@@ -1,7 +1,9 @@
 """Read corpora whose rows are in CSV or TSV files with a header."""
 
 import csv
+import io
 import os
+import re
 import tarfile
 import tempfile
 import zlib
@@ -10,6 +12,7 @@ from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
+from dualasr.data.encoding import Encodings
 from dualasr.data.utterance import (
     NOT_UTF8,
     Columns,
@@ -24,7 +27,7 @@ from dualasr.data.utterance import (
 )
 from dualasr.errors import CorpusError
 
-_GUESSES = {  # common names of each column, in order of preference
+GUESSES = {  # common names of each column, in order of preference
     "audio": (
         "audio path file filename file_name audio_path audio_file audio_filename audio_filepath"
         " filepath file_path wav wav_path wav_file clip recording"
@@ -76,9 +79,10 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
     Sound is looked for beside the table, in the folders audio, clips, wav and wavs beside it, and
     in folders of the split's name in each of these.
     """
+    encodings = Encodings(query.default_language)
     for table in tables:
-        lines = _lines_of(table)
-        header, delimiter = _header(table, lines, query)
+        header, records = read_table(table, query, encodings)
+        encodings.note(notes)
         at, guessed = match_columns(query.columns, header, query.require_text, str(table))
         if guessed:
             notes.add(guessed)
@@ -97,11 +101,7 @@ def table_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:
         ]
         if split:
             roots += [folder for root in tuple(roots) if (folder := unpacked(root, split)).is_dir()]
-        records = _records(lines, delimiter)
-        next(records)
         for line, record in records:
-            if isinstance(record, list) and len(record) != len(header):
-                record = f"has {len(record)} columns, the header has {len(header)}"
             if isinstance(record, str):
                 yield Row(f"{table}:{line}", record, split)
                 continue
@@ -168,7 +168,7 @@ def match_columns(
             raise CorpusError(
                 f"{where}: has no column {given!r} for {field}; {_found(names, [given])}."
             )
-        guesses = _GUESSES[field].split()
+        guesses = GUESSES[field].split()
         name = given or next(
             (names[lower.index(guess)] for guess in guesses if guess in lower), None
         )
@@ -192,17 +192,47 @@ def _found(names: list[str], wanted: list[str]) -> str:
     )
 
 
-def _lines_of(table: Path) -> list[bytes]:
-    with table.open("rb") as file:
-        lines = file.readlines()
-    if lines and lines[0][:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise CorpusError(
-            f"{table}: is UTF-16, wanted UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {table.name} >"
-            " new.csv"
+def read_table(
+    table: Path, query: Query, encodings: Encodings
+) -> tuple[list[str], Iterator[tuple[int, list[str] | str]]]:
+    """Read a CSV or TSV file.
+
+    Args:
+        table: The file. Its first line may be Excel's `sep=;`, which names the delimiter.
+        query: The columns that are wanted; they help to find the delimiter.
+        encodings: Decodes the file.
+
+    Returns:
+        The names of the columns; and of each row its line number, and its cells or the reason why
+        it has none.
+
+    Raises:
+        CorpusError: The file has no header.
+    """
+    lines = _lines_of(table, encodings)
+    told = re.fullmatch(rb"\s*\"?sep=(\\t|[^\"\r\n])\"?\s*", lines[0], re.I) if lines else None
+    if told:
+        lines[0] = b"\n"  # the lines after it keep their numbers
+    delimiter = told[1].decode("utf-8", "replace").replace("\\t", "\t") if told else None
+    header, delimiter = _header(table, lines, query, delimiter)
+    records = _records(lines, delimiter)
+    next(records)
+    return header, (
+        (
+            (line, f"has {len(record)} columns, the header has {len(header)}")
+            if isinstance(record, list) and len(record) != len(header)
+            else (line, record)
         )
-    if lines and lines[0].startswith(b"\xef\xbb\xbf"):
-        lines[0] = lines[0][3:]
-    return lines
+        for line, record in records
+    )
+
+
+def _lines_of(table: Path, encodings: Encodings) -> list[bytes]:
+    """Return the lines of a file in UTF-8; those of older Macs end with CR."""
+    data = encodings.as_utf8(table.read_bytes(), table.name)
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    return io.BytesIO(data.replace(b"\r\r\n", b"\r\n")).readlines()
 
 
 def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
@@ -234,35 +264,41 @@ def _records(lines: list[bytes], delimiter: str) -> Iterator[tuple[int, list[str
         i += used
 
 
-def _header(table: Path, lines: list[bytes], query: Query) -> tuple[list[str], str]:
+def _header(
+    table: Path, lines: list[bytes], query: Query, told: str | None = None
+) -> tuple[list[str], str]:
     """Return the header of a table and its delimiter. Raises CorpusError.
 
-    Of the possible delimiters it is the one that gives most known columns. Of equal ones, it is the
-    one that gives most columns, then the usual one for the file's suffix.
+    A delimiter that the file tells is taken if it gives columns. Else it is the one that gives most
+    known columns; of equal ones, the one that gives most columns, then the usual one for the file's
+    suffix.
     """
-    known = {name for field in asdict(query.columns) for name in _GUESSES[field].split()}
+    known = {name for field in asdict(query.columns) for name in GUESSES[field].split()}
     wanted = {name for name in asdict(query.columns).values() if name}
     best: tuple[tuple[int, int, bool], list[str], str] | None = None
-    for delimiter in _DELIMITERS:
+    for delimiter in dict.fromkeys([*([told] if told else []), *_DELIMITERS]):
         _, header = next(_records(lines, delimiter), (0, []))
         if isinstance(header, str):
             continue
         names = [name.strip() for name in header]
+        if delimiter == told and len(names) > 1:
+            return names, delimiter
         hits = sum(name in wanted or name.lower() in known for name in names)
         usual = delimiter == ("\t" if table.suffix.lower() == ".tsv" else ",")
         if best is None or (hits, len(names), usual) > best[0]:
             best = (hits, len(names), usual), names, delimiter
     if best is None:
         raise CorpusError(
-            f"{table}: its header is no row of a UTF-8 table; wanted names of columns. If it is"
-            f" Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {table.name} > new.csv"
+            f"{table}: its header is no row of a table in UTF-8, or in another encoding that can be"
+            " guessed; wanted names of columns. Save it as UTF-8."
         )
     _, header, delimiter = best
     if not header:
         raise CorpusError(f"{table}: is empty; wanted a header with columns for audio and text.")
     if len(header) == 1:
+        cut = _DELIMITERS.get(delimiter, repr(delimiter))
         raise CorpusError(
-            f"{table}: has one column, {header[0][:80]!r}, when cut at {_DELIMITERS[delimiter]};"
+            f"{table}: has one column, {header[0][:80]!r}, when cut at {cut};"
             f" wanted columns for audio and text, separated by {', '.join(_DELIMITERS.values())}."
         )
     return header, delimiter

@@ -1,8 +1,11 @@
 """A transcribed clip, a query to a corpus, and the checks that the rows of every layout pass."""
 
+import codecs
+import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -11,6 +14,7 @@ from dualasr.audio.load import Sound, audio_duration
 from dualasr.errors import AudioError
 
 NOT_UTF8 = "is not UTF-8"
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]+,[0-9]+\s*")
 SLACK = 0.1  # seconds by which a segment may end after its recording
 _DEV = {"valid", "validation", "val", "dev"}
 _NAMED_SPLITS = _DEV | {"train", "test"}
@@ -131,6 +135,59 @@ class ReadNotes:
             self.notes.append(note)
 
 
+class Annotation(NamedTuple):
+    """A segment of a recording.
+
+    Attributes:
+        text: What is said.
+        start: Start in seconds; None where the file gives no time.
+        end: End in seconds; None where the file gives no time.
+        tier: Name of its tier; "" in formats without tiers.
+        speaker: Name of the speaker, if known.
+    """
+
+    text: str
+    start: float | None
+    end: float | None
+    tier: str = ""
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class Media:
+    """A recording that a transcript names.
+
+    Attributes:
+        paths: Its path as it may be written, the best one first.
+        origin: Seconds of the recording at which the times of the transcript begin.
+    """
+
+    paths: tuple[str, ...]
+    origin: float
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a transcript of a recording holds.
+
+    Attributes:
+        segments: The line of each segment, and the segment or the reason why it cannot be used.
+        media: The recordings that it names.
+        span: First and last second of the recording, as the transcript counts; None if not known.
+        points: Number of points, which have a time and no length; they are no segments.
+        repeats: Number of cues that only repeat earlier ones; they are no segments.
+    """
+
+    segments: tuple[tuple[int, Annotation | str], ...]
+    media: tuple[Media, ...] = ()
+    span: tuple[float, float] | None = None
+    points: int = 0
+    repeats: int = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Annotation | str]]:
+        return iter(self.segments)
+
+
 class Row(NamedTuple):
     """A row of a corpus.
 
@@ -164,9 +221,18 @@ def names_a_split(name: str) -> bool:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the lines that are not blank, each with its file:line."""
-    with path.open("rb") as file:  # bytes, so that one line of bad UTF-8 is one skipped row
-        for number, line in enumerate(file, 1):
+    """Yield the lines that are not blank, each with its file:line, in UTF-8 where they are UTF-16.
+
+    They are bytes, so that one line of bad UTF-8 is one skipped row.
+    """
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        file.seek(0)
+        lines: Iterable[bytes] = file
+        if is_utf16:
+            text = io.TextIOWrapper(file, "utf-16", errors="replace", newline="\n")
+            lines = (line.encode() for line in text)
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 yield f"{path}:{number}", line
 
@@ -205,6 +271,13 @@ def row_of(
     language = language or query.default_language
     if not audio:
         return "has no audio path"
+    if "\\" in audio and not any(os.path.isfile(root / audio) for root in roots):
+        audio, written = audio.replace("\\", "/"), audio
+        id = audio if id == written else id
+        if audio.startswith("//"):
+            return _of_windows(written)
+    if re.match(r"[A-Za-z]:/", audio):
+        return _of_windows(audio)
     if not os.path.isabs(audio) and os.path.normpath(audio).split(os.sep)[0] == os.pardir:
         return (
             f"audio path {audio} climbs out of the {'manifest' if len(roots) == 1 else 'corpus'}'s"
@@ -249,6 +322,12 @@ def row_of(
     )
 
 
+def _of_windows(audio: str) -> str:
+    return (
+        f"audio path {audio} is one of a Windows machine; wanted a path inside the corpus's folder"
+    )
+
+
 def _is_number(value: float | str) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -289,7 +368,8 @@ def number(cell: str | None) -> float | str | None:
     if cell is None or not cell.strip():
         return None
     try:
-        value = float(cell)
+        # 1,5 is written in many languages; a table of a spreadsheet has it so
+        value = float(cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell)
     except ValueError:
         return cell
     return value if math.isfinite(value) else cell

@@ -14,7 +14,6 @@ because it needs hypotheses of further routes.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import nn
 
 from dualasr.audio.load import SAMPLE_RATE
 from dualasr.errors import PackError
-from dualasr.languages import tag_among
+from dualasr.languages import codes_of, nearest, tag_among
 from dualasr.model.fallback import Fallback, decode_with_fallback
 from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.language_id import EncodedAudio, PackEncoding, allowed, encode, score_packs
@@ -210,7 +209,8 @@ class DualWhisper:
         """Return the code of a language.
 
         Args:
-            name: Its code or its name; case does not matter.
+            name: Its code or its name; case does not matter. A code may have a region or a script,
+                as `pt-BR`: where no pipeline knows that, the language itself is meant.
 
         Raises:
             PackError: No loaded pipeline knows it; the message offers the nearest names.
@@ -222,11 +222,12 @@ class DualWhisper:
         wanted = name.strip().lower()
         if found := codes.get(wanted) or named.get(wanted):
             return found
-        if (tag := tag_among(wanted, list(self.backbone.languages))) is not None:
-            return tag
-        near = get_close_matches(wanted, [*codes, *named], n=3) or sorted(codes)
+        for code in codes_of(wanted):
+            if found := codes.get(code) or tag_among(code, self.backbone.languages):
+                return found
         raise PackError(
-            f"No loaded pipeline knows the language {name!r}; nearest: {', '.join(near)}."
+            f"No loaded pipeline knows the language {name!r}; nearest:"
+            f" {nearest(name, [*codes, *named])}."
         )
 
     def among(self, languages: Sequence[str]) -> "DualWhisper":
@@ -743,7 +744,9 @@ class DualWhisper:
             *self.backbone.codes,
             *(code for pack in self.packs.values() for code in pack.info.languages),
         ]
-        raise PackError(f"No loaded pipeline knows {language!r}; known: {', '.join(known)}.")
+        raise PackError(
+            f"No loaded pipeline knows {language!r}; nearest: {nearest(language, known)}."
+        )
 
 
 def _raw_scores(
