@@ -40,4 +40,20 @@
     audio.currentTime = Number(place.dataset.at ?? place.dataset.start);
     audio.play();
   });
+
+  // gradio's page takes files called audio/* alone; the server finds the sound in any file, as for other clients
+  const asSounds = (files) => {
+    const sounds = new DataTransfer();
+    for (const file of files) sounds.items.add(new File([file], file.name, { type: "audio/any" }));
+    return sounds.files;
+  };
+  document.addEventListener("click", (event) => {
+    event.target.closest?.("#sound")?.querySelector("input[type=file]")?.removeAttribute("accept");
+  }, true);
+  document.addEventListener("change", (event) => {
+    if (event.target.matches?.("#sound input[type=file]")) event.target.files = asSounds(event.target.files);
+  }, true);
+  document.addEventListener("drop", (event) => {
+    if (event.target.closest?.("#sound")) Object.defineProperty(event.dataTransfer, "files", { value: asSounds(event.dataTransfer.files) });
+  }, true);
 })();

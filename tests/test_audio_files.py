@@ -2,10 +2,13 @@
 memory.
 """
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,15 @@ import soundfile
 import soxr
 
 from dualasr.audio import files as sound_files
-from dualasr.audio.load import SAMPLE_RATE, Sound, audio_duration, load_audio, stream_audio
+from dualasr.audio.load import (
+    SAMPLE_RATE,
+    Sound,
+    audio_duration,
+    header_duration,
+    load_audio,
+    load_window,
+    stream_audio,
+)
 from dualasr.errors import AudioError
 
 SUBTYPES = {  # of each container libsndfile can write, up to three
@@ -162,6 +173,59 @@ def test_three_hours_take_no_more_memory_than_ten_minutes(tmp_path, rate):
             tracemalloc.stop()
         assert samples == seconds * SAMPLE_RATE
     assert peaks[1] < peaks[0] + 2**20 and peaks[1] < 32 * 2**20, peaks
+
+
+def special_files(folder):
+    """Paths that are no regular files; to open some of them would take forever."""
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "folder.wav").mkdir()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "socket.wav"))
+    server.close()
+    (folder / "link.wav").symlink_to("/dev/zero")
+    (folder / "linked pipe.wav").symlink_to(folder / "pipe.wav")
+    names = ("pipe.wav", "folder.wav", "socket.wav", "link.wav", "linked pipe.wav")
+    return [*(folder / name for name in names), Path("/dev/zero"), Path("/dev/null")]
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        load_audio,
+        audio_duration,
+        lambda path: list(stream_audio(path)),
+        lambda p: load_window(p, 9),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_unopened(tmp_path, monkeypatch, reader):
+    paths = special_files(tmp_path)
+
+    def opened(path, *args, **kwargs):
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(os, "open", opened)
+    for path in paths:
+        wanted = "is a folder" if path.name == "folder.wav" else "is not a regular file"
+        with pytest.raises(AudioError, match=wanted) as caught:
+            reader(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert header_duration(path) == 0.0
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a.mp3", "a.mp4", "a.ogg", "a.flac", "a"])
+def test_ten_gigabytes_of_zeros_are_refused(tmp_path, name):
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+    tracemalloc.start()
+    try:
+        for reader in (load_audio, audio_duration):
+            with pytest.raises(AudioError, match="cannot be read as audio"):
+                reader(path)
+        assert header_duration(path) == 0.0
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def encode_with_av(path, codec, sound, rate):

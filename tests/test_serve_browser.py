@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from sounds import encode
 
 from dualasr.data.espeak import Speaker, Voice
 
@@ -147,6 +148,19 @@ class Page:
         self.driver.find_element(By.CSS_SELECTOR, "#sound input[type=file]").send_keys(str(path))
         self.see("#sound button[aria-label='Clear']")
 
+    def drop(self, path):
+        """Drop a file on the page, as from a file manager."""
+        script = """
+            const sounds = new DataTransfer();
+            sounds.items.add(new File([Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0))],
+                                      arguments[1], { type: "video/x" }));
+            const drop = { dataTransfer: sounds, bubbles: true, cancelable: true };
+            document.querySelector("#sound input[type=file]").parentElement.dispatchEvent(
+                new DragEvent("drop", drop));"""
+        content = base64.b64encode(path.read_bytes()).decode()
+        self.driver.execute_script(script, content, path.name)
+        self.see("#sound button[aria-label='Clear']")
+
     def transcribe(self):
         """Press the button and wait for the end; what was there before is marked, as the end may
         come at once.
@@ -240,6 +254,22 @@ def test_a_new_language_goes_to_its_pack_and_every_pipeline_is_compared(page, cl
         "Pack ga",
     ]
     page.shoot("desktop-dark")
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libopus"), ("mkv", "flac"), ("ts", "mp2")])
+def test_films_and_rare_formats_are_taken(page, clips, suffix, codec, dropped):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    film, (sound, _) = clips / f"film.{suffix}", soundfile.read(clips / "en.wav", dtype="float32")
+    form = {"webm": "matroska", "ts": "mpegts", "mkv": None}[suffix]
+    encode(film, codec, [(0.0, sound)], rate=16_000, form=form, picture_s=2.0)
+    page.visit()
+    if dropped:
+        page.drop(film)
+    else:
+        page.upload(film)
+    page.transcribe()
+    assert "English" in page.verdict() and "remember" in page.see("#answer .parts").text
 
 
 def test_the_route_can_be_forced_and_the_languages_limited(page, clips):

@@ -1,66 +1,61 @@
-"""Decode sound files from front to back in blocks, at their own rate, with the channels averaged.
+"""Open sound files whatever their names say, and decode them from front to back in blocks.
 
-libsndfile (through soundfile) reads wav, flac, mp3, ogg and opus. PyAV, an optional extra, reads
-m4a, mp4, webm and the like. Where PyAV is not installed, the program `ffmpeg` decodes those, and
-libsndfile reads its output through a pipe. A block holds at most half a megabyte, whatever the
-length of the file. `load.py` resamples the blocks.
+What a file holds decides who reads it. libsndfile (through soundfile) reads wav, flac, aiff and the
+like, mp3 and Ogg. PyAV, an optional extra, reads what libsndfile cannot read, or would not read
+whole: m4a, mp4, webm, an mp3 whose header counts too little. Where PyAV is not installed or
+cannot read a file, the program `ffmpeg` decodes it, and libsndfile reads its output through a pipe.
+A block holds at most half a megabyte, whatever the length of the file. `load.py` resamples the
+blocks.
 """
 
 import os
 import shutil
-import struct
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
+from dualasr.audio.containers import FORMATS, JITTER, MOST_SILENCE, NotReadable, damaged, open_av
+from dualasr.audio.headers import Contents, Repair, contents_of, flac_frames, repaired
+from dualasr.audio.mp4 import empty_edits
+from dualasr.audio.mpeg import mpeg_samples
+from dualasr.audio.ogg import Link, ogg_links
+from dualasr.audio.patched import PatchedFile
+from dualasr.audio.reader import SoundReader, note, resampled
 from dualasr.errors import AudioError
 
-# The first bytes of mkv and webm, and of wma. An mp4 has "ftyp" after its first four bytes.
-_CONTAINERS = (b"\x1aE\xdf\xa3", b"0&\xb2u")
-AV_SUFFIXES = (
-    ".m4a",
-    ".mp4",
-    ".webm",
-    ".mkv",
-    ".mov",
-    ".mka",
-    ".aac",
-    ".m4v",
-    ".3gp",
-    ".wma",
-    ".m4b",
-    ".avi",
-    ".flv",
-    ".wmv",
-    ".mpg",
-    ".mpeg",
-    ".ac3",
-    ".amr",
-)
-# Hz. Another rate means a damaged header, and to resample from 1 Hz would fill the memory.
-_RATES = range(1_000, 768_001)
 # Formats in which libsndfile does not seek exactly. After a seek, mp3 gives silence until its bit
 # reservoir is full, and Vorbis continues at another frame.
 _INEXACT = ("MP3", "OGG")
+# samples that can be read without a header
+_PLAIN = ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+_NOT_RECOGNISED = "Format not recognised"  # what libsndfile says
 _BLOCK = 1 << 17  # samples of a block, all channels together
 # libsndfile reports more frames than this for a flac or a pipe that does not know its length
-UNKNOWN_FRAMES = 1 << 48
-# A wav with this data size or more does not know its length: sox writes this one to a pipe, ffmpeg
-# and RF64 write 0xFFFFFFFF.
-_UNKNOWN_BYTES = 0x7FFFF000
+_UNKNOWN_FRAMES = 1 << 48
+# samples, at most: the delay and the padding of an mp3, which its decoder leaves out
+_MPEG_DELAY = 3456
+# A filter of ffmpeg that does with timestamps what `AvReader` does: those that jump back, or by
+# hours, begin a new count. 0 is the shift, 1 the jump, 2 the silence so far, in seconds.
+_CLOCK = (
+    f"asetpts='st(1,if(isnan(PREV_INT),max(T,0),T-PREV_INT-NB_SAMPLES/SR));"
+    f"st(0,ld(0)+if(gt(ld(1)+ld(2),{MOST_SILENCE})+lt(ld(1),-{JITTER}),ld(1),0));"
+    f"st(2,ld(2)+if(between(ld(1),{JITTER},{MOST_SILENCE}-ld(2)),ld(1),0));(T-ld(0))/TB'"
+)
 
 
 @contextmanager
-def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
-    """Open a sound file with the library that reads its format.
+def open_sound_file(path: Path) -> Iterator[SoundReader]:
+    """Open a sound file with the library that reads what it holds.
 
     Args:
-        path: A file.
+        path: A regular file. Anything else (a folder, a device, a pipe) is refused unopened.
 
     Yields:
         A reader with `rate` in Hz, `duration()` in seconds and `blocks(first, stop)`, which gives
@@ -73,56 +68,102 @@ def open_sound_file(path: Path) -> Iterator["LibsndfileReader | AvReader"]:
     """
     _check_file(path)
     try:
-        same = path.open("rb")
+        # should a pipe have taken its place since, the program does not wait for who writes to it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
-    with same:
-        size = os.fstat(same.fileno()).st_size
-        with _opener(path, same.read(8))(path) as reader:
-            yield reader
-        if os.fstat(same.fileno()).st_size < size:
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{path}: is not a regular file")
+        try:
+            contents = contents_of(file, status.st_size)
+            if contents.kind == "playlist":
+                raise AudioError(
+                    f"{path}: is a playlist, not sound; give the sound files that it names"
+                )
+            with _first_that_opens(path, _openers(path, file, contents)) as reader:
+                yield reader
+        except OSError as error:  # of a disk
+            raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+        if os.fstat(descriptor).st_size < status.st_size:
             raise AudioError(f"{path}: is truncated: it became shorter while it was read")
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = "no such file" if missing else f"cannot be read ({error.strerror})"
+        raise AudioError(f"{path}: {reason}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise AudioError(f"{path}: no such file") from error
+    if stat.S_ISDIR(status.st_mode):
         shut = not os.access(path, os.R_OK | os.X_OK)
         raise AudioError(
             f"{path}: is a folder{' that cannot be looked into' if shut else ', not a sound file'}"
         )
-    if not path.is_file():
-        raise AudioError(f"{path}: {'is not a regular file' if path.exists() else 'no such file'}")
-    if not path.stat().st_size:
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError(f"{path}: is not a regular file")
+    if not status.st_size:
         raise AudioError(f"{path}: is empty")
 
 
-def _opener(
-    path: Path, head: bytes
-) -> Callable[[Path], AbstractContextManager["LibsndfileReader | AvReader"]]:
-    """Choose how to open a file by its name and its first bytes."""
-    if (
-        path.suffix.lower() not in AV_SUFFIXES
-        and head[4:] != b"ftyp"
-        and not head.startswith(_CONTAINERS)
-    ):
-        return _open_libsndfile
+Opener = Callable[[], AbstractContextManager[SoundReader]]
+
+
+def _openers(path: Path, file: BinaryIO, contents: Contents) -> Iterator[Opener]:
+    """Yield the ways to open a file, the best first."""
+    links = ogg_links(file, contents.begin, contents.size) if contents.kind == "ogg" else []
+    if len(links) > 1:
+        yield lambda: _open_links(path, file, links)
+    elif not links or links[0].plain:
+        yield lambda: _open_libsndfile(path, file, contents)
+    same = _same(path, file)
+    clocked = contents.kind == "clocked"
+    silence = empty_edits(file, contents.size) if clocked else []
+    if _has_av():
+        yield lambda: open_av(path, same, clocked, silence)
+    if shutil.which("ffmpeg"):
+        yield lambda: _open_ffmpeg(path, file, clocked, silence)
+
+
+def _same(path: Path, file: BinaryIO) -> str:
+    """Return a path of an open file, without the suffix, which is not to count."""
+    same = f"/dev/fd/{file.fileno()}"
+    return same if os.path.exists(same) else str(path.absolute())
+
+
+def _has_av() -> bool:
     try:
         import av  # noqa: F401
-    except ImportError as error:
-        if shutil.which("ffmpeg"):
-            return _open_ffmpeg
-        hint = "pip install 'dualasr[av]'"
-        raise AudioError(
-            f"{path}: reading {path.suffix or 'it'} needs PyAV or ffmpeg; install it with: {hint}"
-        ) from error
-    return _open_av
+    except ImportError:
+        return False
+    return True
 
 
-def _check_rate(path: Path, rate: int) -> None:
-    if rate not in _RATES:
-        raise AudioError(
-            f"{path}: has a sample rate of {rate} Hz; {_RATES[0]} to {_RATES[-1]} Hz can be read"
-        )
+@contextmanager
+def _first_that_opens(path: Path, openers: Iterator[Opener]) -> Iterator[SoundReader]:
+    """Open a file in the first way that can read it."""
+    reason = ""
+    with ExitStack() as stack:
+        for opener in openers:
+            try:
+                reader = stack.enter_context(opener())
+                break
+            except NotReadable as error:
+                if not reason or _NOT_RECOGNISED in reason:
+                    reason = str(error)
+        else:
+            reason = reason or f"{path}: cannot be read as audio"
+            if not _has_av() and not shutil.which("ffmpeg"):
+                reason += (
+                    "; PyAV and ffmpeg, one of which may read it, are not installed: pip install"
+                    " 'dualasr[av]'"
+                )
+            raise NotReadable(reason)
+        yield reader
 
 
 class _FrontToBack(soundfile.SoundFile):
@@ -135,33 +176,41 @@ class _FrontToBack(soundfile.SoundFile):
         return False
 
 
-class LibsndfileReader:
+class LibsndfileReader(SoundReader):
     """Reader of a file, or of the pipe from `ffmpeg`, that libsndfile decodes.
 
-    Attributes:
+    Args:
         path: The file.
-        rate: Sample rate in Hz.
+        file: libsndfile's file.
+        ffmpeg: The program whose output it is.
+        frames: The number of frames, where it is known better than by libsndfile; -1 is unknown.
+        silence: Stretches that are silent: start and end in seconds.
     """
 
     def __init__(
-        self, path: Path, file: soundfile.SoundFile, ffmpeg: subprocess.Popen | None = None
+        self,
+        path: Path,
+        file: soundfile.SoundFile,
+        ffmpeg: subprocess.Popen | None = None,
+        frames: int | None = None,
+        silence: Sequence[tuple[float, float]] = (),
     ) -> None:
-        _check_rate(path, file.samplerate)
-        self.path, self.rate, self._file, self._ffmpeg = path, file.samplerate, file, ffmpeg
-        self._frames = file.frames if file.frames < UNKNOWN_FRAMES else None
+        super().__init__(path, file.samplerate, silence)
+        self._file, self._ffmpeg = file, ffmpeg
+        self._promised = file.frames if file.frames < _UNKNOWN_FRAMES else None
+        self._known = self._promised if frames is None else frames if frames >= 0 else None
 
-    def duration(self) -> float:
-        """Return the length in seconds; the file is decoded where its header does not know it."""
-        frames = sum(map(len, self.blocks())) if self._frames is None else self._frames
-        return frames / self.rate
+    def known_duration(self) -> float | None:
+        """Return the length in seconds as far as it is known without decoding, else None."""
+        return None if self._known is None else self._known / self.rate
 
-    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield the frames from `first` to before `stop` (None: the end), (frames,) float32 each.
+    def frames(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the frames from `first` to before `stop` (None: the end), as the file has them.
 
         In mp3, ogg and pipes, all frames before `first` are decoded and dropped.
         """
         file, at, size = self._file, 0, max(1, _BLOCK // self._file.channels)
-        if first and self._frames is not None and file.format not in _INEXACT:
+        if first and self._promised is not None and file.format not in _INEXACT:
             with suppress(soundfile.SoundFileError):  # if it fails, decode from the start
                 file.seek(first)
                 at = first
@@ -171,203 +220,182 @@ class LibsndfileReader:
                     size if stop is None else min(size, stop - at), dtype="float32", always_2d=True
                 )
             except soundfile.SoundFileError as error:
-                raise _damaged(self.path) from error
+                raise damaged(self.path) from error
             if not len(block):
                 self._check_end(at)
                 break
             skip, at = max(0, first - at), at + len(block)
             if skip < len(block):
-                yield block[skip:].mean(axis=1)
+                yield block[skip:]
 
     def _check_end(self, frames: int) -> None:
         if self._ffmpeg and self._ffmpeg.wait():
-            raise _damaged(self.path)
-        if self._file.format != "MP3" and self._frames is not None and frames < self._frames:
-            promise = f"its header promises {self._frames} frames, {frames} can be decoded"
+            raise damaged(self.path)
+        if self._file.format != "MP3" and self._promised is not None and frames < self._promised:
+            promise = f"its header promises {self._promised} frames, {frames} can be decoded"
             raise AudioError(f"{self.path}: is truncated: {promise}")
 
 
-def _damaged(path: Path) -> AudioError:
-    return AudioError(f"{path}: is truncated or damaged: decoding fails before its end")
-
-
 @contextmanager
-def _open_libsndfile(path: Path) -> Iterator[LibsndfileReader]:
+def _open_libsndfile(
+    path: Path, file: BinaryIO, contents: Contents, link: Link | None = None
+) -> Iterator[LibsndfileReader]:
+    """Open a file, or a link of a chained Ogg, of which libsndfile reads everything."""
+    repair, frames, samples = Repair(), None, None
+    if contents.kind in ("wav", "aiff", "au"):
+        repair = repaired(file, contents, path)
+    elif contents.kind == "flac":
+        promised, true = flac_frames(file, contents)
+        frames = -1 if true is None or true < promised else true
+        if promised and true is not None and true > promised:
+            repair = _unknown_length(contents.begin, file, promised, true)
+    elif contents.kind == "mpeg":
+        samples = mpeg_samples(file, contents.begin, contents.size)
+        if samples is None:
+            raise NotReadable(f"{path}: cannot be read as audio (libsndfile reads a part of it)")
+    file.seek(0)
+    source: int | PatchedFile = file.fileno()
+    if repair.patches or link:
+        begin, end = (link.start, link.end) if link else (0, contents.size)
+        source = PatchedFile(file, begin, end, repair.patches)
     try:
-        file = _FrontToBack(os.fsencode(path))  # bytes, because a name need not be valid UTF-8
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw without header
+        sound = _FrontToBack(source, closefd=False)
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         # libsndfile guesses so of an mp3 without a frame, though the file exists
         if "possibly a pipe" in reason:
-            reason = "Format not recognised"
-        raise AudioError(f"{path}: cannot be read as audio ({reason})") from error
-    with file:
-        reader = LibsndfileReader(path, file)
-        if file.format in ("WAV", "WAVEX"):
-            _check_wav_length(path)
+            reason = _NOT_RECOGNISED
+        raise NotReadable(f"{path}: cannot be read as audio ({reason})") from error
+    with sound:
+        if repair.beyond and sound.subtype in _PLAIN:
+            sound = _as_raw(sound, PatchedFile(file, repair.beyond, contents.size))
+        if sound.format == "MP3":
+            if samples is None or sound.frames < samples - _MPEG_DELAY:
+                raise NotReadable(
+                    f"{path}: cannot be read as audio (libsndfile reads a part of it)"
+                )
+            frames = min(sound.frames, samples)
+        reader = LibsndfileReader(path, sound, frames=frames)
+        if repair.note:
+            note(path, repair.note)
         yield reader
 
 
-def _check_wav_length(path: Path) -> None:
-    """Refuse a wav that is shorter than its header says.
+def _as_raw(sound: soundfile.SoundFile, source: PatchedFile) -> _FrontToBack:
+    """Open the sound of a file without its header."""
+    return _FrontToBack(
+        source,
+        samplerate=sound.samplerate,
+        channels=sound.channels,
+        subtype=sound.subtype,
+        endian="LITTLE" if sound.format in ("WAV", "WAVEX") else "BIG",
+        format="RAW",
+        closefd=False,
+    )
 
-    libsndfile reads such a file to its end without an error, so the size of the data chunk is
-    compared with the size of the file here.
+
+def _unknown_length(begin: int, file: BinaryIO, promised: int, true: int) -> Repair:
+    """Return how to read a flac whose header counts too few samples: as if it did not count."""
+    file.seek(begin + 21)
+    [byte] = file.read(1)
+    return Repair(
+        {begin + 21: bytes([byte & 0xF0, 0, 0, 0, 0])},
+        f"its header counts {promised} samples, it has {true}; all of them are read",
+    )
+
+
+class _LinksReader(SoundReader):
+    """Reader of the links of a chained Ogg, one after another, at the rate of the first.
+
+    Args:
+        path: The file.
+        openers: One for each link.
     """
-    with path.open("rb") as file:
-        magic = file.read(12)[:4]
-        layout = ">4sI" if magic == b"RIFX" else "<4sI"
-        while len(head := file.read(8)) == 8:
-            name, size = struct.unpack(layout, head)
-            if name == b"data":
-                left = path.stat().st_size - file.tell()
-                if left < size < _UNKNOWN_BYTES:
-                    raise AudioError(
-                        f"{path}: is truncated: its header promises {size} bytes of sound, {left}"
-                        " follow"
-                    )
+
+    def __init__(self, path: Path, openers: list[Opener]) -> None:
+        self._openers = openers
+        for opener in openers:
+            with suppress(NotReadable), opener() as reader:
+                super().__init__(path, reader.rate)
                 return
-            file.seek(size + size % 2, 1)
+        raise NotReadable(f"{path}: cannot be read as audio (no link of this Ogg can be read)")
+
+    def frames(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the frames from `first` to before `stop`, (frames, 1); all before are decoded."""
+        at = 0
+        for opener in self._openers:
+            with ExitStack() as stack:
+                try:
+                    reader = stack.enter_context(opener())
+                except NotReadable:
+                    note(self.path, "a part of this chained Ogg cannot be read; it is left out")
+                    continue
+                for block in resampled(reader.blocks(), reader.rate, self.rate):
+                    start, at = at, at + len(block)
+                    if first < at and len(block):
+                        part = block[max(0, first - start) : None if stop is None else stop - start]
+                        yield part[:, None]
+                    if stop is not None and at >= stop:
+                        return
 
 
 @contextmanager
-def _open_ffmpeg(path: Path) -> Iterator[LibsndfileReader]:
-    """Open the first sound track as a Sun AU stream from `ffmpeg`.
+def _open_links(path: Path, file: BinaryIO, links: list[Link]) -> Iterator[_LinksReader]:
+    def opener(link: Link) -> Opener:
+        return lambda: _first_that_opens(path, _link_openers(path, file, link))
+
+    yield _LinksReader(path, [opener(link) for link in links])
+
+
+def _link_openers(path: Path, file: BinaryIO, link: Link) -> Iterator[Opener]:
+    if link.plain:
+        yield lambda: _open_libsndfile(path, file, Contents("ogg", link.start, link.end), link)
+    if _has_av():
+        yield lambda: open_av(path, PatchedFile(file, link.start, link.end), False)
+
+
+@contextmanager
+def _open_ffmpeg(
+    path: Path, file: BinaryIO, clocked: bool, silence: list[tuple[float, float]]
+) -> Iterator[LibsndfileReader]:
+    """Open the first sound track as a Sun AU stream from `ffmpeg`, with its time kept.
 
     The AU header can hold any sample rate, and it can say that the length is unknown.
     """
-    command = [
-        "ffmpeg",
-        "-nostdin",
-        "-loglevel",
-        "error",
-        "-xerror",
-        "-i",
-        f"file:{path.absolute()}",
-        "-map",
-        "0:a:0",
-    ]
+    # -copyts keeps the time of a container; without it the first of its tracks begins at zero, for
+    # which the second output has to take the picture. aresample fills with silence where timestamps
+    # jump. -xerror stops at damage; a stream that can be cut anywhere, such as mp3, goes on.
+    how = ["-copyts", "-xerror"] if clocked else []
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", *how]
+    command += ["-format_whitelist", FORMATS, "-protocol_whitelist", "file"]
+    command += ["-i", f"file:{_same(path, file)}"]
+    command += ["-map", "0:a:0", "-af", f"{_CLOCK},aresample=async=1:first_pts=0"]
+    command += ["-f", "au", "-c:a", "pcm_f32be", "pipe:1"]
+    if not clocked:
+        command += ["-map", "0:a:0", "-map", "0:v?", "-c", "copy", "-f", "null", "-"]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [*command, "-f", "au", "-c:a", "pcm_f32be", "pipe:1"],
+            command,
             stdout=subprocess.PIPE,
             stderr=errors,
+            pass_fds=[file.fileno()],
         )
         assert process.stdout is not None  # it is a pipe
         try:
             try:
-                file = _FrontToBack(process.stdout.fileno(), closefd=False)
+                sound = _FrontToBack(process.stdout.fileno(), closefd=False)
             except soundfile.SoundFileError as error:
                 process.wait()
                 errors.seek(0)
                 message = errors.read().decode(errors="replace")
                 if "matches no streams" in message:
                     raise AudioError(f"{path}: has no sound track") from error
-                raise AudioError(
+                raise NotReadable(
                     f"{path}: cannot be read as audio ({message.strip().rpartition(': ')[2]})"
                 ) from error
-            with file:
-                yield LibsndfileReader(path, file, process)
+            with sound:
+                yield LibsndfileReader(path, sound, process, silence=silence)
         finally:
             process.stdout.close()
             process.kill()
             process.wait()
-
-
-class AvReader:
-    """Reader of the first sound track of a file that PyAV opened.
-
-    Attributes:
-        path: The file.
-        rate: Sample rate in Hz.
-    """
-
-    def __init__(self, path: Path, container) -> None:
-        self.path, self._container, self._stream = path, container, container.streams.audio[0]
-        self.rate = self._stream.rate or 0
-        _check_rate(path, self.rate)
-
-    def duration(self) -> float:
-        """Return the length in seconds; the file is decoded where its header does not know it."""
-        if self._stream.duration and self._stream.time_base:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration:
-            return self._container.duration / 1_000_000  # AV_TIME_BASE
-        return sum(map(len, self.blocks())) / self.rate
-
-    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield the frames from `first` to before `stop` (None: the end), (frames,) float32 each.
-
-        All frames before `first` are decoded and dropped.
-        """
-        at = 0
-        for block in self._decoded():
-            start, at = at, at + len(block)
-            if first < at:
-                yield block[max(0, first - start) : None if stop is None else stop - start]
-            if stop is not None and at >= stop:
-                break
-
-    def _decoded(self) -> Iterator[np.ndarray]:
-        from av import AudioResampler
-        from av.error import FFmpegError
-
-        # PyAV converts every frame to float32; the channels are averaged here, as in other files
-        planar, last = AudioResampler(format="fltp", rate=self.rate), None
-        frames = self._container.decode(self._stream)
-        while True:
-            try:
-                frame = next(frames, None)
-            except FFmpegError as error:
-                if last is None:
-                    raise
-                raise _damaged(self.path) from error
-            if frame and frame.sample_rate != self.rate:
-                change = f"from {self.rate} to {frame.sample_rate} Hz"
-                raise AudioError(
-                    f"{self.path}: changes its sample rate midway, {change}; convert it to wav"
-                    " first"
-                )
-            for part in (
-                planar.resample(frame) if frame or last else ()
-            ):  # None flushes the resampler
-                yield part.to_ndarray().mean(axis=0)
-            if frame is None:
-                break
-            last = frame
-        self._check_end(last)
-
-    def _check_end(self, last) -> None:
-        """Refuse an mp4 that ends before the length in its index.
-
-        An mp4 that was cut between two packets is decoded without an error.
-        """
-        stream = self._stream
-        if (
-            last
-            and last.pts is not None
-            and stream.duration
-            and "mp4" in self._container.format.name
-        ):
-            read, promised = (
-                float(last.pts * stream.time_base),
-                float(stream.duration * stream.time_base),
-            )
-            if read < promised - 1.0:
-                promise = f"its header promises {promised:.1f} s, {read:.1f} s can be decoded"
-                raise AudioError(f"{self.path}: is truncated: {promise}")
-
-
-@contextmanager
-def _open_av(path: Path) -> Iterator[AvReader]:
-    import av
-
-    try:
-        # The absolute path, because PyAV reads "a:b.mp4" as the protocol "a". Title and artist may
-        # be in any encoding.
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{path}: has no sound track")
-            yield AvReader(path, container)
-    except av.error.FFmpegError as error:
-        raise AudioError(f"{path}: cannot be read as audio ({error.strerror})") from error

@@ -9,18 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
-from dualasr.audio.files import AV_SUFFIXES, UNKNOWN_FRAMES, open_sound_file
+from dualasr.audio.files import open_sound_file
+from dualasr.audio.reader import resampled
 from dualasr.errors import AudioError, NoSamplesError
 
 SAMPLE_RATE = 16_000
 # Samples, 25 ms: one frame of Whisper's spectrogram. A shorter sound has no transcript.
 SHORTEST = 400
 
-# the files to look for where only a folder is named
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", *AV_SUFFIXES)
+# Names of the files to look for where only a folder is named. What a file holds decides how it is
+# read, so a file that is named itself may have any name.
+SUFFIXES = tuple(
+    f".{name}"
+    for name in (
+        "wav flac mp3 ogg opus"  # these come first: `talk.wav` is taken before `talk.mp4`
+        " m4a mp4 webm mkv mov mka aac m4v 3gp wma m4b avi flv wmv mpg mpeg ac3 amr"
+        " 3g2 3ga adts aif aifc aiff ape asf au awb caf dts eac3 f4v m2ts m4r mp2 mpga mts mxf oga"
+        " ogv qt ra rf64 rm snd spx ts tta vob w64 wave weba wv"
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -89,19 +97,28 @@ def load_window(audio: str | Path | Sound, samples: int) -> np.ndarray:
 
 
 def header_duration(path: Path) -> float:
-    """Return the length in seconds by a file's header; 0 where the header does not know it."""
+    """Return the length of a file in seconds as far as it is known without decoding it.
+
+    Args:
+        path: A file.
+
+    Returns:
+        The length by a header that agrees with the data; 0 where there is none, as in mp4 and mkv,
+        and for what cannot be read.
+    """
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, TypeError):  # m4a and the like, or no sound at all
+        with open_sound_file(path) as file:
+            return file.known_duration() or 0.0
+    except AudioError:
         return 0.0
-    return info.duration if info.format != "MP3" and info.frames < UNKNOWN_FRAMES else 0.0
 
 
 def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
     """Load a file, or a part of one, in blocks, for files that are larger than the memory.
 
-    A part ends at the end of the file at the latest. In wav, flac and the like, the reader seeks to
-    its start. Mp3, ogg, opus, m4a and the like are decoded from the start of the file: this is slow
+    Second 0 is the zero of the container: a track that begins later begins with silence. A part
+    ends at the end of the file at the latest. In wav, flac and the like, the reader seeks to its
+    start. Mp3, ogg, opus, m4a and the like are decoded from the start of the file: this is slow
     for many parts of a long file, but exact.
 
     Args:
@@ -113,18 +130,19 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
 
     Raises:
         AudioError: The file cannot be used. The message is one line that starts with the path.
-            With the first block: the file is missing, a folder, empty, not audio, a wav that was
-            cut, without channels or sound track, or it needs PyAV or `ffmpeg` and neither is
-            installed. At a later block: the file is truncated, became shorter while it was read, or
-            has NaN or infinite samples. Truncation is noticed in flac and mp4; mp3, ogg and webm
-            have no reliable length, and are read as far as they go.
+            With the first block: the file is missing, a folder, a device, empty, not audio, a wav
+            or aiff that was cut, without channels or sound track, or it needs PyAV or `ffmpeg` and
+            neither is installed. At a later block: the file is truncated, became shorter while it
+            was read, or has NaN or infinite samples. Truncation is noticed in wav, aiff, flac and
+            mp4; mp3, ogg and webm have no reliable length, and are read as far as they go.
         NoSamplesError: The file, or the part, ended without a sample.
     """
     sound, empty = _sound(audio), True
     with open_sound_file(sound.path) as file:
         first = round(sound.start * file.rate)
         stop = None if sound.end is None else round(sound.end * file.rate)
-        for block in _resampled(_finite(sound.path, file.blocks(first, stop)), file.rate):
+        mono = _finite(sound.path, file.blocks(first, stop))
+        for block in resampled(mono, file.rate, SAMPLE_RATE):
             if len(block):
                 empty = False
                 yield block
@@ -135,15 +153,14 @@ def stream_audio(audio: str | Path | Sound) -> Iterator[np.ndarray]:
 def audio_duration(audio: str | Path | Sound) -> float:
     """Return the length of a file, or of a part of one, in seconds.
 
-    The header gives the length; a file is decoded only where its header does not know it. For an
-    mp3 without a Xing header it is libsndfile's estimate.
+    The header gives the length where it agrees with the data. Other files are decoded: containers
+    such as mp4 and mkv, a chained Ogg, a damaged flac. So it is the length that `load_audio` reads.
 
     Args:
         audio: A file, or a part of one.
 
     Raises:
-        AudioError: As `load_audio` raises it, for what can be seen without decoding: a wav that was
-            cut is refused, a flac that was cut or a NaN is not noticed.
+        AudioError: As `load_audio` raises it; NaN and damage inside a flac are not noticed.
         NoSamplesError: The part lies behind the end of the file.
     """
     sound = _sound(audio)
@@ -233,14 +250,3 @@ def _finite(path: Path, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         if not np.isfinite(block).all():
             raise AudioError(f"{path}: has NaN or infinite samples")
         yield block
-
-
-def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Resample to 16 kHz; the result does not depend on how the sound is cut into blocks."""
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)

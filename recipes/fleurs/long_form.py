@@ -173,7 +173,7 @@ def faster_system(folder: Path, beam: int) -> System:
 def row(name: str, system: str, losses: Sequence[Lost], seed: int) -> str:
     """Return a row of the table: all recordings of a language by one system."""
     counts = np.array([(lost.errors, lost.words) for lost in losses])
-    low, high = bootstrap_interval(counts, rng=seed)
+    low, high = bootstrap_interval(counts, seed=seed)
     rate = counts[:, 0].sum() / counts[:, 1].sum()
     runs = sorted((run for lost in losses for run in lost.runs), reverse=True)
     lost = [run for run in runs if run >= LOST]
