@@ -6,6 +6,7 @@ with the selector itself.
 
 import math
 import re
+from collections.abc import Mapping
 
 from dualasr.model.selector import NO_PRIMARY_LANGUAGE, PRIMARY
 
@@ -26,12 +27,17 @@ _SECOND_PASS = re.compile(
 _LEAD = re.compile(rf"; average log-probability leads by {_NUMBER}")
 
 
-def explain(reason: str, route: str) -> str:
+def explain(
+    reason: str, route: str, shares: Mapping[str, float] | None = None, *, packs: bool = False
+) -> str:
     """Explain a reason in one or two sentences.
 
     Args:
         reason: The selector's text. A text of an unknown form is quoted as it is.
         route: The route that the reason is for.
+        shares: Probability of each route, as the bars beside the sentence show it; odds in the
+            sentence are those of the bars. None if there are no bars.
+        packs: Whether the server has packs.
 
     Returns:
         The explanation.
@@ -43,6 +49,8 @@ def explain(reason: str, route: str) -> str:
             f" parts before and after it both went to {title_of(route)}, so this part went there,"
             " too."
         )
+    if reason == "no pack is loaded" and packs:
+        return "No pack knows a language that you allow, so Whisper transcribes everything."
     if reason == "no pack is loaded":
         return "No language pack is loaded, so Whisper transcribes everything."
     if reason == "the caller chose the route":
@@ -63,7 +71,7 @@ def explain(reason: str, route: str) -> str:
             " kept this part. It may be in a language that no pack here knows."
         )
     if match := _ODDS.fullmatch(reason):
-        return _by_odds(match[1], float(match[2]), match[3] == "beyond", match[5])
+        return _by_odds(match[1], float(match[2]), match[3] == "beyond", match[5], shares)
     if match := _TAGS.fullmatch(reason):
         return _by_tags(
             match[1], float(match[2]) - float(match[3]), match[4] == "beyond", match[6], route
@@ -81,18 +89,41 @@ def odds(lead: float) -> str:
     return f"about {round(ratio, -1 if ratio >= 100 else None)} to 1".replace(".0 ", " ")
 
 
-def _by_odds(pack: str, lead: float, final: bool, rest: str) -> str:
-    """Explain a decision by log-odds; `final` if no second pass was needed."""
+def _shown(lead: float, pack: str, shares: Mapping[str, float] | None) -> float:
+    """Return a pack's lead in log-odds as the bars show it; the selector's own without bars."""
+    if shares is None:
+        return lead
+    mine, other = shares.get(pack, 0.0), shares.get(PRIMARY, 0.0)
+    if not (mine and other):
+        return math.inf if mine else -math.inf
+    return math.log(mine / other)
+
+
+def _by_odds(
+    pack: str, lead: float, final: bool, rest: str, shares: Mapping[str, float] | None
+) -> str:
+    """Explain a decision by log-odds; `final` if no second pass was needed.
+
+    The bars can lean the other way than the selector, which asks more of a pack than to be more
+    likely. No odds are told then.
+    """
+    shown = _shown(lead, pack, shares)
+    agree = (shown > 0) == (lead > 0)
     if final and lead > 0:
-        return f"Pack {pack} recognised its language: {odds(lead)} against Whisper."
+        told = f": {odds(shown)} against Whisper" if agree else ""
+        return f"Pack {pack} recognised its language{told}."
     if final:
+        told = f": {odds(shown)} against it" if agree else ""
         return (
-            f"No pack recognised its language (the most likely one, {pack}: {odds(lead)} against"
-            " it), so Whisper kept it."
+            f"No pack recognised its language (the most likely one, {pack}{told}), so Whisper kept"
+            " it."
         )
     close = f"It was close between Whisper and pack {pack}"
     if not (match := _SECOND_PASS.fullmatch(rest)):
-        return f"{close} ({odds(lead)}); {title_of(pack if lead > 0 else PRIMARY)} was ahead."
+        ahead = title_of(pack if lead > 0 else PRIMARY)
+        if agree:
+            return f"{close} ({odds(shown)}); {ahead} was ahead."
+        return f"{close}; the selector's threshold decided for {ahead}."
     after, gap = float(match[1]), float(match[2])
     winner, loser = (f"pack {pack}", "Whisper's") if after > 0 else ("Whisper", f"pack {pack}'s")
     for_winner = gap if after > 0 else -gap
@@ -105,7 +136,9 @@ def _by_odds(pack: str, lead: float, final: bool, rest: str) -> str:
         )
     else:
         result = f"Both texts fit the sound alike, and all evidence together favours {winner}"
-    return f"{close}, so both transcribed it. {result}: {odds(after)}."
+    shown = _shown(after, pack, shares)
+    told = f": {odds(shown)}" if (shown > 0) == (after > 0) else ""
+    return f"{close}, so both transcribed it. {result}{told}."
 
 
 def _by_tags(pack: str, lead: float, final: bool, rest: str, route: str) -> str:

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .openai_errors import ApiError, api_error
 from .scheduler import Busy, Scheduler
 
-GUARDED = ("/v1/", "/admin/")  # paths that need the key
-QUEUED = "/v1/audio/"  # paths whose requests wait in the queue
+GUARDED = ("/v1/", "/admin/", "/metrics", "/inference")  # paths that need the key
+QUEUED = ("/v1/audio/", "/inference")  # paths whose requests wait in the queue
 LINGER_S = 10.0  # seconds for which a refused client may go on sending
 
 
@@ -31,6 +31,15 @@ class UploadLimits:
     body: int = 200_000_000
     grace_s: float = 20.0
     bytes_a_second: int = 16_000
+
+    def left_s(self, seconds: float, sent: int) -> float:
+        """Return how long an upload may still wait for its next bytes, in seconds.
+
+        Args:
+            seconds: Seconds since it began.
+            sent: Bytes that have come.
+        """
+        return self.grace_s + sent / self.bytes_a_second - seconds
 
 
 class Gate:
@@ -141,7 +150,7 @@ class _Upload:
         if self._whole:
             return await self._receive()
         limits = self._limits
-        left = self._began + limits.grace_s + self._bytes / limits.bytes_a_second - time.monotonic()
+        left = limits.left_s(time.monotonic() - self._began, self._bytes)
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:

@@ -1,7 +1,9 @@
-"""Metrics for Prometheus: requests and their seconds, and the work of the scheduler."""
+"""Metrics for Prometheus, and the log of requests: their seconds, and the work of the scheduler."""
 
+import logging
 import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -9,7 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .scheduler import Scheduler
 
+log = logging.getLogger("dualasr.access")
+
 PATHS = (
+    "/inference",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
     "/v1/models",
@@ -18,6 +23,8 @@ PATHS = (
     "/admin/packs/reload",
 )
 PAGE = "page"  # all other paths
+# What follows in a path names a session or a file of a visitor, so the log leaves it out.
+_PRIVATE = ("/gradio_api/file=", "/gradio_api/heartbeat/")
 
 
 class Monitoring:
@@ -88,7 +95,7 @@ class _OfScheduler:
 
 
 class Measured:
-    """ASGI middleware that counts and times what passes."""
+    """ASGI middleware that counts, times and logs what passes."""
 
     def __init__(self, app: ASGIApp, monitoring: Monitoring):
         self.app, self.monitoring = app, monitoring
@@ -98,12 +105,15 @@ class Measured:
             return await self.app(scope, receive, send)
         began, status, counted = time.monotonic(), 500, False
         path = next((known for known in PATHS if scope["path"].startswith(known)), PAGE)
+        logged = _logged(scope["path"])
 
         def count() -> None:
             nonlocal counted
             if not counted:
                 counted = True
-                self.monitoring.count(path, status, time.monotonic() - began)
+                seconds = time.monotonic() - began
+                self.monitoring.count(path, status, seconds)
+                log.info("%s %s %d %.3f s", scope["method"], logged, status, seconds)
 
         async def send_and_count(message: Message) -> None:
             nonlocal status
@@ -119,3 +129,9 @@ class Measured:
         finally:
             count()
             self.monitoring.end(path)
+
+
+def _logged(path: str) -> str:
+    """Return a path for the log: on one line, without a query, and without names of visitors."""
+    private = next((start for start in _PRIVATE if path.startswith(start)), None)
+    return f"{private}..." if private else quote(path[:500], errors="replace")

@@ -1,7 +1,7 @@
-"""OpenAI's audio endpoints and list of models.
+"""OpenAI's audio endpoints and list of models, and the one endpoint of whisper.cpp's server.
 
 The field `model` of a request is `auto` (the selector chooses), the name of the base or `primary`,
-or the name of a pack. `whisper-1`, which many tools send, means `auto`.
+or the name of a pack. Names that clients of other servers send, and no name, mean `auto`.
 """
 
 import asyncio
@@ -22,8 +22,18 @@ from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.selector import PRIMARY
 from dualasr.transcription.transcript import Transcription
 
+from .fields import (
+    check_names,
+    granularities,
+    hints,
+    is_name_of_others,
+    list_of,
+    named_languages,
+    refuse_include,
+    vad_of,
+)
 from .openai_errors import ApiError, api_error
-from .openai_formats import Granularity, ResponseFormat, ResponseOptions, delta, event
+from .openai_formats import ResponseFormat, ResponseOptions, delta, event
 from .request import AUTO, ModelRequest, request_for
 from .routes import base_name
 from .scheduler import Scheduler
@@ -33,7 +43,6 @@ from .streaming import stream_transcript
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1  # seconds between two checks whether the client is still connected
-ALIASES = ("whisper-1",)  # names that many tools send, whatever the server
 
 SoundFile = Annotated[
     UploadFile,
@@ -44,8 +53,8 @@ Name = Annotated[
     Form(
         max_length=4000,
         description=(
-            "auto (the selector chooses), the name of the base or primary, or the name of a pack;"
-            " whisper-1 means auto."
+            "auto (the selector chooses), the name of the base or primary, or the name of a pack."
+            " Nothing, whisper-1, gpt-4o-transcribe and the like mean auto."
         ),
     ),
 ]
@@ -53,7 +62,10 @@ Spoken = Annotated[
     str,
     Form(
         max_length=4000,
-        description="Code or English name of the language spoken; empty: it is detected.",
+        description=(
+            "Code or English name of the language spoken; en-US means en where only that is known."
+            " Empty or auto: it is detected."
+        ),
     ),
 ]
 Languages = Annotated[
@@ -77,13 +89,46 @@ Temperature = Annotated[
     ),
 ]
 Granularities = Annotated[
-    list[Granularity],
+    list[str],
     Form(
         alias="timestamp_granularities[]",
-        description="Whether to return segments, words or both; only with verbose_json.",
+        description="segment, word or both: what verbose_json holds; other formats ignore it.",
     ),
 ]
 Stream = Annotated[bool, Form(description="Whether to send the transcript as events.")]
+Include = Annotated[
+    list[str], Form(alias="include[]", description="Is refused: no token's logprob is kept.")
+]
+Chunking = Annotated[
+    str,
+    Form(
+        description=(
+            "auto: windows end in pauses. Or settings of voice activity detection as JSON, of type"
+            " server_vad; it needs the extra vad."
+        )
+    ),
+]
+VadFilter = Annotated[
+    bool, Form(description="Whether to transcribe only what is speech; needs the extra vad.")
+]
+Hotwords = Annotated[
+    str, Form(max_length=4000, description="Words to expect; put before the prompt. For the base.")
+]
+Keywords = Annotated[
+    list[str],
+    Form(alias="keywords[]", description="Words to expect; put before the prompt. For the base."),
+]
+# what a handler reads from the form itself, besides its own arguments
+TRANSCRIPTION_FIELDS = (
+    *("file", "model", "language", "languages", "prompt", "response_format", "temperature"),
+    *("timestamp_granularities", "stream", "include", "chunking_strategy", "vad_filter"),
+    *("hotwords", "keywords"),
+)
+TRANSLATION_FIELDS = ("file", "model", "prompt", "response_format", "temperature")
+INFERENCE_FIELDS = (
+    *("file", "language", "prompt", "response_format", "temperature", "temperature_inc"),
+    "translate",
+)
 
 
 def models_of(model: DualWhisper) -> dict[str, str]:
@@ -101,44 +146,48 @@ def language_names(model: DualWhisper) -> dict[str, str]:
     }
 
 
-def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
-    """Build the endpoints under /v1.
+def endpoints(scheduler: Scheduler, folder: Path, *, strict: bool = False) -> APIRouter:
+    """Build the endpoints under /v1, and /inference.
 
     Args:
         scheduler: The scheduler, with its model.
-        uploads: Folder for sound files while they are transcribed.
+        folder: Folder for sound files while they are transcribed.
+        strict: Whether a request must name a model that is here.
 
     Returns:
         The router.
     """
-    api = APIRouter(prefix="/v1", dependencies=[Depends(BEARER)])
+    api = APIRouter(dependencies=[Depends(BEARER)])
 
     def route_of(name: str) -> str:
         known = models_of(scheduler.model)
-        if name in ALIASES:
-            return AUTO
         if name in (PRIMARY, scheduler.model.backbone.name) or name in known:
             return known.get(name, PRIMARY)
+        if not strict and (not name or is_name_of_others(name)):
+            return AUTO
+        if not name:
+            message = f"Give a model; the models are: {', '.join(known)}."
+            raise ApiError(400, message, code="missing", param="model")
         message = f"The model {name!r} does not exist here; the models are: {', '.join(known)}."
         raise ApiError(404, message, code="model_not_found", param="model")
 
-    @api.get("/models", response_model=Models, responses=errors(401, 500))
+    @api.get("/v1/models", response_model=Models, responses=errors(401, 500))
     def list_models() -> dict:
         """List the models: auto, which lets the selector choose, the base, and the packs."""
         names = models_of(scheduler.model)
         return {"object": "list", "data": [_description(name) for name in names]}
 
-    @api.get("/models/{name:path}", response_model=Model, responses=errors(400, 401, 404, 500))
+    @api.get("/v1/models/{name:path}", response_model=Model, responses=errors(400, 401, 404, 500))
     def show_model(name: str) -> dict:
         """Describe one model."""
         route_of(name)
         return _description(name)
 
-    @api.post("/audio/transcriptions", response_model=None, responses=transcript(streams=True))
+    @api.post("/v1/audio/transcriptions", response_model=None, responses=transcript(streams=True))
     async def transcriptions(
         request: Request,
         file: SoundFile,
-        model: Name,
+        model: Name = "",
         language: Spoken = "",
         languages: Languages = [],  # noqa: B006
         prompt: Prompt = "",
@@ -146,17 +195,28 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         temperature: Temperature = 0.0,
         timestamp_granularities: Granularities = [],  # noqa: B006
         stream: Stream = False,
+        include: Include = [],  # noqa: B006
+        chunking_strategy: Chunking = "",
+        vad_filter: VadFilter = False,
+        hotwords: Hotwords = "",
+        keywords: Keywords = [],  # noqa: B006
     ) -> Response:
         """Transcribe a sound file by the pipeline that knows its language."""
-        granularities = frozenset(timestamp_granularities)
-        if granularities and response_format != "verbose_json":
+        form = await request.form()
+        check_names(form, TRANSCRIPTION_FIELDS)
+        refuse_include(form)
+        route, wanted = route_of(model), granularities(form, response_format)
+        spoken, allowed = named_languages([language]), named_languages(list_of(form, "languages"))
+        expected = hints(form)
+        if expected and route not in (AUTO, PRIMARY):
             raise ApiError(
                 400,
-                "timestamp_granularities[] needs response_format verbose_json.",
+                "hotwords and keywords[] are for the base alone; leave them out, or set model to"
+                f" {AUTO}.",
                 code="invalid_value",
-                param="timestamp_granularities[]",
+                param="hotwords" if hotwords else "keywords[]",
             )
-        if language and languages:
+        if spoken and allowed:
             raise ApiError(
                 400,
                 "language names the language spoken, languages[] those to choose from; give one of"
@@ -166,30 +226,33 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
             )
         model_request = request_for(
             scheduler.model,
-            route=route_of(model),
-            language=language or None,
-            languages=languages,
-            prompt=prompt,
+            route=route,
+            language=spoken[0] if spoken else None,
+            languages=allowed,
+            prompt=f"{expected} {prompt}".strip(),
+            carry_prompt=bool(expected),
             temperature=temperature,
-            words="word" in granularities,
+            words="word" in wanted,
+            vad=vad_of(form, vad_filter),
         )
         options = ResponseOptions(
             response_format,
-            granularities or frozenset({"segment"}),
+            wanted or frozenset({"segment"}),
             language_names(scheduler.model),
         )
         return await respond(request, file, model_request, options, stream)
 
-    @api.post("/audio/translations", response_model=None, responses=transcript(streams=False))
+    @api.post("/v1/audio/translations", response_model=None, responses=transcript(streams=False))
     async def translations(
         request: Request,
         file: SoundFile,
-        model: Name,
+        model: Name = "",
         prompt: Prompt = "",
         response_format: Annotated[ResponseFormat, Form()] = "json",
         temperature: Temperature = 0.0,
     ) -> Response:
         """Translate a sound file to English, by the base."""
+        check_names(await request.form(), TRANSLATION_FIELDS)
         if route_of(model) not in (AUTO, PRIMARY):
             raise ApiError(
                 400,
@@ -204,6 +267,34 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         options = ResponseOptions(response_format, frozenset({"segment"}), {}, "translate")
         return await respond(request, file, model_request, options, stream=False)
 
+    @api.post("/inference", response_model=None, responses=transcript(streams=False))
+    async def inference(
+        request: Request,
+        file: SoundFile,
+        language: Spoken = "",
+        prompt: Prompt = "",
+        response_format: Annotated[ResponseFormat, Form()] = "json",
+        temperature: Temperature = 0.0,
+        temperature_inc: Annotated[
+            float, Form(ge=0, le=1, description="Step to the temperature of the next try; 0: none.")
+        ] = 0.2,
+        translate: Annotated[bool, Form(description="Whether to translate to English.")] = False,
+    ) -> Response:
+        """Transcribe a sound file, as the server of whisper.cpp does."""
+        check_names(await request.form(), INFERENCE_FIELDS)
+        spoken = named_languages([language])
+        model_request = request_for(
+            scheduler.model,
+            language=spoken[0] if spoken and not translate else None,
+            prompt=prompt,
+            temperature=temperature,
+            step=temperature_inc,
+            translate=translate,
+        )
+        names, task = language_names(scheduler.model), "translate" if translate else "transcribe"
+        options = ResponseOptions(response_format, frozenset({"segment"}), names, task)
+        return await respond(request, file, model_request, options, stream=False)
+
     async def respond(
         request: Request,
         file: UploadFile,
@@ -211,7 +302,7 @@ def router(scheduler: Scheduler, uploads: Path) -> APIRouter:
         options: ResponseOptions,
         stream: bool,
     ) -> Response:
-        path = await asyncio.to_thread(_save, file, uploads)
+        path = await asyncio.to_thread(_save, file, folder)
         transcripts = _transcripts(
             request, scheduler, path, model_request, file.filename or "audio"
         )

@@ -37,14 +37,18 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
 
-    def response(self) -> JSONResponse:
-        """Return the error as OpenAI's JSON."""
+    def body(self) -> dict:
+        """Return the error in OpenAI's form."""
         kind = {429: "rate_limit_error"}.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
         message = str(self).encode(errors="replace").decode()  # quoted input may hold surrogates
         error = {"message": message, "type": kind, "param": self.param, "code": self.code}
-        return JSONResponse({"error": error}, self.status, self.headers)
+        return {"error": error}
+
+    def response(self) -> JSONResponse:
+        """Return the error as a response."""
+        return JSONResponse(self.body(), self.status, self.headers)
 
 
 def api_error(error: Exception) -> ApiError:

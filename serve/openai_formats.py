@@ -1,16 +1,17 @@
 """The response formats of OpenAI's transcription endpoint, whole and as a stream of events."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from dualasr.transcription.transcript import Segment, Transcription
+from dualasr.text import scoring_unit
+from dualasr.transcription.transcript import Segment, Transcription, space_between
 from dualasr.transcription.writers import render
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
-Granularity = Literal["word", "segment"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ResponseOptions:
     """
 
     format: ResponseFormat
-    granularities: frozenset[Granularity]
+    granularities: frozenset[str]
     names: dict[str, str]
     task: str = "transcribe"
 
@@ -59,8 +60,10 @@ class ResponseOptions:
             "language_probs": transcript.language_probs,
         }
         if "segment" in self.granularities:
+            texts = spaced_texts(transcript.segments)
             body["segments"] = [
-                self._segment(i, segment) for i, segment in enumerate(transcript.segments)
+                self._segment(i, segment, text)
+                for i, (segment, text) in enumerate(zip(transcript.segments, texts, strict=True))
             ]
         if "word" in self.granularities:
             words = [word for segment in transcript.segments for word in segment.words]
@@ -69,13 +72,13 @@ class ResponseOptions:
             ]
         return body
 
-    def _segment(self, number: int, segment: Segment) -> dict:
+    def _segment(self, number: int, segment: Segment, text: str) -> dict:
         return {
             "id": number,
             "seek": segment.seek,
             "start": segment.start,
             "end": segment.end,
-            "text": segment.text,
+            "text": text,
             "tokens": list(segment.tokens),
             "temperature": segment.temperature,
             "avg_logprob": segment.avg_logprob,
@@ -97,6 +100,19 @@ class ResponseOptions:
         """Return the last event of a stream: the whole text, and all fields of verbose_json."""
         extra = self.body(transcript) if self.format == "verbose_json" else {}
         return {**extra, "type": "transcript.text.done", "text": self.text(transcript)}
+
+
+def spaced_texts(segments: Sequence[Segment]) -> list[str]:
+    """Return the texts of segments as OpenAI writes them: joined without more they are the text.
+
+    Each begins with a space, but in languages that are written without spaces.
+    """
+    return [
+        (" " if scoring_unit(segment.language or "") != "character" else "") + segment.text
+        if previous is None
+        else space_between(previous, segment) + segment.text
+        for previous, segment in zip([None, *segments], segments, strict=False)
+    ]
 
 
 def delta(text: str) -> dict:

@@ -4,10 +4,14 @@ Components and handlers are here, the HTML in page_html.py and page_packs.py. Al
 scheduler, which decodes their requests together.
 """
 
+import asyncio
 import contextlib
 import hmac
 import logging
+import shutil
+import sys
 import tempfile
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from html import escape
@@ -15,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.queueing
 from fastapi import FastAPI
 
-from dualasr.errors import AlignmentError, DualasrError
+from dualasr.audio.files import open_sound_file
+from dualasr.errors import AlignmentError, AudioError, DualasrError
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.transcription.transcript import Transcription
 from dualasr.transcription.writers import render
 
+from .folder import keep_young
 from .page_html import View, audio_url, clock, comparison_html, note_html, transcript_html
 from .page_packs import packs_html
 from .request import AUTO, ModelRequest, request_for
 from .routes import language_choices, language_name, routes_of
 from .scheduler import Scheduler
 from .session import Session, Stopped
+from .wall import Wall
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +56,29 @@ FONTS = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
-KEPT_S = 3600  # seconds for which uploads and transcripts of a visitor are kept
 UNEXPECTED = "Something went wrong in the server; its log says what."
 LOGIN = "Enter any name; the password is the server's key."
-NO_SOUND = "There is no sound yet: record some, choose a file, or try an example."
+NO_SOUND = (
+    "There is no sound yet: record some, choose a file, or try an example. If you have just chosen"
+    " a file, wait until it can be played."
+)
+RECORDING = (
+    "Your recording is not here yet: press Stop below it, wait until it can be played, and then"
+    " press Transcribe again."
+)
 
 
-def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> None:
-    """Mount the page at the root of an application.
+def mount_page(
+    app: FastAPI, scheduler: Scheduler, folder: Path, key: str | None, keep_files_s: float
+) -> None:
+    """Mount the page at the root of an application, behind the wall.
 
     Args:
         app: The application.
         scheduler: The scheduler, with its model.
+        folder: Folder for uploads and transcripts. It is removed when the application ends.
         key: Password of the page, with any name; None for no password.
+        keep_files_s: Seconds for which a file is kept that nobody uses.
     """
     auth = (
         None
@@ -68,11 +86,46 @@ def mount_page(app: FastAPI, scheduler: Scheduler, key: str | None = None) -> No
         else lambda name, password: hmac.compare_digest(password.encode(), key.encode())
     )
     page = build_page(scheduler)
-    # Gradio checks the paths that an event names only where this is true, and only `launch` sets
-    # it, not `mount_gradio_app`. Without the check, a visitor can have any file that this process
-    # can read copied to gradio's cache, from which every file is served.
+    # Gradio checks the paths that an event names only if this is true. `launch` sets it, but
+    # `mount_gradio_app` does not, up to 6.31, the newest: so gradio's own check is switched on.
     page.has_launched = True
+    _refuse_in_one_line()
     gr.mount_gradio_app(app, page, "/", auth=auth, auth_message=key and LOGIN, **page_settings())
+    mounted = app.routes[-1]
+    wall = mounted.app = Wall(mounted.app, page, folder)  # type: ignore[attr-defined]
+    before = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        cleaning = asyncio.create_task(keep_young(folder, keep_files_s, wall.files.forget_deleted))
+        try:
+            async with before(app) as state:
+                yield state
+        finally:
+            cleaning.cancel()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    app.router.lifespan_context = lifespan
+
+
+def _refuse_in_one_line() -> None:
+    """Let gradio write one line to the log for an event that it refuses, in place of a traceback.
+
+    It has no switch for its own refusals, such as a choice that is not on the list.
+    """
+
+    class Brief:
+        def print_exc(self) -> None:
+            error = sys.exc_info()[1]
+            if isinstance(error, gr.Error):
+                log.warning("the page refused an event: %s", " ".join(str(error).split())[:300])
+            else:
+                traceback.print_exc()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(traceback, name)
+
+    gradio.queueing.traceback = Brief()  # type: ignore[assignment]
 
 
 def page_settings() -> dict:
@@ -104,7 +157,7 @@ def page_settings() -> dict:
 
 def build_page(scheduler: Scheduler) -> gr.Blocks:
     """Build the page."""
-    with gr.Blocks(title="dualasr", analytics_enabled=False, delete_cache=(600, KEPT_S)) as page:
+    with gr.Blocks(title="dualasr", analytics_enabled=False) as page:
         gr.HTML(
             "<h1>dualasr</h1><p>Whisper, with packs for languages that it does not know. Speak, and"
             " see which of them understands you.</p>",
@@ -186,6 +239,8 @@ def _transcribe_tab(scheduler: Scheduler) -> list[gr.Component]:
     go.click(**event)
     for file, button in zip(EXAMPLES, examples, strict=True):
         button.click(partial(str, file), None, sound, **hidden).success(**event)
+    sound.start_recording(Session.record, session, None, **hidden)
+    sound.change(Session.receive, session, None, **hidden)
     compare.click(partial(compare_routes, scheduler), session, [comparison, stop], **hidden)
     stop.click(Session.stop, session, None, **hidden)
     return [route, languages, *examples]
@@ -261,16 +316,17 @@ async def transcribe(
         gr.Error: The sound cannot be transcribed.
     """
     if not path:
-        raise gradio_error(NO_SOUND)
+        raise gradio_error(RECORDING if session.recording else NO_SOUND)
     view = View(routes_of(scheduler.model), audio_url(path))
     session.result = None
+    total = await asyncio.to_thread(_total_s, path)
     try:
         yield _outputs(note_html(_waiting(scheduler), "busy"), busy=True)
         async for result, done in session.transcribe(
             scheduler, Path(path), model_request(scheduler.model, route, languages)
         ):
             if not done:
-                progress = f"Transcribing: {clock(_end_s(result))} so far"
+                progress = _progress(_end_s(result), total)
                 yield _outputs(transcript_html(result, view, progress), busy=True)
                 continue
             session.path, session.result, session.languages = path, result, tuple(languages or ())
@@ -374,6 +430,21 @@ def error_text(error: BaseException, path: str) -> str:
 def gradio_error(text: str) -> gr.Error:
     """Return an error for gradio, which shows messages as HTML."""
     return gr.Error(escape(text), title="That did not work", duration=8, print_exception=False)
+
+
+def _total_s(path: str) -> float:
+    """Return the length of a sound in seconds; 0 if it cannot be read."""
+    try:
+        with open_sound_file(Path(path)) as reader:
+            return reader.duration()
+    except AudioError:  # the transcription says what is wrong
+        return 0.0
+
+
+def _progress(done: float, total: float) -> str:
+    """Say how much is transcribed, of how much if that is known; both in seconds."""
+    of = f"of {clock(total)}" if total and total >= done else "so far"
+    return f"Transcribing: {clock(done)} {of}"
 
 
 def _end_s(result: Transcription) -> float:

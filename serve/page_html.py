@@ -1,5 +1,6 @@
 """Transcripts with their evidence as HTML for the page. Every text in it is escaped."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -33,6 +34,17 @@ class View:
         names = [known.name for known in self.routes]
         place = names.index(route) if route in names else 0
         return "route-0" if route == PRIMARY else f"route-{1 + (place - 1) % (COLOURS - 1)}"
+
+    def why(self, segment: Segment, probs: Mapping[str, float]) -> str:
+        """Explain why a segment took its route.
+
+        Args:
+            segment: The segment.
+            probs: Probability of each language by code, as the bars beside the sentence show them.
+        """
+        shares = {route.name: sum(own.values()) for route, own in by_route(probs, self.routes)}
+        packs = any(route.name != PRIMARY for route in self.routes)
+        return explain(segment.reason, segment.route, shares or None, packs=packs)
 
 
 def audio_url(path: str) -> str:
@@ -173,22 +185,39 @@ def _lang(code: str | None) -> str:
 
 
 def _verdict(result: Transcription, parts: Sequence[Sequence[Segment]], view: View) -> str:
-    """Return the language in large letters, the route, the reason, and bars."""
-    name = escape(language_name(result.language, view.routes))
+    """Return the language in large letters, its routes, the reason, and bars."""
     if len(parts) == 1:
-        why = explain(parts[0][0].reason, result.route)
+        why = view.why(parts[0][0], result.language_probs)
     else:
         why = _summary(parts, view.routes)
-    languages = {part[0].language for part in parts}
-    mostly = "Mostly " if len(languages) > 1 else ""
+    title, routes = _headline(parts, view.routes)
+    chips = " ".join(chip_html(heading_of(route)) for route in routes)
     bars = bars_html(result.language_probs, view)
     return (
-        f'<section class="verdict {view.colour(result.route)}" aria-label="Language and'
-        f' route"><h3><span class="language">{mostly}{name}</span>'
-        f' {chip_html(heading_of(result.route))}</h3><p class="why"'
+        f'<section class="verdict {view.colour(routes[0])}" aria-label="Language and'
+        f' route"><h3><span class="language">{escape(title)}</span>'
+        f' {chips}</h3><p class="why"'
         f' role="status">{escape(why)}</p><h4 class="quiet">How likely each language'
         f" is</h4>{bars}</section>"
     )
+
+
+def _headline(parts: Sequence[Sequence[Segment]], routes: Sequence[Route]) -> tuple[str, list[str]]:
+    """Return what is spoken, and the routes that wrote it, those with most seconds first.
+
+    For example "Irish", "Mostly Irish" for more than half of the seconds, or "Irish, English".
+    """
+    spoken: dict[str | None, Counter[str]] = {}
+    for part in parts:
+        seconds = max(part[-1].end - part[0].start, 0.001)
+        spoken.setdefault(part[0].language, Counter())[part[0].route] += seconds
+    order = sorted(spoken, key=lambda code: -spoken[code].total())
+    first, total = spoken[order[0]].total(), sum(count.total() for count in spoken.values())
+    named = order if first <= total / 2 else order[:1]
+    mostly = "Mostly " if len(named) < len(order) else ""
+    names = ", ".join(language_name(code, routes) for code in named)
+    wrote: Counter[str] = sum((spoken[code] for code in named), Counter())
+    return mostly + names, [route for route, _ in wrote.most_common()]
 
 
 def _summary(parts: Sequence[Sequence[Segment]], routes: Sequence[Route]) -> str:
@@ -237,7 +266,7 @@ def _part(part: Sequence[Segment], view: View, *, with_evidence: bool) -> str:
     name, title = language_name(first.language, view.routes), title_of(first.route)
     evidence = ""
     if with_evidence:
-        why = escape(explain(first.reason, first.route))
+        why = escape(view.why(first, first.language_probs))
         bars = bars_html(first.language_probs, view)
         evidence = (
             f"<details><summary>Why {escape(title)}?</summary><p"

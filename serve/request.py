@@ -2,10 +2,13 @@
 defaults.
 """
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dualasr.errors import BaseModelError
+from dualasr.audio.vad import VadOptions
+from dualasr.errors import BaseModelError, PackError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback, ladder
 from dualasr.model.selector import PRIMARY
@@ -55,6 +58,9 @@ def request_for(
     words: bool = False,
     translate: bool = False,
     beam: int = 5,
+    carry_prompt: bool = False,
+    step: float = 0.2,
+    vad: VadOptions | None = None,
 ) -> ModelRequest:
     """Build and check a request.
 
@@ -68,6 +74,9 @@ def request_for(
         words: Whether to find the times of words.
         translate: Whether to translate to English, which the primary does.
         beam: Beam width.
+        carry_prompt: Whether all windows get the prompt, not the first alone.
+        step: Difference between two temperatures of the primary; 0 for the first one alone.
+        vad: Settings of voice activity detection; None for none.
 
     Returns:
         The request, with a model that is limited to `languages`.
@@ -86,15 +95,35 @@ def request_for(
         beam=beam,
         prompt=prompt,
         timestamps=model.backbone.tells_time,
-        fallback=Fallback(ladder(temperature)),
+        fallback=Fallback(ladder(temperature, step)),
         generate={"task": "translate"} if translate else {},
     )
-    code = model.language_code(language) if language else None
+    code = language_code(model, language) if language else None
     forced = PRIMARY if translate else None if route == AUTO else route
     if languages:
-        model = model.among([model.language_code(name) for name in languages])
-    request = TranscribeRequest(
-        forced, code, TranscribeOptions(decode=decode, words=words, sentences=True)
+        model = model.among([language_code(model, name) for name in languages])
+    options = TranscribeOptions(
+        decode=decode, words=words, sentences=True, carry_prompt=carry_prompt, vad=vad
     )
+    request = TranscribeRequest(forced, code, options)
     check_request(model, request)
     return ModelRequest(model, request)
+
+
+def language_code(model: DualWhisper, name: str) -> str:
+    """Return the code of a language; "en-US" means "en" where no pipeline knows more.
+
+    Args:
+        model: The loaded model.
+        name: Code or name of the language; subtags are separated by "-" or "_".
+
+    Raises:
+        PackError: No pipeline knows the language, with or without its subtags.
+    """
+    parts = re.split("[-_]", name.strip())
+    has_subtags = re.fullmatch("[A-Za-z]{2,3}", parts[0])
+    shorter = ["-".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)] if has_subtags else []
+    for text in (name, *shorter):
+        with suppress(PackError):
+            return model.language_code(text)
+    return model.language_code(name)  # raises the error that offers the nearest names

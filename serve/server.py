@@ -1,10 +1,8 @@
 """The server process: serve until a signal, then finish the requests under way."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -12,9 +10,10 @@ import uvicorn
 from dualasr.model.dual_whisper import DualWhisper
 
 from .app import Settings, create_app
+from .folder import private_folder
 from .scheduler import Limits, Scheduler
 
-GRACE_S = 8.0  # container runtimes kill a process 10 seconds after the first signal
+GRACE_S = 6.0  # container runtimes kill a process 10 seconds after the first signal
 _LAST_BYTES_S = 0.5  # seconds for responses that are written but not yet sent
 
 
@@ -80,13 +79,13 @@ def run(
         host: Address to listen on.
         port: Port to listen on.
         limits: Limits of the queue and of a request.
-        settings: Key, limits of uploads, and page.
+        settings: Key, limits of uploads, page and more.
         grace_s: Longest time in seconds to finish requests after a signal.
     """
-    with tempfile.TemporaryDirectory(prefix="dualasr-") as uploads:
+    with private_folder() as folder:
         scheduler = Scheduler(load(), limits)
         try:
-            app = create_app(scheduler, load, Path(uploads), settings)
+            app = create_app(scheduler, load, folder, settings)
             config = uvicorn.Config(
                 app, host=host, port=port, log_level="info", access_log=False, server_header=False
             )

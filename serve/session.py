@@ -27,12 +27,22 @@ class Session:
         path: The sound that was transcribed last.
         languages: Codes of the languages that were allowed for it; () for all.
         result: Its transcript; None before the first one.
+        recording: Whether a recording has begun whose sound is not here yet.
     """
 
     ticket: Ticket | None = None
     path: str = ""
     languages: tuple[str, ...] = ()
     result: Transcription | None = None
+    recording: bool = False
+
+    def record(self) -> None:
+        """Note that the visitor began to record."""
+        self.recording = True
+
+    def receive(self) -> None:
+        """Note that a sound is here, or was taken away."""
+        self.recording = False
 
     def stop(self) -> None:
         """Cancel the request under way, if there is one."""

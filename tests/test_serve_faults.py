@@ -28,7 +28,7 @@ pytest.importorskip("fastapi")
 KEY = "secret"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 FORM = "Content-Type: multipart/form-data; boundary=B"
-WAIT = 120
+WAIT = 300
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -62,7 +62,8 @@ class Running:
         return [path for path in self.temp.rglob("*") if path.is_file()]
 
     def windows(self) -> float:
-        lines = httpx.get(f"{self.url}/metrics", timeout=WAIT).text.splitlines()
+        answer = httpx.get(f"{self.url}/metrics", timeout=WAIT, headers=BEARER)
+        lines = answer.raise_for_status().text.splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith("dualasr_windows_total")
         )
@@ -71,7 +72,7 @@ class Running:
         """A connection on which a request for a transcript has begun."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT)
         head = (
-            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer"
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer"
             f" {KEY}\r\n{headers}\r\n\r\n"
         )
         connection.sendall(head.encode() + start)
@@ -303,6 +304,23 @@ def test_packs_come_and_go_under_requests(at_rest, sounds):
         (["--key", ""], "it is empty"),
         (["--batch_size", "0"], "must be at least 1"),
         (["--queue", "0"], "must be at least 1"),
+        (["--host", "0.0.0.0"], "--key or DUALASR_KEY, or say with --no_key"),
+        (["--host", "::"], "--no_key"),
+        (["--host", ""], "--no_key"),
+        (["--host", "0"], "--no_key"),
+        (["--host", "8.8.8.8", "--no_page"], "--no_key"),
+        (["--host", "::ffff:127.0.0.1"], "--no_key"),
+        (["--host", "no.such.host.invalid"], "there is no such address"),
+        (["--host", "a b"], "there is no such address"),
+        (["--host", "0.0.0.0", "--key", "k", "--no_key"], "not allowed with"),
+        (["--port", "99999"], "'99999' is no port; give a number from 1 to 65535"),
+        (["--port", "0"], "is no port"),
+        (["--port", "-1"], "is no port"),
+        (["--port", "http"], "is no port"),
+        (["--keep_files_s", "0"], "at least 1"),
+        (["--keep_files_s", "inf"], "at least 1"),
+        (["--cors_origins", "a.example"], "is no origin"),
+        (["--cors_origins", "https://a.example/path"], "is no origin"),
     ],
 )
 def test_flags_that_would_serve_nobody_or_everybody(flags, says, capsys):
@@ -367,7 +385,7 @@ def test_a_client_that_stays_idle_does_not_hold_up_the_end(start):
     running = start()
     idle = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(3)]
     idle[1].sendall(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\n")
-    idle[2].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    idle[2].sendall(b"GET /health HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
     assert idle[2].recv(100).startswith(b"HTTP/1.1 200")
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(WAIT) == 0

@@ -75,14 +75,30 @@ def test_an_upload_that_trickles_is_given_up(port):
     pytest.fail("20 s at 50 bytes a second are too much")
 
 
-def test_an_upload_that_is_fast_enough_is_read_to_its_end(port):
-    with begin(port, b"Content-Length: %d" % (len(PART) + 30_000 + len(END))) as connection:
-        connection.sendall(PART)
-        for _ in range(10):
-            connection.sendall(bytes(3_000))
-            time.sleep(0.1)  # a second in all, longer than the grace
-        connection.sendall(END)
-        assert answer_on(connection) == (400, "missing")  # model
+def test_what_was_sent_buys_time():
+    limits = UploadLimits(grace_s=20.0, bytes_a_second=16_000)
+    assert limits.left_s(0.0, 0) == 20.0 and limits.left_s(20.0, 0) == 0.0
+    assert limits.left_s(25.0, 160_000) == 5.0 and limits.left_s(31.0, 160_000) == -1.0
+
+
+def test_an_upload_that_takes_longer_than_the_grace_is_read_to_its_end(
+    tiny_folder, make_secondary, tmp_path
+):
+    scheduler = Scheduler(small_model(tiny_folder, make_secondary))
+    limits = UploadLimits(grace_s=5.0, bytes_a_second=1)  # 3,000 bytes buy most of an hour
+    app = create_app(
+        scheduler, lambda: scheduler.model, tmp_path, Settings(uploads=limits, page=False)
+    )
+    with serving(app) as url:
+        length = b"Content-Length: %d" % (len(PART) + 3_000 + len(END))
+        with begin(int(url.rpartition(":")[2]), length) as connection:
+            began = time.monotonic()
+            connection.sendall(PART + bytes(3_000))
+            while time.monotonic() <= began + limits.grace_s + 0.1:
+                time.sleep(0.1)
+            connection.sendall(END)
+            assert answer_on(connection) == (400, "invalid_audio")
+    scheduler.close(drop=True)
 
 
 def test_too_many_uploads_at_once_are_refused_and_make_room(port):

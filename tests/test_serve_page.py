@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio
+import numpy as np
 import pytest
 import soundfile
 from dualasr_serve import page
@@ -170,6 +171,108 @@ def test_the_reason_is_a_sentence(explanation, wanted):
     assert explanation.endswith(".") and explanation[0].isupper()
 
 
+def bars(**probs):
+    """Probabilities of Kyrgyz, English, German and Irish."""
+    return {"ky": probs.pop("ky"), "en": probs.pop("en", 0.0), "de": 0.0, "ga": 0.0} | probs
+
+
+@pytest.mark.parametrize(
+    "reason, route, probs, wanted, unwanted",
+    [
+        # the selector's odds are exp(9), exp(2.3) and so on; the bars' are told
+        ("ky: log-odds +9.00, beyond tau 3.0", "ky", bars(ky=0.8, en=0.2), "about 4 to 1", "1,000"),
+        (
+            "ky: log-odds +9.00, beyond tau 3.0",
+            "ky",
+            {"ky": 0.75, "en": 0.1, "de": 0.05, "ga": 0.1},
+            "about 5 to 1 against Whisper",
+            "1,000",
+        ),
+        ("ky: log-odds +9.00, beyond tau 3.0", "ky", bars(ky=1.0), "more than 1,000 to 1", "even"),
+        ("ky: log-odds +3.50, beyond tau 3.0", "ky", bars(ky=0.3, en=0.7), "recognised", " to 1"),
+        (
+            "ky: log-odds -7.00, beyond tau 3.0",
+            PRIMARY,
+            bars(ky=0.09, en=0.91),
+            "(the most likely one, ky: about 10 to 1 against it)",
+            "1,000",
+        ),
+        (
+            "ky: log-odds -0.50, within tau 3.0",
+            PRIMARY,
+            bars(ky=0.55, en=0.45),
+            "the selector's threshold decided for Whisper",
+            "was ahead",
+        ),
+        (
+            "ky: log-odds +1.00, within tau 3.0",
+            "ky",
+            bars(ky=0.8, en=0.2),
+            "(about 4 to 1); pack ky was ahead",
+            "about 3",
+        ),
+        (
+            "ky: log-odds +1.00, within tau 3.0; log-odds +6.00 after both were decoded (+1.0"
+            " log-probability a second)",
+            "ky",
+            bars(ky=0.9, en=0.1),
+            "fits the sound better: about 9 to 1.",
+            "400",
+        ),
+    ],
+)
+def test_odds_in_the_sentence_are_those_of_the_bars(reason, route, probs, wanted, unwanted):
+    language = "ky" if route == "ky" else "en"
+    said = segment(reason=reason, route=route, language=language, language_probs=probs)
+    lone = transcript_html(transcription(said), VIEW)
+    of_a_part = transcript_html(transcription(said, segment(3, 4, "x", "ga", "ga")), VIEW)
+    for html in (lone, of_a_part):
+        text = re.sub("<[^>]*>", "", html.replace("&#x27;", "'"))
+        assert wanted in text and unwanted not in text, text
+
+
+def test_packs_that_the_languages_exclude_are_loaded_all_the_same():
+    alone = View(ROUTES[:1])
+    said = segment(language="en", route=PRIMARY, language_probs={"en": 1.0})
+    assert "No pack knows a language that you allow" in transcript_html(transcription(said), VIEW)
+    assert "No language pack is loaded" in transcript_html(transcription(said), alone)
+
+
+IRISH, ENGLISH, GERMAN = ("ga", "ga"), ("en", PRIMARY), ("de", PRIMARY)
+
+
+@pytest.mark.parametrize(
+    "parts, title, chips",
+    [
+        ([(*IRISH, 10), (*ENGLISH, 6), (*GERMAN, 2)], "Mostly Irish", ["Pack ga"]),
+        # the primary wrote most, but of two languages
+        ([(*IRISH, 10), (*ENGLISH, 8), (*GERMAN, 1)], "Mostly Irish", ["Pack ga"]),
+        (
+            [(*IRISH, 10), (*ENGLISH, 8), (*GERMAN, 7)],
+            "Irish, English, German",
+            ["Whisper", "Pack ga"],
+        ),
+        (
+            [(*ENGLISH, 10), (*IRISH, 6), (*GERMAN, 6)],
+            "English, Irish, German",
+            ["Whisper", "Pack ga"],
+        ),
+        ([(*ENGLISH, 10), (*IRISH, 2)], "Mostly English", ["Whisper"]),
+        ([(*ENGLISH, 5), (*ENGLISH, 3)], "English", ["Whisper"]),
+        ([("ga", "ga", 5), ("ga", PRIMARY, 3)], "Irish", ["Pack ga", "Whisper"]),
+    ],
+)
+def test_the_headline_names_the_routes_of_the_languages_that_it_names(parts, title, chips):
+    segments, start = [], 0.0
+    for number, (language, route, seconds) in enumerate(parts):
+        segments.append(segment(start, start + seconds, f"{number}", language, route, f"{number}"))
+        start += seconds
+    html = transcript_html(transcription(*segments), VIEW)
+    head = re.search("<h3>(.*?)</h3>", html)[1]
+    assert re.search('class="language">(.*?)</span>', head)[1] == title
+    assert re.findall('class="chip">(.*?)</span>', head) == chips
+
+
 @pytest.mark.parametrize(
     "lead, wanted",
     [
@@ -221,12 +324,13 @@ def test_routes_of_a_model_and_their_languages(make_model):
 
 def test_an_answer_names_language_route_times_and_reason():
     words = (Word(0.0, 1.0, "Ат", 0.9, False), Word(1.0, 2.0, " суу", 0.9, False))
-    html = transcript_html(transcription(segment(words=words)), VIEW)
+    said = segment(words=words, reason="the caller chose the route")
+    html = transcript_html(transcription(said), VIEW)
     for wanted in (
         "Kyrgyz",
         "Pack ky",
         "route-1",
-        "No language pack is loaded",
+        "You chose pack ky",
         'lang="ky"',
         'data-at="0.00"',
         "<audio controls",
@@ -477,6 +581,38 @@ def test_errors_are_sentences_without_places(
             page.transcribe(serve(("north", "ky")), path and str(path), route, languages, Session())
         )
     assert wanted in caught.value.message and str(tmp_path) not in caught.value.message
+
+
+def test_who_records_is_not_told_that_there_is_no_sound(serve):
+    scheduler, session = serve(), Session()
+
+    def refused():
+        with pytest.raises(gradio.Error) as caught:
+            collected(page.transcribe(scheduler, None, "auto", [], session))
+        return caught.value.message
+
+    assert "There is no sound yet" in refused()
+    session.record()
+    assert "There is no sound" not in refused() and "wait until it can be played" in refused()
+    session.receive()
+    assert "There is no sound yet" in refused()
+    events = {
+        target[1]: fn.fn for fn in page.build_page(scheduler).fns.values() for target in fn.targets
+    }
+    assert events["start_recording"] is Session.record and events["change"] is Session.receive
+
+
+def test_progress_is_told_with_its_total(serve, tmp_path, clips):
+    sound = np.concatenate([clips[3]] * 9)
+    soundfile.write(tmp_path / "long.wav", sound, 16_000)
+    shown = collected(
+        page.transcribe(serve(batch=1), str(tmp_path / "long.wav"), "auto", [], Session())
+    )
+    told = [re.search("Transcribing: [^<]*", html) for html, *_ in shown]
+    progress = [match[0] for match in told if match]
+    assert progress and all(text.endswith(" of 0:36") for text in progress), progress
+    assert page._progress(61.0, 0.0) == "Transcribing: 1:01 so far", "of an unknown length"
+    assert page._progress(61.0, 30.0) == "Transcribing: 1:01 so far", "the header lies"
 
 
 def test_an_unexpected_error_is_written_only_to_the_log(serve, clip, monkeypatch, caplog):
