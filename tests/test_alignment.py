@@ -1,4 +1,4 @@
-"""Word times from CTC: known paths, and the sound of espeak-ng with its own word events."""
+"""Word times from CTC: known paths (those of the primary on real sound: test_word_times.py)."""
 
 import numpy as np
 import pytest
@@ -58,6 +58,16 @@ def test_words_begin_at_the_space_and_end_with_their_last_letter(tokenizer):
     assert first.start == pytest.approx(4 * 0.02 - LAG) and first.end == pytest.approx(9 * 0.02)
     assert second.start == pytest.approx(10 * 0.02) and second.end == pytest.approx(17 * 0.02)
     assert first.probability == pytest.approx(0.9)
+
+
+def test_a_word_without_a_space_before_it_begins_before_its_mark(tokenizer):
+    """45 ms before the mark of its first letter, not before 0, and not before the last one ends."""
+    for path, start in (("____к_а_р_", 0.035), ("___к_а_р_", 0.015), ("_к_а_р_", 0.0)):
+        [word] = align_words(emissions(tokenizer, path), "кар", tokenizer, 0.02, 0.5)
+        assert word.start == pytest.approx(start)
+    for path, start in (("_к____т_", 0.12 - 0.045), ("_к_т_", 0.04)):
+        _, second = align_words(emissions(tokenizer, path), "кт", tokenizer, 0.02, 0.5, "character")
+        assert second.start == pytest.approx(start)
 
 
 def test_a_word_that_the_head_cannot_spell_shares_the_gap(tokenizer):

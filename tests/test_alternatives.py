@@ -18,7 +18,7 @@ from dualasr.evaluation.evaluate import EvaluationOptions, evaluate
 from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.search import Hypothesis
 from dualasr.model.secondary import LORA_TARGETS, Secondary, SecondaryOptions
-from dualasr.model.selector import PRIMARY, Calibration, PackScore
+from dualasr.model.selector import PRIMARY, Calibration, PackScore, SelectorOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.options import TrainingOptions
 from dualasr.training.trunk_cache import TrunkCache
@@ -280,6 +280,10 @@ def test_the_papers_selector_over_tau_and_beta(recipe):
     assert rows[0.5, 0.0]["new"] == rows[0.5, 0.0]["old"] == 0 and rows[0.5, 0.0]["twice"] == 0.5
     assert rows[1.0, 0.0]["twice"] == 1 and rows[1.0, 0.0]["old"] == 0
     assert rows[1.0, 0.6]["old"] == 0 and rows[3.0, 0.6]["new"] == 0
+    close = clip("ky", -0.1, -0.1, (-1.0, -0.9))  # the pack's tokens are likelier by 0.1
+    for beta, text in ((0.0, "right"), (-0.09, "right"), (-0.11, "wrong")):
+        options = SelectorOptions(rule="paper", tau=0.5, beta=beta)
+        assert close.routed(options) == (text, True)
     lines = tables.table_3(list(rows.values()))
     assert any(line.startswith("| 0.5 | 0.0 |") for line in lines)
 

@@ -3,6 +3,7 @@ what cannot be.
 """
 
 import json
+import shlex
 
 import pytest
 
@@ -172,9 +173,13 @@ def test_the_command(write, tmp_path, capsys):
         in printed
     )
     assert "pipeline-aware" not in printed
-    assert json.loads(out.read_text()) == compare(a, b, ["agnostic"]) and [
-        *out.parent.iterdir()
-    ] == [out]
+    written = json.loads(out.read_text())
+    command = written.pop("command")
+    assert written == compare(a, b, ["agnostic"]) and [*out.parent.iterdir()] == [out]
+    first = out.read_bytes()
+    out.unlink()
+    assert main(shlex.split(command)[1:]) == 0 and out.read_bytes() == first
+    capsys.readouterr()
     assert main(["compare", str(a), str(tmp_path / "none.json")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("dualasr: Cannot read") and "Traceback" not in error

@@ -171,6 +171,71 @@ def test_copies_of_recordings_are_found_and_other_readers_are_not(speech, tmp_pa
     assert found(written(tmp_path / "silence", [np.zeros(16_000), np.zeros(20_000)]), pack) == []
 
 
+def made(*clips, seed=0):
+    """Fingerprints of clips with these sub-fingerprints, and nothing else in common."""
+    count = len(clips)
+    return Fingerprints(
+        sentence=np.zeros(count, np.uint64),
+        words=np.zeros(count, np.uint16),
+        minhash=np.zeros((count, 128), np.uint8),
+        audio=np.random.default_rng(seed).integers(1, 2**63, count, dtype=np.uint64),
+        frames=np.array([len(clip) for clip in clips], np.uint8),
+        acoustic=np.concatenate(clips).astype(np.uint32),
+    )
+
+
+def random_frames(rng, count):
+    return rng.integers(1, 2**32, count, dtype=np.uint32)
+
+
+@pytest.mark.parametrize("shared, leaks", [(29, False), (30, True), (50, True)])
+def test_clips_that_share_less_than_their_greater_part_are_no_copies(shared, leaks):
+    """The music before two programmes: 30 of 50 sub-fingerprints are the 60 % that are asked for,
+    where one begins with what the other ends with.
+    """
+    rng = np.random.default_rng(0)
+    music, one, two = (random_frames(rng, 50) for _ in range(3))
+    ends = np.concatenate([one[: 50 - shared], music[:shared]])
+    begins = np.concatenate([music[:shared], two[: 50 - shared]])
+    for test, pack in ((ends, begins), (begins, ends)):
+        expected = [(0, "similar recording", 1)] if leaks else []
+        assert found(made(test, seed=1), made(random_frames(rng, 50), pack)) == expected
+    long = np.concatenate([one, begins, two])
+    whole = found(made(long, seed=1), made(begins))
+    assert whole == [(0, "similar recording", 0)], "the shorter clip counts"
+
+
+@pytest.mark.parametrize(
+    "count, wrong, leaks",
+    [(11, 0, False), (12, 0, True), (16, 6, True), (16, 7, False)]
+    + [(100, 10, True), (100, 12, False)],
+)
+def test_how_many_bits_may_differ(count, wrong, leaks):
+    """A third of the bits, and fewer in a short clip; 12 sub-fingerprints at least. Here `wrong` of
+    32 bits differ in all sub-fingerprints but the first, by which the pair is found.
+    """
+    rng = np.random.default_rng(1)
+    clip = random_frames(rng, count)
+    flipped = clip.copy()
+    places = [rng.permutation(32)[:wrong] for _ in range(count - 1)]
+    flipped[1:] ^= np.array([sum(1 << int(b) for b in row) for row in places], np.uint32)
+    [share] = [wrong * (count - 1) / (32 * count)]
+    result = audit(made(flipped, seed=1), {"pack": made(clip)})
+    assert [leak.kind for leak in result] == ["similar recording"] * leaks
+    if leaks:
+        assert result[0].similarity == pytest.approx(1 - share)
+
+
+def test_silence_is_compared_with_nothing():
+    rng = np.random.default_rng(2)
+    sound, silence = random_frames(rng, 20), np.zeros(20, np.uint32)
+    assert found(made(silence, seed=1), made(silence)) == []
+    gaps = np.where(np.arange(20) % 2, sound, 0)
+    assert found(made(gaps, seed=1), made(sound)) == [], "ten frames are too few"
+    padded = np.concatenate([sound, silence[:10]])
+    assert found(made(padded, seed=1), made(sound)) == [(0, "similar recording", 0)]
+
+
 def test_a_stretch_of_a_recording_is_a_recording(speech, tmp_path):
     pack = written(tmp_path / "pack", speech[:3])
     soundfile.write(tmp_path / "long.flac", integers(np.concatenate(speech[:3])), 16_000)

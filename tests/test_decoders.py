@@ -126,9 +126,13 @@ def test_peft_reads_the_decoders_adapter_too(
         WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "north"
     ).eval()
     layers = plain.base_model.model.model.decoder.layers
-    for name, own in secondary.decoder.layers.named_parameters():
-        if ".lora_" in name:
-            assert torch.equal(dict(layers.named_parameters())[name], own), name
+    theirs = dict(layers.named_parameters())
+    adapted = {
+        name: own for name, own in secondary.decoder.layers.named_parameters() if ".lora_" in name
+    }
+    assert len(adapted) == 2 * 10, "A and B of four projections, twice, and of fc1 and fc2"
+    assert all(torch.equal(theirs[name], own) for name, own in adapted.items())
+    assert all(bool(own.any()) for name, own in adapted.items() if ".lora_B" in name)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

@@ -116,6 +116,27 @@ def test_interval_of_known_width():
     assert low < narrow[0] < narrow[1] < high
 
 
+def test_the_numbers_that_reports_are_made_with():
+    """1,000 resamples, seed 0, 95 %: another default would change every published interval."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(20, 400, 30)
+    a, b = (np.column_stack([rng.binomial(lengths, 0.2), lengths]) for _ in range(2))
+    usual = {"samples": 1000, "seed": 0, "level": 0.95}
+    for function, values in (
+        (bootstrap_interval, (a,)),
+        (paired_bootstrap, (a, b)),
+        (paired_bootstrap_mean, ([(a, b), (b[:20], a[:20])],)),
+    ):
+        plain = function(*values)
+        assert plain == function(*values, **usual)
+        others = [{"samples": 999}, {"samples": 1001}, {"seed": 1}, {"level": 0.9}]
+        assert all(function(*values, **usual | other) != plain for other in others)
+    assert paired_bootstrap(a, b) == paired_bootstrap(a, b, relative=False)
+    assert paired_bootstrap(a, b) != paired_bootstrap(a, b, relative=True)
+    for count in (per_clip_errors, per_sentence_errors):
+        assert count(["a b", "a b"], ["a", "b"], "word").dtype == np.int64
+
+
 def test_interval_of_equal_clips_is_a_point():
     assert bootstrap_interval(np.tile([1, 4], (9, 1))) == (0.25, 0.25)
 
@@ -154,7 +175,8 @@ def test_sums_are_those_of_resamples_drawn_one_by_one(n):
     mine, theirs = np.random.default_rng(5), np.random.default_rng(5)
     for samples in (60, 2):  # the generator goes on from where it is
         expected = drawn_by_hand(counts, samples, theirs)
-        assert np.array_equal(resampled_sums(counts, samples, mine), expected)
+        found = resampled_sums(counts, samples, mine)
+        assert np.array_equal(found, expected) and found.dtype == np.float64
     assert mine.integers(2**60) == theirs.integers(2**60)
 
 

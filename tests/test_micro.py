@@ -101,12 +101,13 @@ def test_plain_transformers_hears_its_languages(plain, speech):
     ).input_features
     tags = tokenizer.convert_ids_to_tokens(model.detect_language(mel))
     right = np.mean([tag == f"<|{code}|>" for tag, (code, *_) in zip(tags, speech, strict=True)])
-    assert right >= 0.9
+    assert right == 1.0
     hyps = tokenizer.batch_decode(model.generate(mel), skip_special_tokens=True)
     rate = character_errors(
         [normalise(text, "marks") for _, text, _ in speech], [normalise(h, "marks") for h in hyps]
     ).rate
-    assert rate < 0.2  # greedy; 8.6 % is the mean of the five languages over all 310 test clips
+    # greedy; 8.8 % is the mean of the five languages over all 310 test clips (docs/results.md)
+    assert rate == pytest.approx(0.104, abs=0.015)
 
 
 def test_the_primary_route_is_plain_transformers(plain, speech):
@@ -127,12 +128,10 @@ def test_silence_noise_and_music_are_no_speech():
         for _ in range(4)
     ]
     dual = dualasr.load_model("micro")
-    assert (
-        np.mean(
-            [
-                p > 0.5
-                for p in dual.encode_audio([*sounds, np.zeros(32_000, np.float32)]).no_speech_prob
-            ]
-        )
-        >= 0.8
-    )
+    audio = dual.encode_audio([*sounds, np.zeros(32_000, np.float32)])
+    assert min(audio.no_speech_prob) > 0.9, "0.946 to 0.962"
+
+
+def test_speech_is_no_silence(speech):
+    audio = dualasr.load_model("micro").encode_audio([samples for *_, samples in speech[::3]])
+    assert max(audio.no_speech_prob) < 0.6, "the selector's limit"

@@ -15,7 +15,7 @@ from dualasr.model.language_id import MIN_UNCERTAINTY
 from dualasr.model.language_statistics import fit_statistics
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import best_candidate, slice_trunk
-from dualasr.model.selector import SelectorOptions
+from dualasr.model.selector import Calibration, Logistic, SelectorOptions
 
 
 def test_encode_from_fork_equals_full_encode(backbone, clips):
@@ -149,6 +149,38 @@ def test_language_probs_sum_to_one(make_model, clips):
         assert result.reason
 
 
+def test_a_second_pass_weighs_the_packs_lead_over_the_primary(make_model, clips):
+    """By hand: 0.5 x first + lead per second - 2 x mean log-probability of the primary + 0.25."""
+    model = make_model(("north", "ky"), ("west", "ga"))
+    calibration = Calibration(second_pass=Logistic((0.5, 1.0, 2.0), 0.25))
+    packs = {
+        name: replace(pack, info=replace(pack.info, calibration=calibration))
+        for name, pack in model.packs.items()
+    }
+    model = replace(model, packs=packs, selector=SelectorOptions(tau=1e9, beta=-0.75))
+    heard = model.encode_audio(clips)
+    first, _ = model.decode(heard, "primary")
+    said = {name: model.decode(heard, name)[0] for name in packs}
+    scores, leads = model.score_packs(heard)[0], []
+    for i, result in enumerate(model.transcribe_encoded(heard)):
+        name = result.runner_up
+        [before] = [score.log_odds for score in scores[i] if score.name == name]
+        lead = (said[name][i].logprob - first[i].logprob) / (len(clips[i]) / 16_000)
+        leads.append(lead)
+        doubt = -first[i].logprob / (len(first[i].tokens) + 1)
+        odds = 0.5 * before + max(-3.0, min(3.0, lead)) + 2.0 * doubt + 0.25
+        assert result.scores[name]["log_odds"] == pytest.approx(odds, abs=1e-3)
+        assert result.route == (name if odds - 0.75 > 0 else "primary")
+        chosen = first[i] if result.route == "primary" else said[name][i]
+        assert result.tokens == chosen.tokens and set(result.hypotheses) == {"primary", name}
+        for route, hypothesis in (("primary", first[i]), (name, said[name][i])):
+            raw = result.scores[route]
+            assert raw["avg_logprob"] == pytest.approx(hypothesis.avg_logprob, abs=1e-4)
+            rate = hypothesis.logprob / (len(clips[i]) / 16_000)
+            assert raw["logprob_per_second"] == pytest.approx(rate, abs=1e-3)
+    assert all(abs(lead) > 1e-3 for lead in leads)
+
+
 def test_packs_give_way_to_the_one_whose_statistics_fit(make_model, clips):
     """Of three packs two bring statistics: the first's are of these clips, the second's of
     something else.
@@ -271,6 +303,42 @@ def test_how_many_packs_run_their_upper_layers(make_model, clips, most, run):
         told = {score.name for score in row if score.tag is not None}
         assert told == set(sorted(heads, key=heads.get)[-run:])
         assert told == {name for name, encoding in encodings.items() if i in encoding.rows}
+
+
+def test_a_pack_runs_its_upper_layers_above_the_threshold_alone(make_model, clips):
+    """Its calibrated head score minus its penalty; at the threshold itself it does not."""
+    model = make_model(("north", "ky"))
+    calibration = Calibration(head=Logistic((2.0,), 0.5))
+    pack = model.packs["north"]
+    pack = replace(pack, info=replace(pack.info, calibration=calibration))
+    model, heard = replace(model, packs={"north": pack}), model.encode_audio(clips)
+    heads = [row[0].head_log_odds for row in model.score_packs(heard, tags=False)[0]]
+    assert heads == pytest.approx(
+        [2.0 * row[0].head + 0.5 for row in model.score_packs(heard, tags=False)[0]]
+    )
+    for threshold in (*heads, min(heads) - 1e-6):
+        asked = replace(model, selector=SelectorOptions(head_threshold=threshold))
+        told = [row[0].tag is not None for row in asked.score_packs(heard)[0]]
+        assert told == [head > threshold for head in heads]
+        paper = replace(SelectorOptions.paper(), head_threshold=threshold)
+        rows = replace(model, selector=paper).score_packs(heard)[0]
+        assert all(row[0].tag is not None for row in rows), "the paper asks every pack"
+
+
+def test_the_tag_step_of_a_group_by_hand(backbone, make_secondary, clips):
+    """Its tags together against `<|other|>`, each one's share among them, and the best of them."""
+    secondary = make_secondary(backbone, ("ky", "ga")).requires_grad_(False)
+    pack = Pack(PackInfo("group", {"ky": "Kyrgyz", "ga": "Irish"}), secondary)
+    model = DualWhisper(backbone, selector=SelectorOptions(head_threshold=-1e9)).with_pack(pack)
+    heard = model.encode_audio(clips)
+    trunk, lengths = slice_trunk(heard.trunks[secondary.options.fork], list(heard.frames))
+    steps = secondary.tag_step(secondary.encode(trunk, lengths), lengths)
+    for (score,), (other, ky, ga) in zip(
+        model.score_packs(heard)[0], steps.exp().tolist(), strict=True
+    ):
+        assert score.tag == pytest.approx(math.log((ky + ga) / other), abs=1e-3)
+        assert score.shares == pytest.approx((ky / (ky + ga), ga / (ky + ga)), abs=1e-4)
+        assert score.best_tag == pytest.approx(math.log(max(ky, ga) / (ky + ga)), abs=1e-3)
 
 
 def test_of_packs_with_equal_heads_no_more_are_asked_than_may_be(make_secondary, backbone, clips):

@@ -214,11 +214,17 @@ def test_what_adding_it_cost_goes_with_a_pack(backbone, pack, tmp_path, monkeypa
         read_pack(pack)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere; the full-disk test covers it")
-def test_unwritable_place(backbone, make_secondary, tmp_path):
-    tmp_path.chmod(0o500)
+@pytest.mark.parametrize("place", ["closed", "a file", "/proc"])
+def test_unwritable_place(backbone, make_secondary, tmp_path, place):
+    """A folder without the right to write, which root has everywhere; and two where nobody may."""
+    folder = tmp_path / place
+    if place == "closed" and os.geteuid():
+        folder.mkdir(mode=0o500)
+    elif place != "/proc":
+        folder.write_text("")
     with pytest.raises(RunError, match="Cannot write the pack"):
-        save_pack(tmp_path / "north", Pack(INFO, make_secondary(backbone)), backbone)
+        save_pack(folder / "north", Pack(INFO, make_secondary(backbone)), backbone)
+    assert not (folder / "north").exists()
 
 
 def test_a_full_disk_leaves_the_last_good_pack(backbone, make_secondary, pack):

@@ -9,11 +9,13 @@ from dualasr.errors import PackError
 from dualasr.model.selector import (
     PRIMARY,
     Calibration,
+    Decision,
     Logistic,
     PackScore,
     SelectorOptions,
     language_probs,
     rescore,
+    second_pass_scores,
     select,
 )
 from dualasr.packs.format import read_selector
@@ -167,6 +169,170 @@ def test_duel_moves_a_close_call():
         0.5 * 0.4 + 2.0 * 3.0 + 3.0 * 3.0 + 1.0
     )
     assert language_probs({"en": 1.0}, [after])["ky"] > 0.99, "the posterior follows the duel"
+
+
+def test_a_lead_is_in_log_probability_per_second_and_limited():
+    """Leads of 2, 4 and 12 over 4 s, each way; the primary's 10 tokens have 0.2 each."""
+    primary = Transcript(-2.0, 10)
+    for logprob, seconds, lead in (
+        (-1.0, 4.0, 0.25),
+        (2.0, 4.0, 1.0),
+        (9.0, 4.0, 2.75),
+        (10.0, 4.0, 3.0),
+        (10.4, 4.0, 3.0),
+        (-14.0, 4.0, -3.0),
+        (-13.0, 4.0, -2.75),
+        (-1.0, 1.0, 1.0),
+        (-1.0, 0.5, 2.0),
+        (-1.8, 0.1, 2.0),
+        (-1.8, 0.01, 2.0),  # 0.1 s at least
+        (-1.8, 0.0, 2.0),
+    ):
+        found = second_pass_scores(primary, Transcript(logprob, 3), seconds)
+        assert found == pytest.approx((lead, 0.2)), (logprob, seconds)
+
+
+def test_the_second_pass_of_a_pack_with_the_default_calibration():
+    """0.64 x first + 0.37 x lead + 6.8 x surprise - 2.85, then beta."""
+    pack = score(head=0.5, tag=1.0)
+    first = select(-0.1, [pack], SelectorOptions())
+    assert not first.final
+    said, better = Transcript(-6.0, 20), Transcript(-2.0, 5)
+    final, after = rescore(first, pack, said, better, 2.0, SelectorOptions())
+    assert after.rescored == pytest.approx(0.64 * 1.5 + 0.37 * 2.0 + 6.8 * 0.3 - 2.85)
+    assert final == Decision(
+        "north",
+        True,
+        "north: log-odds +0.80, within tau 3.0; log-odds +0.19 after both were decoded (+2.0"
+        " log-probability a second)",
+        "north",
+    )
+    assert after == replace(pack, rescored=after.rescored)
+
+
+@pytest.mark.parametrize("margin", [-1e-6, 0.0, 1e-6])
+def test_borders_of_the_second_pass(margin):
+    """A pack has to lead: at 0 the primary takes the window, by both rules."""
+    for options in (SelectorOptions(beta=-0.5), SelectorOptions(rule="paper", beta=-0.5)):
+        plain = Calibration(second_pass=Logistic((1.0, 0.0, 0.0)))
+        pack = score(head=0.5 + margin, tag=0.0, calibration=plain)
+        transcripts = Transcript(-1.0, 1), Transcript(-0.5 + margin, 1)
+        final, _ = rescore(Decision(PRIMARY, False, ""), pack, *transcripts, 1.0, options)
+        assert (final.route, final.final) == ("north" if margin > 0 else PRIMARY, True)
+
+
+def test_the_papers_second_pass_keeps_the_scores():
+    """It compares means of tokens, and the longer transcript is no worse for its length."""
+    pack, first = score(best_tag=-0.2), Decision(PRIMARY, False, "first")
+    paper = SelectorOptions.paper()
+    final, after = rescore(first, pack, Transcript(-2.0, 4), Transcript(-4.0, 8), 1.0, paper)
+    assert after == pack and after.rescored is None
+    assert final == Decision(
+        "north", True, "first; average log-probability leads by +0.15", "north"
+    )
+
+
+@pytest.mark.parametrize("rule", ["calibrated", "paper"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_borders_of_tau_and_of_zero(rule, sign):
+    """A lead of exactly tau is final, and of exactly 0 it is the primary's."""
+    options = SelectorOptions(rule=rule, tau=2.0, beta=0.5 if rule == "calibrated" else 99.0)
+
+    def decide(lead):
+        if rule == "paper":
+            return select(-4.0, [score(best_tag=lead - 4.0)], options)
+        return select(-0.1, [score(head=lead - 0.5, tag=0.0)], options)
+
+    assert decide(2.0 * sign).final and decide(2.125 * sign).final
+    assert not decide(1.875 * sign).final
+    assert decide(0.125 * sign).route == ("north" if sign > 0 else PRIMARY)
+    assert decide(0.0).route == PRIMARY and not decide(0.0).final
+    never = replace(options, tau=0.0)
+    assert select(-0.1, [score(head=0.25, tag=0.0, best_tag=0.0)], never).final, "tau 0: no duel"
+
+
+def test_borders_of_no_speech_and_of_a_floor():
+    """At the limit itself the pack may still take the window."""
+    sure = [score(head=4.0, tag=4.0)]
+    assert select(-0.1, sure, SelectorOptions(no_speech=0.5), no_speech_prob=0.5).route == "north"
+    for log_odds, route in ((8.0, "north"), (8.125, PRIMARY)):
+        options = SelectorOptions(floors={"north": log_odds}, beta=0.0)
+        decision = select(-0.1, sure, options)
+        assert (decision.route, decision.final, decision.runner_up) == (route, True, "north")
+
+
+def test_reasons():
+    """What the page and the reports show."""
+    sure, options = [score(head=4.0, tag=4.0)], SelectorOptions()
+    assert select(-0.1, [], options) == Decision(PRIMARY, True, "no pack is loaded")
+    assert select(-0.1, sure, options) == Decision(
+        "north", True, "north: log-odds +7.30, beyond tau 3.0", "north"
+    )
+    assert select(-0.1, sure, options, primary=False) == Decision(
+        "north", True, "no language of the primary is allowed", "north"
+    )
+    assert select(-0.1, sure, options, no_speech_prob=0.75).reason == (
+        "no speech: probability 0.75, limit 0.60"
+    )
+    assert select(-0.1, sure, SelectorOptions(floors={"north": 9.0})).reason == (
+        "north: log-odds +8.00, floor +9.00"
+    )
+    close = select(-0.5, [score(best_tag=-0.25)], SelectorOptions.paper())
+    assert close.reason == "north: best tag -0.25 against the primary's -0.50, within tau 0.5"
+
+
+def test_the_paper_takes_the_best_tag_of_several_packs():
+    rows = [score("north", 9, 9, best_tag=-3.0), score("west", -9, -9, best_tag=-1.0)]
+    assert select(-2.0, rows, SelectorOptions.paper()).route == "west"
+    assert select(-2.0, rows[::-1], SelectorOptions.paper()).route == "west"
+
+
+def test_the_settings_that_docs_and_packs_rely_on():
+    """The defaults of docs/selector.md, and what a pack without a calibration does."""
+    assert PRIMARY == "primary", "reports and packs hold it"
+    assert SelectorOptions() == SelectorOptions(
+        rule="calibrated",
+        tau=3.0,
+        beta=-0.7,
+        discriminant_weight=0.2,
+        head_threshold=-4.0,
+        max_candidates=2,
+        no_speech=0.6,
+        floors={},
+        posterior=Logistic((1.0,), 0.0),
+        packs=(),
+    )
+    paper = SelectorOptions.paper()
+    assert (paper.rule, paper.tau, paper.beta, paper.max_candidates) == ("paper", 0.5, 0.15, None)
+    assert Calibration() == Calibration(
+        head=Logistic((1.0,), 0.0),
+        tag=Logistic((1.0, 1.0, 0.0), 0.0),
+        second_pass=Logistic((0.64, 0.37, 6.8), -2.85),
+        negatives=False,
+    )
+    bare = PackScore(
+        name="north", languages=("ky",), head=2.0, calibration=Calibration(), shares=(1.0,)
+    )
+    assert bare.log_odds == bare.head_log_odds == 2.0 and bare.tag is None
+    assert (bare.primary_uncertainty, bare.best_tag, bare.penalty) == (0.0, 0.0, 0.0)
+    assert Decision("north", True, "").runner_up is None
+    asked = replace(bare, tag=1.0, primary_uncertainty=-5.0, penalty=0.5)
+    assert asked.log_odds == 2.5, "the primary's doubt has no weight by default"
+    assert replace(asked, rescored=-1.0).log_odds == -1.0, "the penalty is in it already"
+    with pytest.raises(ValueError):
+        Logistic((1.0, 2.0))(1.0)
+
+
+def test_language_probs_without_the_primary_and_of_a_shared_language():
+    """A language of two pipelines has the odds of both; without the primary, packs have it all."""
+    rows = [score("north", np.log(2), 0.0, ("de",)), score("west", 0.0, 0.0, ("ga", "gv"))]
+    probs = language_probs({"en": 0.75, "de": 0.25}, rows)
+    assert probs == pytest.approx({"de": 2.25 / 4, "en": 0.75 / 4, "ga": 0.5 / 4, "gv": 0.5 / 4})
+    assert list(probs)[0] == "de"
+    alone = language_probs({}, rows)
+    assert alone == pytest.approx({"de": 2 / 3, "ga": 1 / 6, "gv": 1 / 6})
+    shares = replace(rows[1], shares=(0.9, 0.1))
+    assert language_probs({}, [shares]) == pytest.approx({"ga": 0.9, "gv": 0.1})
 
 
 def test_papers_rule_fails_on_one_tag_packs():

@@ -4,6 +4,7 @@ it.
 
 import hashlib
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,23 @@ def test_no_other_beta_and_no_other_floors_route_dev_better(seed):
         for b in grid[::4]
     ]
     assert cost(dev, fitted) <= min(cost(dev, one) for one in pairs if accepted(unknown, one) <= 4)
+
+
+def test_a_decision_by_hand():
+    """A first lead of 0.5, then one of 2 log-probabilities over 4 s, either way; beta -0.75."""
+    selector = SelectorOptions(beta=-0.75, tau=3.0)
+    for gap, odds, route in ((2.0, 1.0, "north"), (-2.0, 0.0, PRIMARY), (1.0, 0.75, PRIMARY)):
+        clip = replace(scored_clip("north", 0.5, gap), seconds=4.0)
+        found, share, both, row = decide(clip, selector)
+        assert (found, both) == (route, True)
+        assert [score.rescored for score in row] == [pytest.approx(odds), None]
+        odd = np.exp(odds)
+        known = (odd if route == "north" else 1.0) / (1.0 + odd)
+        assert share == pytest.approx(known, rel=1e-6)
+    final = decide(scored_clip("north", 4.0, -99.0), selector)
+    assert final[0] == "north" and not final[2] and final[3][0].rescored is None
+    silent = replace(scored_clip("north", 4.0), no_speech_prob=0.9)
+    assert decide(silent, selector)[0] == PRIMARY
 
 
 def test_a_floor_is_above_the_score_it_is_for():
@@ -329,8 +347,9 @@ def test_unknown_audio_is_in_no_known_language_and_never_of_test(make_model, sou
 
 
 def test_calibrate_from_the_command_line(
-    tiny_folder, backbone, make_secondary, sounds, tmp_path, capsys
+    tiny_folder, backbone, make_secondary, sounds, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     pack, out = tmp_path / "packs" / "north", tmp_path / "out" / "set.json"
     save_pack(pack, Pack(PackInfo("north", {"ky": "Kyrgyz"}), make_secondary(backbone)), backbone)
     corpus, negatives = tmp_path / "corpus", tmp_path / "negatives"
@@ -358,6 +377,8 @@ def test_calibrate_from_the_command_line(
         str(negatives),
         "--out",
         str(out),
+        "--false_accept_cost=3",
+        "--beam=2",
     ]
     assert main(asked) == 0
     text = capsys.readouterr().out
@@ -376,6 +397,9 @@ def test_calibrate_from_the_command_line(
         "dualasr calibrate" in record["fitted"]["command"]
         and str(tmp_path) not in record["fitted"]["command"]
     )
+    out.unlink()
+    assert main(shlex.split(record["fitted"]["command"])[1:]) == 0
+    assert json.loads(out.read_text()) == record, "its command makes it again"
     transcribe = ["transcribe", str(corpus / "ky.wav"), "-o", str(tmp_path), "--selector", str(out)]
     assert main([*transcribe, *model]) == 0
     assert "fitted for" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -313,6 +314,26 @@ def test_clips_of_every_split_are_not_their_own_dev(options, tmp_path):
     assert not {u.sound for u in train} & {u.sound for u in dev}
 
 
+def test_readings_of_one_sentence_are_on_one_side(options, tmp_path):
+    """Where a corpus has no dev, and where its clips are of every split: by sentence, whatever its
+    case and punctuation. So no dev text is learnt by heart.
+    """
+    for split in ("train", None):
+        folder = make_corpus(tmp_path / f"{split}", count=2)
+        rows = []
+        for i in range(90):
+            for k, text in enumerate((f"Кар {i} тоо.", f"кар {i}, тоо", f"КАР {i} ТОО!")):
+                shutil.copy(folder / f"{k % 2}.wav", folder / f"{i}-{k}.wav")
+                row = {"id": f"{i}-{k}", "audio": f"{i}-{k}.wav", "text": text, "lang": "ky"}
+                rows.append(row | {"split": split})
+        (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = read_corpora(replace(options, corpora=(folder,)), 15.0)
+        train, dev = ({u.id.split("-")[0] for u in side} for side in (found.train, found.dev))
+        assert not train & dev and train | dev == {str(i) for i in range(90)}
+        assert len(found.train) == 3 * len(train) and len(found.dev) == 3 * len(dev)
+        assert 1 <= len(dev) <= 15, "one sentence in sixteen"
+
+
 def test_dev_is_that_of_the_corpora_that_have_one(options, tmp_path):
     manifest = make_corpus(tmp_path / "more") / "manifest.jsonl"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
@@ -331,6 +352,8 @@ def test_negatives_are_calibrated(options, tmp_path):
         soundfile.write(sounds / f"{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
     pack = add_language(replace(options, negatives=(sounds,)))
     assert pack.info.calibration.negatives and pack.info.training["negatives"] == 12
+    weight = pack.info.calibration.head.weights[0]
+    assert weight > 0, "the pack's own clips are on the side of the higher scores"
 
 
 def test_a_pack_knows_how_its_language_sounds(options, backbone):
@@ -377,6 +400,28 @@ def test_negatives_of_a_corpus_with_dev_are_calibrated_on_that(tmp_path):
     }
     train, dev = find_negatives([corpus], ["en"], seed=1)
     assert set(train) == splits["train"] and set(dev) == splits["dev"]
+
+
+def test_the_packs_own_languages_are_no_negatives(tmp_path):
+    """Of a corpus that holds them, too; neither for training nor for the calibration."""
+    corpus = make_corpus(tmp_path / "mixed", count=20)
+    manifest = corpus / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["lang"] = ("ky", "en", "ga")[i % 3]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for own, others in (
+        (["ky"], {"en", "ga"}),
+        (["ga", "ky"], {"en"}),
+        (["tr"], {"ky", "en", "ga"}),
+    ):
+        found = dict(zip(("train", "dev"), find_negatives([corpus], own, seed=1), strict=True))
+        for split, sounds in found.items():
+            assert set(sounds) == {
+                Sound(corpus / row["audio"])
+                for row in rows
+                if row["split"] == split and row["lang"] in others
+            }
 
 
 def test_a_corpus_that_has_only_test_is_no_negatives(tmp_path):

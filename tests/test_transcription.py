@@ -429,6 +429,28 @@ def make_result(route: str, log_odds: float, silence: float = 0.0) -> WindowResu
     )
 
 
+@pytest.mark.parametrize(
+    "beta, log_odds, close",
+    [
+        (-0.75, 2.5, True),  # its lead is 1.75; without beta it would be 2.5
+        (-0.75, 2.625, True),
+        (-0.75, 2.75, False),  # 2 is the limit, and no longer below it
+        (0.75, 1.5, False),  # 2.25
+        (0.75, 1.0, True),
+    ],
+)
+def test_the_lead_of_a_lone_window_is_that_of_the_selector(beta, log_odds, close):
+    file = Recording("x.wav", TranscribeOptions(smoothing=2.0))
+    for k, (to, z) in enumerate([("primary", -5.0), ("north", log_odds), ("primary", -5.0)]):
+        file.add(
+            Piece(k, k + 1, make_result(to, z)),
+            np.zeros(100, np.float32),
+            lambda samples, to: (make_result(to, 0.5), ()),
+            SelectorOptions(beta=beta),
+        )
+    assert file.pieces[1].result.route == ("primary" if close else "north")
+
+
 @pytest.mark.parametrize("log_odds, route", [(1.5, "primary"), (4.0, "north")])
 def test_a_lone_window_in_doubt_goes_with_its_neighbours(log_odds, route):
     """Both neighbours agree on another route; what leads by more stays."""

@@ -1,6 +1,9 @@
-"""A genuine checkpoint will load: Whisper-tiny's own shape and vocabulary, random weights."""
+"""A genuine checkpoint will load: Whisper-tiny's own shape, random weights. Its vocabulary is a
+stand-in of the same size and order, and the genuine one where it is there.
+"""
 
 import base64
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +73,22 @@ def build_tokenizer(path: Path):
 
 
 @pytest.fixture(scope="module")
-def whisper_tiny(tmp_path_factory):
+def stand_in(tmp_path_factory):
+    """As recipes/micro/whisper_shape.py writes it, with the files of older converters."""
+    folder = tmp_path_factory.mktemp("stand-in")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "recipes" / "micro"))
+        importlib.import_module("whisper_shape").write_whisper(folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["stand_in", "genuine"])
+def whisper_tiny(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory):
     from transformers import (
         GenerationConfig,
         WhisperConfig,
@@ -134,7 +152,8 @@ def test_ids_are_whispers_own(whisper_tiny):
         "<|0.00|>": 50364,
     }
     assert {token: ident(token) for token in known} == known
-    assert backbone.tokenizer.encode(" Hello world", add_special_tokens=False) == [2425, 1002]
+    if "stand-in" not in whisper_tiny.name:
+        assert backbone.tokenizer.encode(" Hello world", add_special_tokens=False) == [2425, 1002]
     text = " Тоодо кар жаады, ଓଡ଼ିଆ."
     assert (
         backbone.tokenizer.decode(backbone.tokenizer.encode(text, add_special_tokens=False)) == text
@@ -160,7 +179,8 @@ def test_a_pack_on_it(whisper_tiny, make_secondary, tmp_path):
     assert isinstance(pack, Pack) and pack.secondary.options.fork == 2
     sound = np.random.default_rng(0).standard_normal(16_000 * 5).astype(np.float32) * 0.1
     model = DualWhisper(backbone).with_pack(pack)
-    plain = backbone.model.generate(backbone.features([sound]), max_new_tokens=6).tolist()[0]
+    mel = backbone.features([sound])
+    plain = backbone.model.generate(mel, max_new_tokens=6, task="transcribe").tolist()[0]
     options = DecodeOptions(generate={"max_new_tokens": 6})
     assert (
         list(model.transcribe_windows([sound], route="primary", options=options)[0].tokens) == plain

@@ -4,11 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from dualasr.cli.loading import CORPUS_HELP, layout, layout_flags, load, model_flags
+from dualasr.cli.loading import (
+    CORPUS_HELP,
+    layout,
+    layout_flags,
+    load,
+    model_command,
+    model_flags,
+)
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Add the flags of `dualasr calibrate`."""
+    command.set_defaults(parser=command)
     model_flags(command)
     command.add_argument(
         "--corpus",
@@ -102,18 +110,7 @@ def run(args: argparse.Namespace) -> int:
     found = calibrate_set(
         model, [u for corpus in corpora for u in corpus.utterances], unknown, options
     )
-    named = (("--pack", args.pack), ("--corpus", args.corpus), ("--negatives", args.negatives))
-    command = f"dualasr calibrate --base {args.base}" + "".join(
-        f" {flag} {p.name}" for flag, paths in named for p in paths
-    )
-    command += f" --split {args.split} --max_false_accept_rate {args.max_false_accept_rate}"
-    command += f" --false_accept_cost {args.false_accept_cost} --beam {args.beam}"
     print(to_text(found))
-    write_calibration(
-        args.out,
-        found,
-        model,
-        f"{command} --selector {Path(args.selector).name} --out {args.out.name}",
-    )
+    write_calibration(args.out, found, model, model_command(args))
     draw(found, args.plot or args.out.with_suffix(".png"))
     return 0

@@ -6,11 +6,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from dualasr.cli.loading import CORPUS_HELP, layout, layout_flags, load, model_flags
+from dualasr.cli.again import command_line
+from dualasr.cli.loading import (
+    CORPUS_HELP,
+    layout,
+    layout_flags,
+    load,
+    model_command,
+    model_flags,
+)
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Add the flags of `dualasr evaluate`."""
+    command.set_defaults(parser=command)
     model_flags(command)
     command.add_argument(
         "--corpus",
@@ -78,14 +87,7 @@ def run(args: argparse.Namespace) -> int:
         skipped=corpus.skipped,
         answers=args.answers or args.report.parent / "answers",
     )
-    packs = "".join(f" --pack {path.name}" for path in args.pack)
-    command = (
-        f"dualasr evaluate --base {args.base}{packs} --corpus {args.corpus.name} --split"
-        f" {args.split} --beam {args.beam}"
-    )
-    command += "".join(f" --column {column}" for column in args.column) + (
-        f" --tier {args.tier}" if args.tier else ""
-    )
+    command = model_command(args)
     write_report(args.report, evaluation, command, model=model)
     print(to_markdown(evaluation.report, command))
     return 0
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def add_compare_flags(command: argparse.ArgumentParser) -> None:
     """Add the flags of `dualasr compare`."""
+    command.set_defaults(parser=command)
     command.add_argument(
         "reports",
         type=Path,
@@ -131,6 +134,6 @@ def run_compare(args: argparse.Namespace) -> int:
     modes = tuple(args.mode or ("agnostic", "pipeline_aware"))
     comparison = compare(first, second, modes, seed=args.seed)
     if args.out is not None:
-        write_comparison(args.out, comparison)
+        write_comparison(args.out, comparison | {"command": command_line(args)})
     print(to_markdown(comparison))
     return 0

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dualasr.cli.again import command_line
 from dualasr.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -110,6 +111,16 @@ def pack_folders(args: argparse.Namespace) -> list[Path]:
     from dualasr.packs.folder import find_packs, packs_dir
 
     return find_packs(args.pack, packs_dir(args.packs_dir), empty=args.command == "serve")
+
+
+def model_command(args: argparse.Namespace) -> str:
+    """Write the command of these arguments, with the packs folder if --pack has a name in it."""
+    from dualasr.packs.folder import packs_dir, packs_in
+    from dualasr.packs.format import is_pack
+
+    by_name = any(not is_pack(path) and not packs_in(path) for path in args.pack)
+    folder = packs_dir(args.packs_dir) if by_name else args.packs_dir
+    return command_line(argparse.Namespace(**vars(args) | {"packs_dir": folder}))
 
 
 def load(args: argparse.Namespace, **options: Any) -> "DualWhisper":

@@ -1,6 +1,7 @@
 """The command `dualasr quickstart`: add two languages, measure, and transcribe generated speech."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from dualasr.cli.loading import BASE_HELP
@@ -43,16 +44,19 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         help="use only N sentences of each split, for a quick look (default: all)",
     )
     command.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: 1)")
+    command.add_argument(
+        "--beam",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="beam width of the measurements (default: 1)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the quickstart, and return the exit code."""
     from dualasr.training.quickstart import QuickstartOptions, quickstart
 
-    given = {
-        key: vars(args)[key]
-        for key in ("out", "base", "steps", "readings", "text", "limit", "seed")
-        if key in args
-    }
+    names = [field.name for field in fields(QuickstartOptions)]
+    given = {name: vars(args)[name] for name in names if name in args}
     quickstart(QuickstartOptions(**given), corpus_only=args.corpus_only)
     return 0

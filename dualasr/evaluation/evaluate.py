@@ -36,6 +36,7 @@ from dualasr.evaluation.scoring import (
     ClipResult,
     ModeResult,
     contamination_of,
+    empty_references_of,
     error_counts,
     error_counts_by_sentence,
     routing_of,
@@ -103,6 +104,7 @@ class Evaluation:
       errors).
     - "mean": the mean of the languages' rates, by mode.
     - "routing": `scoring.routing_of`.
+    - "empty_references": `scoring.empty_references_of`.
     - "contamination": test clips in the training data of packs (`scoring.contamination_of`); None
       without packs.
     - "hallucination": words written for sounds without speech; None without probes.
@@ -427,6 +429,7 @@ def _report(
         "languages": languages,
         "mean": mean,
         "routing": routing_of(flat, languages, [PRIMARY, *model.packs]),
+        "empty_references": empty_references_of(results),
         "contamination": _contamination(model, rows, flat),
         "hallucination": (
             count_hallucinations(model, options.probes, options.decoding)

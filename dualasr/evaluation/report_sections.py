@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from dualasr.evaluation.markdown import percent
 from dualasr.metrics import align, comparable
 from dualasr.model.selector import PRIMARY
-from dualasr.text import normalise
+from dualasr.text import NORMALISERS, normalise
 
 MODES = {"pipeline_aware": "pipeline-aware", "group_aware": "group-aware", "agnostic": "agnostic"}
+_NAMES = {"marks": "mark-safe", "whisper": "Whisper's"}
 WORST = 20  # clips shown
 _FIRST = 10  # contaminated clips, and sounds without speech, that are shown
 _ODIA, _THAI = "ଓଡ଼ିଆ ଭାଷା", "ที่นี่"  # "the Odia language", "here"
@@ -71,6 +72,7 @@ def sections(report: dict) -> list[Section]:
         _rates(report),
         _words(report),
         _routing(report),
+        _empty_references(report),
         _calibration(report),
         _hallucination(report),
         *_contamination(report),
@@ -193,6 +195,36 @@ def _routing(report: dict) -> Section:
         (code, *map(str, counts.values())) for code, counts in routing["confusion"].items()
     )
     return Section("routing", "Routing", text, ("language", PRIMARY, *_packs(report)), rows)
+
+
+def _empty_references(report: dict) -> Section | None:
+    if (found := report.get("empty_references")) is None:
+        return None
+    counts = {
+        method: sum(of[method]["n"] for of in found.values() if method in of)
+        for method in NORMALISERS
+    }
+    total = sum(entry["n"] for entry in report["languages"].values())
+    text = (
+        f"References that are empty after normalising: {counts['marks']} of {total} with the"
+        f" mark-safe normaliser, {counts['whisper']} with Whisper's. Each word that is written for"
+        " such a clip is an insertion."
+    )
+    if not found:
+        return Section("empty", "Empty references", text)
+    text += " Error rates in percent on all clips, and on those whose reference is not empty."
+    rows = []
+    for code, methods in found.items():
+        entry = report["languages"][code]
+        for method, without in methods.items():
+            for mode in modes_of(report):
+                all_clips = entry[mode]["whisper"] if method == "whisper" else entry[mode]
+                sides = (all_clips, without[mode])
+                rates = [percent(side[rate]) for rate in ("cer", "wer") for side in sides]
+                rows.append((code, _NAMES[method], MODES[mode], str(without["n"]), *rates))
+    columns = ("CER, all", "CER, without", "WER, all", "WER, without")
+    head = ("language", "normaliser", "mode", "empty", *columns)
+    return Section("empty", "Empty references", text, head, tuple(rows))
 
 
 def _calibration(report: dict) -> Section | None:

@@ -19,7 +19,7 @@ from dualasr.metrics import (
     resampled_sums,
     word_errors,
 )
-from dualasr.text import NORMALISERS
+from dualasr.text import NORMALISERS, normalise
 
 Unit = Literal["word", "character"]
 RATES: dict[str, Unit] = {"wer": "word", "cer": "character"}  # and what they count
@@ -224,6 +224,36 @@ def routing_of(
     }
 
 
+def empty_references_of(groups: Mapping[str, Sequence[ClipResult]]) -> dict[str, dict]:
+    """Count references that are empty after normalising, and compute the rates without them.
+
+    Every word that is written for such a clip is an insertion, and its reference adds nothing to
+    the length. So a few of them can raise a rate a lot.
+
+    Args:
+        groups: Clips by language.
+
+    Returns:
+        By language, for those that have such clips, and by normaliser ("marks", "whisper"): "n"
+        such clips, and for each mode wer and cer of the other clips, None if there are none.
+    """
+    found: dict[str, dict] = {}
+    for code, clips in groups.items():
+        for method in NORMALISERS:
+            rest = [clip for clip in clips if normalise(clip.ref, method)]
+            if len(rest) < len(clips):
+                entry = found.setdefault(code, {}).setdefault(method, {"n": len(clips) - len(rest)})
+                entry |= {mode: _rates_by(method, rest, mode) for mode in MODES}
+    return found
+
+
+def _rates_by(method: str, clips: Sequence[ClipResult], mode: str) -> dict[str, float | None]:
+    """Return wer and cer of clips of one language, which may be none, by a normaliser."""
+    scores = scores_of([error_counts_by_sentence(clips, mode)] if clips else [], 0, 0)
+    by_method = scores["whisper"] if method == "whisper" else scores
+    return {rate: by_method[rate] for rate in RATES}
+
+
 def contamination_of(
     clips: Sequence[ClipResult], test: Fingerprints, trained: Mapping[str, Fingerprints | None]
 ) -> dict:
@@ -250,9 +280,7 @@ def contamination_of(
     for code in sorted({clips[i].language for i in leaked}):
         rest = [clip for i, clip in enumerate(clips) if clip.language == code and i not in leaked]
         clean[code] = {"n": len(rest)}
-        for mode in MODES:
-            scores = scores_of([error_counts_by_sentence(rest, mode)] if rest else [], 0, 0)
-            clean[code][mode] = {rate: scores[rate] for rate in ("wer", "cer")}
+        clean[code] |= {mode: _rates_by("marks", rest, mode) for mode in MODES}
     listed = [
         {
             "id": clips[leak.clip].id,

@@ -15,6 +15,7 @@ kept.
 
 import json
 import logging
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,17 @@ class QuickstartOptions:
     seed: int = 1
     beam: int = 1
     limit: int | None = None
+
+
+def command_of(options: QuickstartOptions) -> str:
+    """Return the command that makes a quickstart again; of `out` only its name is in it.
+
+    The packs carry the command, and say nothing of the folders of the machine.
+    """
+    values = {key: value for key, value in vars(options).items() if value is not None}
+    values["out"] = options.out.name
+    flags = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    return shlex.join(["dualasr", "quickstart", *flags])
 
 
 def regression_table(steps: list[dict]) -> str:
@@ -112,10 +124,7 @@ def quickstart(options: QuickstartOptions, *, corpus_only: bool = False) -> list
         raise RunError(f"{out} exists and is not a quickstart; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings, indent=1))
-    command = (
-        f"dualasr quickstart --base {options.base} --steps {options.steps} --readings"
-        f" {options.readings} --seed {options.seed}"
-    )
+    command = command_of(options)
 
     log.info(
         f"[{0:4.0f} s] generating speech: new languages {', '.join(NEW)}; the base's"

@@ -139,6 +139,7 @@ class SecondaryTrainer(Trainer):
         batches: Micro-batches of (clip's index, position).
         pool: A thread for each core.
         cores: Number of threads.
+        ctc_weight: Weight of the CTC loss.
         kwargs: Arguments of Trainer.
     """
 
@@ -149,16 +150,23 @@ class SecondaryTrainer(Trainer):
         batches: list[list[Item]],
         pool: ThreadPoolExecutor,
         cores: int,
+        ctc_weight: float = 1.0,
         **kwargs,
     ):
         super().__init__(data_collator=collate, **kwargs)
         self.run, self.batches, self.pool, self.cores = run, batches, pool, cores
+        self.ctc_weight = ctc_weight
         self.remove_callback(PrinterCallback)
 
     @property
     def secondary(self) -> Secondary:
         assert isinstance(self.model, Secondary)
         return self.model
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return super().compute_loss(
+            model, inputs | {"ctc_weight": self.ctc_weight}, *args, **kwargs
+        )
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.args.device.type != "cpu" or self.args.world_size > 1:
@@ -303,6 +311,7 @@ def train_secondary(
                 batches=batches,
                 pool=pool,
                 cores=cores,
+                ctc_weight=options.ctc_weight,
                 callbacks=[_Progress(run, secondary, dev, options)],
             )
             trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)

@@ -1,0 +1,272 @@
+"""The frozen base: its checksum, what is read from the checkpoint, and one decoding call."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperConfig
+
+from dualasr.errors import BaseModelError, RunError
+from dualasr.model import whisper
+from dualasr.model.whisper import Backbone, Span, SpecialIds, base_path, find_device
+
+
+def test_a_checksum_sees_every_tensor(backbone, tiny_folder):
+    """Each value, name and shape: a pack must not be taken by a base that differs in one."""
+    first = backbone.checksum
+    assert Backbone.load(tiny_folder).checksum == first
+    seen, tensors = {first}, dict(backbone.model.named_parameters())
+    for name, tensor in tensors.items():
+        flat = tensor.view(-1)
+        for place in {0, len(flat) // 2, len(flat) - 1}:
+            kept = flat[place].clone()
+            flat[place] += 1e-3
+            seen.add(replace(backbone).checksum)
+            flat[place] = kept
+        assert replace(backbone).checksum == first, name
+    changed = sum(len({0, p.numel() // 2, p.numel() - 1}) for p in tensors.values())
+    assert len(tensors) > 60 and len(seen) == 1 + changed
+    layers = backbone.encoder.layers
+    layers[0], layers[1] = layers[1], layers[0]
+    assert replace(backbone).checksum != first, "the same tensors in another order"
+
+
+def test_a_checksum_is_of_names_shapes_and_float32_values(backbone):
+    """Packs on disk hold it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.model.state_dict().items()):
+        if name != "proj_out.weight":
+            shape = (
+                "(" + ", ".join(map(str, tensor.shape)) + ("," if tensor.ndim == 1 else "") + ")"
+            )
+            digest.update(name.encode() + shape.encode() + tensor.numpy().astype("<f4").tobytes())
+    assert backbone.checksum == digest.hexdigest()
+
+
+def test_another_number_format_keeps_the_checksum(backbone, tiny_folder):
+    half = Backbone.load(tiny_folder, dtype=torch.bfloat16)
+    assert half.model.dtype == torch.bfloat16 and half.checksum == backbone.checksum
+    assert half.features([np.zeros(100, np.float32)]).dtype == torch.bfloat16
+
+
+def test_what_is_read_from_the_checkpoint(backbone):
+    """The built-in base's window is 15 s, with a frame of 20 ms."""
+    assert (backbone.width, backbone.layers, backbone.positions) == (32, 2, 750)
+    assert (backbone.window_samples, backbone.window_s) == (240_000, 15.0)
+    assert backbone.frame_s == pytest.approx(0.02)
+    assert not backbone.model.training
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    tokens = backbone.tokenizer.convert_tokens_to_ids
+    assert backbone.codes == list(backbone.languages) == ["bg", "de", "en", "es", "tr"]
+    assert backbone.languages["de"] == tokens("<|de|>")
+    special = backbone.special_ids
+    assert special == SpecialIds(
+        start=tokens("<|startoftranscript|>"),
+        end=tokens("<|endoftext|>"),
+        languages=tuple(backbone.languages.values()),
+        prompt=(tokens("<|transcribe|>"), tokens("<|notimestamps|>")),
+        times=range(tokens("<|notimestamps|>") + 1, backbone.model.config.vocab_size),
+    )
+    names = backbone.language_names
+    assert (
+        names["german"] == "de"
+        and names["castilian"] == "es"
+        and set(names.values()) == set(backbone.codes)
+    )
+
+
+@pytest.mark.parametrize(
+    "samples, frames",
+    [(0, 1), (1, 1), (320, 1), (321, 2), (640, 2), (16_000, 50), (239_680, 749), (239_681, 750)]
+    + [(240_000, 750), (999_999, 750)],
+)
+def test_frames_that_a_clip_fills(backbone, samples, frames):
+    assert backbone.frames(samples) == frames
+
+
+def test_a_base_is_found_by_its_name(tmp_path, monkeypatch):
+    assert base_path("micro") == whisper.BUILT_IN["micro"] and base_path("micro").is_dir()
+    with pytest.raises(BaseModelError, match="no built-in base 'nano'; there is: micro"):
+        base_path("nano")
+    monkeypatch.chdir(tmp_path)
+    for name, found in (
+        ("small", "openai/whisper-small"),
+        ("tiny.en", "openai/whisper-tiny.en"),
+        ("large", "openai/whisper-large-v3"),
+        ("turbo", "openai/whisper-large-v3-turbo"),
+        ("large-v1", "openai/whisper-large-v1"),
+        ("you/whisper-yours", "you/whisper-yours"),
+    ):
+        assert str(whisper._find_source(name)) == found
+    sizes = ["tiny", "base", "small", "medium"]
+    sizes += [f"{size}.en" for size in sizes] + ["large-v1", "large-v2", "large-v3"]
+    assert sorted(whisper.SIZES) == sorted([*sizes, "large-v3-turbo"]), "OpenAI's own"
+    (tmp_path / "small").mkdir()
+    with pytest.raises(BaseModelError, match="small is not a Whisper .*: it has no config.json"):
+        Backbone.load("small")
+    (tmp_path / "small" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(BaseModelError, match="its model_type is 'bert'"):
+        Backbone.load("small")
+    WhisperConfig().save_pretrained(tmp_path / "small")
+    assert str(whisper._find_source("small")) == "small", "a folder comes before a size"
+    with pytest.raises(BaseModelError, match="Cannot load the base 'small': .* or a built-in"):
+        Backbone.load("small")
+    with pytest.raises(BaseModelError, match=r"'tiny' \(openai/whisper-tiny\): "):
+        Backbone.load("tiny")
+
+
+def test_a_device_that_is_not_there():
+    assert find_device("cpu") == "cpu" and find_device("meta") == "meta"
+    assert find_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("nonsense", "cuda:99"):
+        with pytest.raises(RunError, match=f"--device {name} is not available here: .") as error:
+            find_device(name)
+        assert "\n" not in str(error.value)
+
+
+def test_the_language_step_is_the_first_of_the_decoder(backbone, clips):
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:2]), 1), 1)
+    step = backbone.language_step(encoded)
+    start = torch.full((2, 1), backbone.special_ids.start)
+    with torch.no_grad():
+        output = backbone.model(
+            encoder_outputs=(encoded,), decoder_input_ids=start, output_hidden_states=True
+        )
+    logits = output.logits[:, 0].float()
+    tags = logits[:, list(backbone.languages.values())].log_softmax(-1)
+    assert torch.allclose(step.log_probs, tags, atol=1e-5)
+    silence = backbone.tokenizer.convert_tokens_to_ids("<|nospeech|>")
+    assert torch.allclose(step.no_speech_prob, logits.softmax(-1)[:, silence], atol=1e-6)
+    state = output.decoder_hidden_states[-1][:, -1]
+    assert step.state.shape == (2, backbone.width) and torch.allclose(step.state, state, atol=1e-5)
+
+
+def test_a_hypothesis_is_the_sum_of_its_tokens_log_probabilities(backbone, clips):
+    """Teacher forcing with what `generate` suppresses: its tokens, and the end where it came."""
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips), 1), 1)
+    found = backbone.decode(encoded, ["en", "de", "en", "de"], max_new_tokens=12)
+    short = backbone.decode(encoded, ["en", "de", "en", "de"], max_new_tokens=2)
+    config, special = backbone.model.generation_config, backbone.special_ids
+    for i, hypothesis in enumerate(found):
+        tag = backbone.languages[["en", "de"][i % 2]]
+        ids = [special.start, tag, *special.prompt, *hypothesis.tokens]
+        with torch.no_grad():
+            logits = backbone.model(
+                encoder_outputs=(encoded[i : i + 1],), decoder_input_ids=torch.tensor([ids])
+            ).logits[0, 3:]
+        logits[:, config.suppress_tokens] = -torch.inf
+        logits[0, config.begin_suppress_tokens] = -torch.inf
+        targets = [*hypothesis.tokens, *[special.end] * hypothesis.finished]
+        rows = logits.log_softmax(-1)
+        known = sum(float(rows[k, token]) for k, token in enumerate(targets))
+        assert hypothesis.logprob == pytest.approx(known, abs=1e-3)
+        assert special.end not in hypothesis.tokens
+        assert hypothesis.text == backbone.tokenizer.decode(hypothesis.tokens).strip()
+        assert short[i].tokens == hypothesis.tokens[:2] and not short[i].finished
+    assert {h.finished for h in found} <= {True, False} and any(h.tokens for h in found)
+    with pytest.raises(BaseModelError, match="has no language 'xx'; it has bg, de, en, es, tr"):
+        backbone.decode(encoded, ["xx"] * 4)
+
+
+def test_a_large_batch_is_decoded_in_parts_with_its_own_languages(backbone, clips, monkeypatch):
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips), 1), 1)
+    codes = ["en", "de", "tr", "bg"]
+    alone = [backbone.decode(encoded[i : i + 1], codes[i : i + 1])[0] for i in range(4)]
+    calls = []
+    generate = backbone.model.generate
+
+    def count(**asked):
+        calls.append((len(asked["encoder_outputs"].last_hidden_state), asked["language"]))
+        return generate(**asked)
+
+    monkeypatch.setattr(backbone.model, "generate", count)
+    for beams, beam, sizes in ((3, 1, [3, 1]), (4, 1, [4]), (5, 2, [2, 2]), (1, 2, [1] * 4)):
+        calls.clear()
+        monkeypatch.setattr(whisper, "MOST_BEAMS", beams)
+        found = backbone.decode(encoded, codes, beam=beam)
+        assert [size for size, _ in calls] == sizes
+        assert [tag for _, tags in calls for tag in tags] == [f"<|{code}|>" for code in codes]
+        if beam == 1:
+            assert [h.tokens for h in found] == [h.tokens for h in alone]
+
+
+def test_prompt_and_context_share_half_of_the_places(backbone):
+    tokenizer = backbone.tokenizer
+    before = tokenizer.convert_tokens_to_ids("<|startofprev|>")
+    most = backbone.model.config.max_target_positions // 2 - 1
+
+    def ids(text):
+        return tokenizer(" " + text, add_special_tokens=False).input_ids
+
+    long, longer = " ".join("abcdefg" * 60), " ".join("hijk" * 90)
+    assert len(ids(long)) > most and len(ids(longer)) > most
+    for prompt, context, wanted in (
+        ("the moon", "", ids("the moon")),
+        ("", "the sun", ids("the sun")),
+        ("the moon", "the sun", ids("the moon") + ids("the sun")),
+        ("  ", " \n", []),
+        (long, "", ids(long)[-most:]),
+        ("", longer, ids(longer)[-most:]),
+        (long, longer, ids(long)[-most:]),
+        ("the moon", longer, ids("the moon") + ids(longer)[len(ids("the moon")) - most :]),
+    ):
+        found = backbone.prompt_ids(prompt, context).tolist()
+        assert found == [before, *wanted], (prompt[:9], context[:9])
+    with pytest.raises(BaseModelError, match="holds a special token .*Leave it out"):
+        backbone.prompt_ids("<|en|>")
+
+
+def test_spans_between_timestamps(backbone):
+    """A timestamp is 20 ms; what follows the last one goes on to the end of the sound."""
+    times, tokenizer = backbone.special_ids.times, backbone.tokenizer
+    one, two = (tokenizer(text, add_special_tokens=False).input_ids for text in (" one", " two"))
+
+    def at(seconds):
+        return times.start + round(seconds / 0.02)
+
+    assert backbone.spans([*one, *two], 3.0) == ()
+    tokens = [at(0.5), *one, at(1.0), at(1.5), *two, at(9.0)]
+    assert backbone.spans(tokens, 3.0) == (
+        Span(0.5, 1.0, "one", (at(0.5), *one, at(1.0))),
+        Span(1.5, 3.0, "two", (at(1.5), *two, at(9.0))),
+    )
+    assert backbone.spans([*one, at(1.0), *two], 3.0) == (
+        Span(0.0, 1.0, "one", (*one, at(1.0))),
+        Span(1.0, 3.0, "two", (at(1.0), *two)),
+    )
+    assert backbone.spans([at(2.0), *one, at(1.0)], 3.0)[0].start == 1.0, "no span ends early"
+    assert backbone.spans([at(0.0), at(1.0)], 3.0) == ()
+    assert backbone.text_tokens(tokens) == [*one, *two]
+
+
+def test_attention_is_that_of_the_transcripts_own_tokens(backbone, clips, monkeypatch):
+    """Row i attends for token i, the last row for the end; probabilities by teacher forcing."""
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 1), 1)
+    tokens = backbone.tokenizer(" one two", add_special_tokens=False).input_ids
+    special, eager = backbone.special_ids, backbone.model.config._attn_implementation
+    for task in ("transcribe", "translate"):
+        weights, probs = backbone.attend(encoded, "de", tokens, task)
+        name = backbone.tokenizer.convert_tokens_to_ids(f"<|{task}|>")
+        start = [special.start, backbone.languages["de"], name, special.times.start - 1]
+        ids = torch.tensor([[*start, *tokens]])
+        backbone.model.set_attn_implementation("eager")
+        with torch.no_grad():
+            output = backbone.model(
+                encoder_outputs=(encoded,), decoder_input_ids=ids, output_attentions=True
+            )
+        backbone.model.set_attn_implementation(eager)
+        for heads in ([(0, 0), (0, 1)], [(0, 1)]):  # all of the upper half, or those named
+            known = torch.stack([output.cross_attentions[i][0, h, 3:] for i, h in heads])
+            assert weights.shape == (len(heads), len(tokens) + 1, backbone.positions)
+            assert torch.allclose(weights, known, atol=1e-5)
+            monkeypatch.setattr(
+                backbone.model.generation_config, "alignment_heads", [(0, 1)], raising=False
+            )
+            weights, _ = backbone.attend(encoded, "de", tokens, task)
+        monkeypatch.undo()
+        known = output.logits[0, 3:-1].softmax(-1)
+        picked = [float(known[k, token]) for k, token in enumerate(tokens)]
+        assert probs.tolist() == pytest.approx(picked, rel=1e-3)
