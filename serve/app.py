@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -110,8 +110,8 @@ def create_app(
 
     @app.get(
         "/metrics",
-        response_class=PlainTextResponse,
-        responses=errors(401),
+        response_class=Response,
+        responses=errors(401) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         dependencies=[Depends(BEARER)],
     )
     def metrics() -> Response:

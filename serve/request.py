@@ -2,13 +2,11 @@
 defaults.
 """
 
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from dualasr.audio.vad import VadOptions
-from dualasr.errors import BaseModelError, PackError
+from dualasr.errors import BaseModelError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback, ladder
 from dualasr.model.selector import PRIMARY
@@ -98,32 +96,13 @@ def request_for(
         fallback=Fallback(ladder(temperature, step)),
         generate={"task": "translate"} if translate else {},
     )
-    code = language_code(model, language) if language else None
+    code = model.language_code(language) if language else None
     forced = PRIMARY if translate else None if route == AUTO else route
     if languages:
-        model = model.among([language_code(model, name) for name in languages])
+        model = model.among([model.language_code(name) for name in languages])
     options = TranscribeOptions(
         decode=decode, words=words, sentences=True, carry_prompt=carry_prompt, vad=vad
     )
     request = TranscribeRequest(forced, code, options)
     check_request(model, request)
     return ModelRequest(model, request)
-
-
-def language_code(model: DualWhisper, name: str) -> str:
-    """Return the code of a language; "en-US" means "en" where no pipeline knows more.
-
-    Args:
-        model: The loaded model.
-        name: Code or name of the language; subtags are separated by "-" or "_".
-
-    Raises:
-        PackError: No pipeline knows the language, with or without its subtags.
-    """
-    parts = re.split("[-_]", name.strip())
-    has_subtags = re.fullmatch("[A-Za-z]{2,3}", parts[0])
-    shorter = ["-".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)] if has_subtags else []
-    for text in (name, *shorter):
-        with suppress(PackError):
-            return model.language_code(text)
-    return model.language_code(name)  # raises the error that offers the nearest names

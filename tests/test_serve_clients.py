@@ -15,7 +15,7 @@ from dualasr_serve import fields
 from dualasr_serve.app import Settings, create_app
 from dualasr_serve.fields import is_name_of_others
 from dualasr_serve.openai_formats import spaced_texts
-from dualasr_serve.request import language_code, request_for
+from dualasr_serve.request import request_for
 from dualasr_serve.scheduler import Limits, Scheduler
 
 from dualasr.audio.vad import VadOptions
@@ -176,13 +176,13 @@ class Known:
     ],
 )
 def test_subtags_mean_the_language_that_is_known(sent, code):
-    assert language_code(Known(), sent) == code
+    assert Known().language_code(sent) == code
 
 
 @pytest.mark.parametrize("sent", ["xx-YY", "portuguese-BR", "-", "_", "-en", "x-en"])
 def test_what_only_looks_like_a_language_is_refused(sent):
     with pytest.raises(PackError, match="No loaded pipeline knows the language"):
-        language_code(Known(), sent)
+        Known().language_code(sent)
 
 
 def verbose(url, sound, data: dict) -> dict:

@@ -132,6 +132,8 @@ def start(tiny_folder, make_secondary, tmp_path_factory):
             4,
             "--max_audio_s",
             100,
+            "--grace_s",
+            100,
             *flags,
         ]
         environment = os.environ | {"TMPDIR": str(folder / "temp"), "OMP_NUM_THREADS": "1"}

@@ -110,6 +110,7 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_servers_files_are_private_and_go_with_it_and_after_a_crash(start, tmp_path):
     temp, sound = tmp_path / "temp", write_sound(tmp_path / "mine.wav", 0.5)
     first = start()

@@ -132,9 +132,7 @@ def test_a_short_sound_does_not_wait_for_long_ones_that_came_before_it(model, so
     until(lambda: ticket.ready)
     slow.free.set()
     ticket.future.result(WAIT)
-    assert decoded[0] <= 3 + 2 * batch, (
-        "it had to wait for more than a turn of each"
-    )
+    assert decoded[0] <= 3 + 2 * batch, "it had to wait for more than a turn of each"
 
 
 def test_a_full_queue_refuses_and_has_room_again_once_somebody_has_the_answer(model, sounds, start):

@@ -507,7 +507,7 @@ class Secondary(nn.Module):
         return scored
 
     def _prefixes(
-        self, frames: torch.Tensor, beam: int, on_step: OnStep
+        self, frames: torch.Tensor, beam: int, on_step: OnStep = uninterrupted
     ) -> list[tuple[str, float]]:
         """Return the best texts of CTC for one clip's (frames, 1 + characters) log-probabilities.
 

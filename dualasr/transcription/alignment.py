@@ -307,8 +307,8 @@ def words_of(
         rows: Indices of the windows whose words are needed; None for all. The others get ().
         encodings: Encoder output by name of pack, as far as decoding has computed it; what is
             missing is computed here.
-        required: Whether missing torchaudio is an error. If not, a pack's windows get no words,
-            and a warning is logged once.
+        required: Whether a library that cannot be loaded is an error. If not, the windows that
+            need it get no words, and a warning is logged once.
         on_step: Function that is called between steps; it may raise, to stop the work.
 
     Returns:
@@ -321,11 +321,22 @@ def words_of(
     for i, result in enumerate(results):
         on_step()
         wanted = rows is None or i in rows
-        possible = required or result.route == PRIMARY or _can_align()
+        possible = required or (_can_warp() if result.route == PRIMARY else _can_align())
         found.append(
             _words(model, audio, i, result, task, encodings) if wanted and possible else ()
         )
     return found
+
+
+@cache
+def _can_warp() -> bool:
+    """Whether dynamic time warping can run here. The first call logs a warning if it cannot."""
+    try:
+        warp(np.zeros((1, 1)))
+    except RunError as error:
+        logging.getLogger("dualasr").warning("Speech without text is not looked for: %s", error)
+        return False
+    return True
 
 
 @cache

@@ -113,14 +113,15 @@ def _uncovered(words: Sequence[Word], seconds: float) -> list[tuple[float, float
         if not alike:
             covered += [(words[k].start, words[k].end, k + 1) for k in rows]
             continue
-        first, end = rows[0], rows[-1] + 1
-        split = _sentence_split(words, first, end)
-        early = _longest_s(*words[first : end if split is None else split])
-        late = _longest_s(*words[first if split is None else split : end])
-        from_s, to_s = words[first].start, words[end - 1].end
+        first, last = rows[0], rows[-1] + 1
+        split = _sentence_split(words, first, last)
+        early = _longest_s(*words[first : last if split is None else split])
+        late = _longest_s(*words[first if split is None else split : last])
+        from_s, to_s = words[first].start, words[last - 1].end
         covered.append((from_s, min(from_s + early, to_s), first if split is None else split))
-        covered.append((max(to_s - late, from_s), to_s, end))
-    found, at, before = [], 0.0, 0
+        covered.append((max(to_s - late, from_s), to_s, last))
+    found: list[tuple[float, float, int]] = []
+    at, before = 0.0, 0
     for start, end, count in covered:
         if start > at:
             found.append((at, start, before))
@@ -174,19 +175,20 @@ def part_of(
         n for _, n in backbone.token_words(backbone.text_tokens(result.tokens), result.language)
     ]
     first, last = sum(counts[: rows.start]), sum(counts[: rows.stop])
-    tokens, seen = [], 0
+    kept: list[int] = []
+    seen = 0
     for i, token in enumerate(result.tokens):
         if token not in times:
             if first <= seen < last:
-                tokens.append(token)
+                kept.append(token)
             seen += 1
         elif (
             first < seen < last
             or (seen == first and _opens(result.tokens, i, times))
             or (seen == last and not _opens(result.tokens, i, times))
         ):
-            tokens.append(max(times.start, token - shift))
-    return replace(result, text=text, tokens=tuple(tokens)), mine
+            kept.append(max(times.start, token - shift))
+    return replace(result, text=text, tokens=tuple(kept)), mine
 
 
 def _opens(tokens: Sequence[int], place: int, times: range) -> bool:

@@ -164,6 +164,7 @@ class Recording:
             close = abs(odds + selector.beta) < self.options.smoothing
             allowed = route == lone.result.runner_up and odds >= selector.floors.get(route, -np.inf)
             if close and (route == PRIMARY or allowed):
+                assert self._last_samples is not None  # those of the last piece
                 changed, words = decode_again(self._last_samples, route)
                 reason = f"{lone.result.reason}; both neighbours go to {route}"
                 return replace(lone, result=replace(changed, reason=reason), words=words)

@@ -45,8 +45,8 @@ def transcribe(
         model: A base with packs, from `load_model`.
         audio: The path of a file, a part of a file, or float samples of shape (samples,) at 16 kHz.
         route: "primary" or the name of a pack; None lets the selector choose.
-        language: Code of the language; None lets the pipeline choose. Without a route, the
-            pipeline that knows the language is used.
+        language: Code or name of the language (`DualWhisper.language_code`); None lets the
+            pipeline choose. Without a route, the pipeline that knows the language is used.
         options: How to transcribe.
 
     Returns:
@@ -57,8 +57,7 @@ def transcribe(
         AudioError: The sound cannot be used.
         AlignmentError: A pack's words are requested, and torchaudio cannot be loaded.
     """
-    request = TranscribeRequest(route, language, options)
-    check_request(model, request)
+    request = _checked(model, TranscribeRequest(route, language, options))
     [(_, result)] = _transcribe_all(model, [audio], request)
     if isinstance(result, DualasrError):
         raise result
@@ -94,7 +93,7 @@ def transcribe_files(
         MissingExtraError: An extra is needed that is not installed.
         AlignmentError: A pack's words are requested, and torchaudio cannot be loaded.
     """
-    check_request(model, request)
+    request = _checked(model, request)
     return _transcribe_all(model, map(Path, paths), request, on_audio, on_segment)
 
 
@@ -179,6 +178,14 @@ def check_request(model: DualWhisper, request: TranscribeRequest) -> None:
         route = model.route_of(request.language)
     if route != PRIMARY and model.packs:
         check_alignment()
+
+
+def _checked(model: DualWhisper, request: TranscribeRequest) -> TranscribeRequest:
+    """Return a request with the code that the model has for its language; see `check_request`."""
+    if request.language is not None:
+        request = replace(request, language=model.language_code(request.language))
+    check_request(model, request)
+    return request
 
 
 def _transcribe_all(
@@ -403,10 +410,14 @@ def _decode_encoded(
 
 
 def _may_have_gaps(result: WindowResult, options: TranscribeOptions) -> bool:
-    """Whether a window's words tell where words are missing: a translation's do not."""
-    task = options.decode.generate.get("task", "transcribe")
-    timed = result.route == PRIMARY and options.decode.timestamps
-    return timed and task == "transcribe" and bool(result.text.strip())
+    """Whether a window's words tell where words are missing.
+
+    Those of a translation do not, nor those of a base that was not trained to tell the time.
+    """
+    if options.decode.generate.get("task", "transcribe") != "transcribe":
+        return False
+    timed = result.route != PRIMARY or options.decode.timestamps
+    return timed and bool(result.text.strip())
 
 
 def _can_have_gaps(result: WindowResult, words: Sequence[Word], options: TranscribeOptions) -> bool:

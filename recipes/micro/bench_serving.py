@@ -88,7 +88,9 @@ class Served:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def metric(self, name: str) -> float:
-        lines = httpx.get(f"{self.url}/metrics", timeout=WAIT).text.splitlines()
+        headers = {"Authorization": f"Bearer {KEY}"}
+        response = httpx.get(f"{self.url}/metrics", headers=headers, timeout=WAIT)
+        lines = response.raise_for_status().text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
@@ -159,7 +161,9 @@ def served(base: str, packs: Path | None, *flags: object) -> Iterator[Served]:
         "--no_page",
         *flags,
     ]
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         server = Served(f"http://127.0.0.1:{port}", process)
         while True:
