@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from dualasr.model.selector import NO_PRIMARY_LANGUAGE, PRIMARY
+from dualasr.model.selector import NO_ALLOWED_PACK, NO_PACK, NO_PRIMARY_LANGUAGE, PRIMARY
 
 from .routes import title_of
 
@@ -49,9 +49,9 @@ def explain(
             f" parts before and after it both went to {title_of(route)}, so this part went there,"
             " too."
         )
-    if reason == "no pack is loaded" and packs:
+    if reason in (NO_PACK, NO_ALLOWED_PACK) and packs:
         return "No pack knows a language that you allow, so Whisper transcribes everything."
-    if reason == "no pack is loaded":
+    if reason in (NO_PACK, NO_ALLOWED_PACK):
         return "No language pack is loaded, so Whisper transcribes everything."
     if reason == "the caller chose the route":
         return f"You chose {title_of(route)}, so nothing else was compared with it."

@@ -25,7 +25,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +152,7 @@ class Totals:
     """The work since the start.
 
     Attributes:
-        windows: Number of decoded windows.
+        windows: Number of decoded windows, and of their gaps and parts (`transcription.gaps`).
         batches: Number of decoded batches.
         audio_s: Seconds of decoded sound.
         routes: Number of windows by route.
@@ -408,9 +408,10 @@ class Scheduler:
             while batch:
                 on_step = _Turns(self, batch, may_wait=not in_turn)
                 windows = [(ticket.recording, window) for ticket, window in batch]
+                pieces = {ticket: len(ticket.recording.pieces) for ticket, _ in batch}
                 try:
                     decode_batch(request.model, windows, request.request, on_step)
-                    self._count(batch)
+                    self._count(batch, pieces)
                     break
                 except _Interrupted:
                     batch = [pair for pair in batch if _is_needed(*pair)]
@@ -437,15 +438,22 @@ class Scheduler:
             ticket.finish(error.with_traceback(None))
             self._close_sound(ticket)
 
-    def _count(self, batch: Sequence[tuple[Ticket, Window]]) -> None:
-        """Add a batch to the totals."""
+    def _count(self, batch: Sequence[tuple[Ticket, Window]], pieces: Mapping[Ticket, int]) -> None:
+        """Add a batch to the totals.
+
+        Args:
+            batch: The windows that were decoded.
+            pieces: How many pieces the recording of each request had before.
+        """
         before = self.totals
-        routes: Counter[str] = Counter()
-        for ticket, count in Counter(ticket for ticket, _ in batch).items():
-            routes.update(piece.result.route for piece in ticket.recording.pieces[-count:])
+        routes = Counter(
+            piece.result.route
+            for ticket, count in pieces.items()
+            for piece in ticket.recording.pieces[count:]
+        )
         seconds = sum(window.end - window.start for _, window in batch)
         self.totals = Totals(
-            before.windows + len(batch),
+            before.windows + routes.total(),
             before.batches + 1,
             before.audio_s + seconds,
             before.routes + routes,

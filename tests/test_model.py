@@ -404,3 +404,18 @@ def test_every_layer_of_an_encoder_is_a_step(make_model, clips):
     assert not steps  # nothing runs but the language head
     model.score_packs(audio, on_step=lambda: steps.append(1))
     assert len(steps) == len(model.packs["north"].secondary.layers)
+
+
+def test_a_reason_tells_whether_packs_are_left_out_or_missing(make_model, clips):
+    model = make_model(("north", "ky"))
+    reasons = {
+        name: of.route(of.encode_audio(clips[:1])).decisions[0].reason
+        for name, of in (
+            ("missing", model.without_pack("north")),
+            ("left out", model.among(["en"])),
+        )
+    }
+    assert reasons == {
+        "missing": "no pack is loaded",
+        "left out": "no pack knows an allowed language",
+    }

@@ -265,6 +265,9 @@ def test_reasons():
     """What the page and the reports show."""
     sure, options = [score(head=4.0, tag=4.0)], SelectorOptions()
     assert select(-0.1, [], options) == Decision(PRIMARY, True, "no pack is loaded")
+    assert select(-0.1, [], options, restricted=True) == Decision(
+        PRIMARY, True, "no pack knows an allowed language"
+    )
     assert select(-0.1, sure, options) == Decision(
         "north", True, "north: log-odds +7.30, beyond tau 3.0", "north"
     )

@@ -121,5 +121,5 @@ def test_what_is_asked_of_a_sound_is_answered_or_refused_as_described(schema, tm
         response = case.call_and_validate(checks=CHECKS, headers={"Authorization": "Bearer key"})
         statuses[response.status_code] += 1
 
-    each(schema["/v1/audio/transcriptions"]["POST"], "positive", 9, check)
+    each(schema["/v1/audio/transcriptions"]["POST"], "positive", 30, check)
     assert set(statuses) <= {200, 400} and statuses[200] >= 3

@@ -359,7 +359,12 @@ class DualWhisper:
         if route is None:
             decisions = [
                 select(
-                    tag, row, self.selector, primary=log_probs is not None, no_speech_prob=silence
+                    tag,
+                    row,
+                    self.selector,
+                    primary=log_probs is not None,
+                    restricted=self.languages is not None,
+                    no_speech_prob=silence,
                 )
                 for tag, row, silence in zip(best_tags, scores, audio.no_speech_prob, strict=True)
             ]

@@ -41,6 +41,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 PRIMARY = "primary"
+NO_PACK, NO_ALLOWED_PACK = "no pack is loaded", "no pack knows an allowed language"
 NO_PRIMARY_LANGUAGE = "no language of the primary is allowed"  # a decision's reason
 MAX_LEAD = 3.0  # largest lead of a transcript over another, in log-probability per second
 
@@ -230,6 +231,7 @@ def select(
     options: SelectorOptions,
     *,
     primary: bool = True,
+    restricted: bool = False,
     no_speech_prob: float = 0.0,
 ) -> Decision:
     """Decide from the first steps alone, before anything is decoded (steps 6 and 7 above).
@@ -241,6 +243,7 @@ def select(
         options: The selector's settings.
         primary: Whether a language of the primary is allowed; if not, the best pack takes the
             window.
+        restricted: Whether only some languages are allowed, and the packs of others left out.
         no_speech_prob: The primary's no-speech probability. The paper's rule uses neither this nor
             the floors.
 
@@ -248,7 +251,7 @@ def select(
         The decision; it may not be final.
     """
     if not scores:
-        return Decision(PRIMARY, True, "no pack is loaded")
+        return Decision(PRIMARY, True, NO_ALLOWED_PACK if restricted else NO_PACK)
     best = max(
         [score for score in scores if score.tag is not None] or scores,
         key=lambda score: score.log_odds,
