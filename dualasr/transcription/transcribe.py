@@ -412,12 +412,11 @@ def _decode_encoded(
 def _may_have_gaps(result: WindowResult, options: TranscribeOptions) -> bool:
     """Whether a window's words tell where words are missing.
 
-    Those of a translation do not, nor those of a base that was not trained to tell the time.
+    Those of a translation do not. Nor does a base that was not trained to tell the time know well
+    enough what is no speech.
     """
-    if options.decode.generate.get("task", "transcribe") != "transcribe":
-        return False
-    timed = result.route != PRIMARY or options.decode.timestamps
-    return timed and bool(result.text.strip())
+    task = options.decode.generate.get("task", "transcribe")
+    return options.decode.timestamps and task == "transcribe" and bool(result.text.strip())
 
 
 def _can_have_gaps(result: WindowResult, words: Sequence[Word], options: TranscribeOptions) -> bool:
