@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,14 @@ def gist(transcript: Transcription) -> tuple:
         transcript.scores["windows"],
         lines,
     )
+
+
+def until(what: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until something is true; fail after so many seconds."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 @contextmanager

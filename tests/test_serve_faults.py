@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from serving import small_model, write_sound
+from serving import small_model, until, write_sound
 
 from dualasr.cli.main import main
 from dualasr.packs.format import save_pack
@@ -29,13 +27,6 @@ KEY = "secret"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 FORM = "Content-Type: multipart/form-data; boundary=B"
 WAIT = 300
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @dataclass

@@ -8,13 +8,13 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+import serving
 from serving import write_sound
 
 pytest.importorskip("gradio")
@@ -23,13 +23,7 @@ from dualasr_serve.folder import PREFIX, private_folder, remove_old
 
 META = {"meta": {"_type": "gradio.FileData"}}
 WAIT_S = 300  # of a busy machine
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+until = partial(serving.until, seconds=WAIT_S)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import soundfile
-from serving import QUICK, gist, held, small_model, write_sound
+from serving import QUICK, gist, held, small_model, until, write_sound
 
 from dualasr.errors import AudioError
 from dualasr.model.dual_whisper import DualWhisper
@@ -56,13 +56,6 @@ def start():
     yield start
     for scheduler in started:
         scheduler.close(drop=True)
-
-
-def until(what) -> None:
-    end = time.monotonic() + WAIT
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(
