@@ -76,7 +76,7 @@ def changes(path: Path, seed: int | None, functions: Sequence[str]) -> Iterator[
     import libcst
     from mutmut.mutation.file_mutation import MutationVisitor
     from mutmut.mutation.mutators import mutation_operators
-    from mutmut.mutation.pragma_handling import IgnoredCode, get_ignored_lines
+    from mutmut.mutation.pragma_handling import IgnoredCode
 
     class Visitor(MutationVisitor):
         """mutmut's own, which goes into decorated functions, too."""
@@ -88,8 +88,8 @@ def changes(path: Path, seed: int | None, functions: Sequence[str]) -> Iterator[
 
     source = path.read_text()
     wrapper = libcst.MetadataWrapper(libcst.parse_module(source))
-    ignored: IgnoredCode = get_ignored_lines(str(path), source, wrapper, None)
-    visitor = Visitor(mutation_operators, ignored)
+    # mutmut's own finder of lines to ignore asks for a folder of the checkout's name
+    visitor = Visitor(mutation_operators, IgnoredCode(set(), set(), set()))
     module = wrapper.visit(visitor)
     numbered, seen = list(enumerate(visitor.mutations)), set()
     if seed is not None:
