@@ -161,7 +161,7 @@ class _Upload:
             self.refused = ApiError(408, slow, code="upload_too_slow")
             raise self.refused from None
         self._bytes += len(message.get("body", b""))
-        self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self._whole = not message.get("more_body", False)  # nor has a disconnect more
         if self._bytes > limits.body:
             self.refused = _too_large(limits)
             raise self.refused
