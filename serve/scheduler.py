@@ -231,6 +231,7 @@ class Scheduler:
                 raise Busy(len(self._waiting))
             self._waiting.append(ticket)
             self._read_on(ticket)
+            self._changed.notify_all()  # the thread must wake up for its deadline
         return ticket
 
     def drop(self) -> None:

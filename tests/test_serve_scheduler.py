@@ -5,6 +5,7 @@ makes the others fail.
 import shutil
 import threading
 import time
+from collections import Counter
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,16 @@ from dualasr.transcription.transcribe import transcribe
 pytest.importorskip("fastapi")
 
 from dualasr_serve.request import ModelRequest, request_for
-from dualasr_serve.scheduler import Busy, Limits, Scheduler, Stopping, TookTooLong, TooLong
+from dualasr_serve.scheduler import (
+    READERS,
+    Busy,
+    Limits,
+    Scheduler,
+    Stopping,
+    TookTooLong,
+    TooLong,
+    Totals,
+)
 
 from dualasr.transcription.request import TranscribeRequest
 
@@ -182,12 +192,20 @@ def test_what_is_not_done_in_time_is_given_up_and_what_comes_after_it_is_served(
 
 @dataclass(frozen=True)
 class SteppingModel(DualWhisper):
-    """A model that takes steps in its encoder until `free` is set; `reached` once it does."""
+    """A model that takes steps in its encoder until `free` is set; `reached` once it does.
+
+    `batches` are how many windows each call gave it; the first calls may pass.
+    """
 
     free: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
+    batches: list[int] = field(default_factory=list)
+    passing: int = 0
 
     def encode_audio(self, clips, on_step=uninterrupted):
+        self.batches.append(len(clips))
+        if len(self.batches) <= self.passing:
+            return super().encode_audio(clips, on_step)
         self.reached.set()
         end = time.monotonic() + WAIT
         while not self.free.wait(0.005):
@@ -196,11 +214,11 @@ class SteppingModel(DualWhisper):
         return super().encode_audio(clips, on_step)
 
 
-def stepping(model: DualWhisper) -> SteppingModel:
-    return SteppingModel(model.backbone, model.packs, model.selector)
+def stepping(model: DualWhisper, passing: int = 0) -> SteppingModel:
+    return SteppingModel(model.backbone, model.packs, model.selector, passing=passing)
 
 
-NORTH = TranscribeRequest("north", None, QUICK)
+NORTH, SOUTH = (TranscribeRequest(route, None, QUICK) for route in ("north", "south"))
 
 
 def test_a_request_that_is_cancelled_leaves_the_model_while_it_is_decoded(model, sounds, start):
@@ -241,24 +259,32 @@ def test_others_take_turns_while_a_batch_is_decoded(model, sounds, start):
     assert gist(held_up.future.result(WAIT)) == whole
 
 
-def test_who_stays_in_a_batch_that_others_leave_is_answered_as_if_alone(model, sounds, start):
+@pytest.mark.parametrize(
+    "staying, leaving, batches",
+    [("b", "cd", [3, 1]), ("c", "d", [2, 1]), ("cb", "d", [3])],  # half of them stop the batch
+)
+def test_who_stays_in_a_batch_that_others_leave_is_answered_as_if_alone(
+    model, sounds, start, staying, leaving, batches
+):
     slow, busy = stepping(model), held(model)
     scheduler = start(slow, batch=4)
     first = scheduler.submit(sounds["a"], ModelRequest(busy, NORTH))
     assert busy.reached.wait(WAIT)
-    stays, *leave = [
-        scheduler.submit(sounds[name], ModelRequest(slow, NORTH)) for name in ("b", "c", "d")
-    ]
-    until(lambda: all(ticket.ready for ticket in (stays, *leave)))  # so that they share a batch
+    stay, leave = (
+        [scheduler.submit(sounds[name], ModelRequest(slow, NORTH)) for name in names]
+        for names in (staying, leaving)
+    )
+    until(lambda: all(ticket.ready for ticket in (*stay, *leave)))  # so that they share a batch
     busy.free.set()
     assert slow.reached.wait(WAIT)
     for ticket in leave:
         ticket.cancel()
-    until(lambda: len(scheduler) == 1)
+    until(lambda: len(scheduler) == len(staying))
     slow.free.set()
-    wanted = gist(transcribe(model, sounds["b"], route="north", options=QUICK))
-    assert gist(stays.future.result(WAIT)) == wanted
-    assert first.future.result(WAIT).text and scheduler.totals.windows == 2
+    for name, ticket in zip(staying, stay, strict=True):
+        wanted = gist(transcribe(model, sounds[name], route="north", options=QUICK))
+        assert gist(ticket.future.result(WAIT)) == wanted
+    assert slow.batches == batches and first.future.result(WAIT).text
 
 
 def test_answers_do_not_depend_on_the_turns_of_others(model, sounds, start, monkeypatch):
@@ -280,12 +306,128 @@ def test_answers_do_not_depend_on_the_turns_of_others(model, sounds, start, monk
     assert [gist(ticket.future.result(WAIT)) for ticket in tickets] == wanted
 
 
+def test_in_a_turn_new_requests_come_first_and_each_gives_one_window(
+    model, sounds, start, monkeypatch
+):
+    monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 0.0)
+    slow, order, new = stepping(model), [], []
+    scheduler = start(slow, batch=1)
+    scheduler.submit(sounds["longer"], ModelRequest(slow, NORTH))
+    assert slow.reached.wait(WAIT)
+
+    def on_old(so_far):
+        order.append("old")
+        if not new:  # it comes when the old one has had one window, and is behind it in the queue
+            new.append(
+                scheduler.submit(
+                    sounds["a"], ModelRequest(model, NORTH), lambda so_far: order.append("new")
+                )
+            )
+            until(lambda: new[0].ready)
+
+    old = scheduler.submit(sounds["long"], ModelRequest(model, NORTH), on_old)
+    assert old.future.result(WAIT).text and new[0].future.result(WAIT).text
+    windows = len(old.recording.pieces)
+    assert order == ["old", "new", *["old"] * (windows - 1)] and windows > 1
+
+
+def test_what_was_decoded_of_a_batch_that_is_stopped_is_not_decoded_again(model, sounds, start):
+    slow, busy = stepping(model, passing=1), held(model)
+    options = replace(QUICK, decode=replace(QUICK.decode, prompt="Good morning."))
+    request = TranscribeRequest("primary", "en", options)
+    scheduler = start(slow, batch=8)
+    scheduler.submit(sounds["a"], ModelRequest(busy, request))
+    assert busy.reached.wait(WAIT)
+    stays, leaves = (
+        scheduler.submit(sounds[name], ModelRequest(slow, request)) for name in ("long", "longer")
+    )
+    until(lambda: len(stays.ready) == len(leaves.ready) == 2)
+    busy.free.set()
+    assert slow.reached.wait(WAIT)  # with the second windows, as only the first have the prompt
+    leaves.cancel()
+    until(lambda: len(scheduler) == 1)
+    slow.free.set()
+    wanted = gist(transcribe(model, sounds["long"], **vars(request)))
+    assert gist(stays.future.result(WAIT)) == wanted and slow.batches[:3] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_batch_runs_for_a_while_before_others_take_a_turn(
+    model, sounds, start, monkeypatch, turns
+):
+    def long_turns(so_far):
+        monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 1e6)
+
+    slow = stepping(model)
+    scheduler = start(slow)
+    monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 0.0 if turns else 1e6)
+    held_up = scheduler.submit(sounds["a"], ModelRequest(slow, NORTH))
+    assert slow.reached.wait(WAIT)
+    for _ in range(turns):
+        one = scheduler.submit(sounds["a"], ModelRequest(model, NORTH), long_turns)
+        assert one.future.result(WAIT).text
+    after = scheduler.submit(sounds["b"], ModelRequest(model, NORTH))
+    until(lambda: after.ready)
+    time.sleep(0.1)  # some steps
+    assert not after.recording.pieces
+    slow.free.set()
+    assert held_up.future.result(WAIT).text and after.future.result(WAIT).text
+
+
+def test_nobody_takes_a_turn_from_a_turn(model, sounds, start, monkeypatch):
+    monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 0.0)
+    slow, other = stepping(model), stepping(model)
+    scheduler = start(slow)
+    tickets = []
+    for through, request in ((slow, NORTH), (other, SOUTH)):
+        tickets.append(scheduler.submit(sounds["a"], ModelRequest(through, request)))
+        assert through.reached.wait(WAIT)
+    tickets.append(scheduler.submit(sounds["b"], ModelRequest(model, NORTH)))
+    until(lambda: tickets[-1].ready)
+    time.sleep(0.1)  # some steps
+    assert not tickets[-1].recording.pieces
+    other.free.set()
+    assert tickets[-1].future.result(WAIT).text and not tickets[0].future.done()
+    slow.free.set()
+    assert tickets[0].future.result(WAIT).text and tickets[1].future.result(WAIT).text
+
+
+@pytest.mark.parametrize("batch, ahead", [(1, 1), (3, 1), (4, 2)])
+def test_of_two_requests_each_reads_half_a_batch_ahead(model, sounds, start, batch, ahead):
+    busy, counting = held(model), stepping(model)
+    counting.free.set()
+    scheduler = start(model, batch=batch)
+    scheduler.submit(sounds["a"], ModelRequest(busy, NORTH))
+    assert busy.reached.wait(WAIT)
+    ticket = scheduler.submit(sounds["longer"], ModelRequest(counting, NORTH))
+
+    def at_rest() -> bool:
+        with scheduler._changed:
+            return not ticket.reading
+
+    until(at_rest)
+    assert len(ticket.ready) == ahead
+    busy.free.set()
+    assert counting.reached.wait(WAIT) and counting.batches[0] == ahead
+
+
+def test_a_window_that_needs_the_text_before_it_is_decoded_after_it(model, sounds, start):
+    options = replace(QUICK, condition_on_previous_text=True)
+    scheduler = start(model, batch=4)
+    ticket = scheduler.submit(
+        sounds["long"], ModelRequest(model, TranscribeRequest("primary", "en", options))
+    )
+    wanted = transcribe(model, sounds["long"], route="primary", language="en", options=options)
+    assert gist(ticket.future.result(WAIT)) == gist(wanted)
+    assert scheduler.totals.batches == scheduler.totals.windows > 1
+
+
 def test_two_sounds_of_one_length_get_their_own_answers(model, tmp_path, start):
     paths = [write_sound(tmp_path / f"{seed}.wav", 4.0, seed) for seed in range(20, 24)]
     wanted = [gist(transcribe(model, path, route="north", options=QUICK)) for path in paths]
     assert len({text for text, *_ in wanted}) == 4
     busy = held(model)
-    scheduler = start(model, batch=4)
+    scheduler = start(model, batch=3)
     first = scheduler.submit(paths[0], ModelRequest(busy, NORTH))
     assert busy.reached.wait(WAIT)
     tickets = [scheduler.submit(path, ModelRequest(model, NORTH)) for path in paths]
@@ -293,7 +435,8 @@ def test_two_sounds_of_one_length_get_their_own_answers(model, tmp_path, start):
     busy.free.set()
     assert [gist(ticket.future.result(WAIT)) for ticket in tickets] == wanted
     assert first.future.result(WAIT).text
-    assert scheduler.totals.batches == 2, "they were not decoded together"
+    assert scheduler.totals.batches == 3, "three were not decoded together"
+    assert scheduler.totals == Totals(5, 3, 20.0, Counter(north=5))
 
 
 def silence(path, seconds: int, **kind):
@@ -469,6 +612,46 @@ def test_close_can_drop_what_is_admitted(model, sounds, start):
         and scheduler.totals.windows <= 2
         and all(isinstance(ticket.future.exception(), Stopping) for ticket in tickets)
     )
+
+
+def test_who_waits_for_a_reader_can_leave_and_be_late(model, sounds, start):
+    scheduler, leave = start(model, time_s=0.3), threading.Event()
+    for _ in range(READERS):
+        scheduler._readers.submit(leave.wait, WAIT)
+    late = scheduler.submit(sounds["a"], ModelRequest(model, NORTH))
+    with pytest.raises(TookTooLong):
+        late.future.result(30)  # before the scheduler wakes up by itself
+    scheduler.limits = Limits()
+    gone = scheduler.submit(sounds["a"], ModelRequest(model, NORTH))
+    time.sleep(0.1)  # it sleeps again
+    gone.cancel()
+    until(lambda: len(scheduler) == 0, 30)
+    scheduler.close()  # which waits for no reader
+    assert not leave.is_set()
+    leave.set()
+
+
+def test_who_leaves_while_a_window_is_read_has_its_sound_closed(model, sounds, start):
+    scheduler = start(model)
+    with scheduler._changed:  # the reader waits, once it has read
+        ticket = scheduler.submit(sounds["longer"], ModelRequest(model, NORTH))
+        until(lambda: ticket.recording.samples)
+        ticket.cancel()
+    until(lambda: ticket.windows.gi_frame is None)
+    assert scheduler.totals.windows == 0
+
+
+def test_a_queue_or_batch_of_none_is_refused():
+    for name in ("queue", "batch"):
+        assert getattr(Limits(**{name: 1}), name) == 1
+        with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+            Limits(**{name: 0})
+
+
+def test_a_sound_may_last_just_as_long_as_the_limit(model, tmp_path, start):
+    path = write_sound(tmp_path / "two.wav", 2.0)
+    ticket = start(model, audio_s=2.0).submit(path, ModelRequest(model, NORTH))
+    assert ticket.future.result(WAIT).duration == 2.0
 
 
 def test_limits_may_be_infinite(model, sounds, start):
