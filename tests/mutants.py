@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = {  # by module, the tests that should notice
     "dualasr/metrics.py": ("test_metrics",),
     "dualasr/model/selector.py": ("test_selector",),
+    "dualasr/model/interrupt.py": ("test_model",),
     "dualasr/model/secondary.py": ("test_secondary", "test_decoders"),
     "dualasr/model/whisper.py": ("test_whisper",),
     "dualasr/training/trunk_cache.py": ("test_trunk_cache",),
