@@ -69,6 +69,12 @@ def start():
         scheduler.close(drop=True)
 
 
+@pytest.fixture
+def no_turns(monkeypatch):
+    """A batch is never made to wait, however long a test holds the model up."""
+    monkeypatch.setattr("dualasr_serve.scheduler.TURN_S", 1e6)
+
+
 def test_answers_are_those_of_transcribe_for_sounds_and_wishes_of_every_kind_at_once(
     model, sounds, start
 ):
@@ -265,7 +271,7 @@ def test_others_take_turns_while_a_batch_is_decoded(model, sounds, start):
     [("b", "cd", [3, 1]), ("c", "d", [2, 1]), ("cb", "d", [3])],  # half of them stop the batch
 )
 def test_who_stays_in_a_batch_that_others_leave_is_answered_as_if_alone(
-    model, sounds, start, staying, leaving, batches
+    model, sounds, start, no_turns, staying, leaving, batches
 ):
     slow, busy = stepping(model), held(model)
     scheduler = start(slow, batch=4)
@@ -332,7 +338,9 @@ def test_in_a_turn_new_requests_come_first_and_each_gives_one_window(
     assert order == ["old", "new", *["old"] * (windows - 1)] and windows > 1
 
 
-def test_what_was_decoded_of_a_batch_that_is_stopped_is_not_decoded_again(model, sounds, start):
+def test_what_was_decoded_of_a_batch_that_is_stopped_is_not_decoded_again(
+    model, sounds, start, no_turns
+):
     slow, busy = stepping(model, passing=1), held(model)
     options = replace(QUICK, decode=replace(QUICK.decode, prompt="Good morning."))
     request = TranscribeRequest("primary", "en", options)
@@ -394,7 +402,9 @@ def test_nobody_takes_a_turn_from_a_turn(model, sounds, start, monkeypatch):
 
 
 @pytest.mark.parametrize("batch, ahead", [(1, 1), (3, 1), (4, 2)])
-def test_of_two_requests_each_reads_half_a_batch_ahead(model, sounds, start, batch, ahead):
+def test_of_two_requests_each_reads_half_a_batch_ahead(
+    model, sounds, start, no_turns, batch, ahead
+):
     busy, counting = held(model), stepping(model)
     counting.free.set()
     scheduler = start(model, batch=batch)
@@ -423,7 +433,7 @@ def test_a_window_that_needs_the_text_before_it_is_decoded_after_it(model, sound
     assert scheduler.totals.batches == scheduler.totals.windows > 1
 
 
-def test_two_sounds_of_one_length_get_their_own_answers(model, tmp_path, start):
+def test_two_sounds_of_one_length_get_their_own_answers(model, tmp_path, start, no_turns):
     paths = [write_sound(tmp_path / f"{seed}.wav", 4.0, seed) for seed in range(20, 24)]
     wanted = [gist(transcribe(model, path, route="north", options=QUICK)) for path in paths]
     assert len({text for text, *_ in wanted}) == 4
