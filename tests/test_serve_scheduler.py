@@ -563,6 +563,21 @@ def test_a_listener_that_breaks_fails_its_request_alone(model, sounds, start):
     assert tickets[1].future.result(WAIT).text and len(scheduler) == 0
 
 
+def test_a_transcript_that_cannot_be_made_fails_its_request_alone(model, sounds, start):
+    def broken():
+        raise RuntimeError("no transcript")
+
+    slow = held(model)
+    scheduler = start(slow)
+    bad, good = (scheduler.submit(sounds[name], ModelRequest(slow, NORTH)) for name in "ab")
+    bad.recording.result = broken
+    slow.free.set()
+    with pytest.raises(RuntimeError, match="no transcript"):
+        bad.future.result(WAIT)
+    assert good.future.result(WAIT).text
+    until(lambda: bad.windows.gi_frame is None)
+
+
 def test_broken_sound_is_an_error_of_its_own(model, sounds, tmp_path, start):
     whole = tmp_path / "whole.flac"
     soundfile.write(whole, soundfile.read(sounds["longer"])[0], 16_000)
