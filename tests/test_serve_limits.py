@@ -361,7 +361,7 @@ def test_twice_the_queue_may_be_inside_and_who_leaves_makes_room(queue):
         for task in first:
             task.cancel()
 
-    asyncio.run(story())
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_a_full_queue_refuses_what_would_wait_in_it(queue, tmp_path):
