@@ -347,9 +347,11 @@ def test_what_was_decoded_of_a_batch_that_is_stopped_is_not_decoded_again(
     scheduler = start(slow, batch=8)
     scheduler.submit(sounds["a"], ModelRequest(busy, request))
     assert busy.reached.wait(WAIT)
-    stays, leaves = (
-        scheduler.submit(sounds[name], ModelRequest(slow, request)) for name in ("long", "longer")
-    )
+    with scheduler._changed:  # none reads on before both are there to share the batch
+        stays, leaves = (
+            scheduler.submit(sounds[name], ModelRequest(slow, request))
+            for name in ("long", "longer")
+        )
     until(lambda: len(stays.ready) == len(leaves.ready) == 2)
     busy.free.set()
     assert slow.reached.wait(WAIT)  # with the second windows, as only the first have the prompt
