@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers.modeling_outputs import BaseModelOutput
 
 from dualasr.model.dual_whisper import DualWhisper
@@ -125,6 +126,9 @@ def test_peft_reads_the_decoders_adapter_too(
     plain = PeftModel.from_pretrained(
         WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "north"
     ).eval()
+    found = {name.replace(".default", "") for name in plain.state_dict() if ".lora_" in name}
+    with safe_open(tmp_path / "north" / "adapter_model.safetensors", "numpy") as file:
+        assert found == set(file.keys()), "it adapts these layers and no others"
     layers = plain.base_model.model.model.decoder.layers
     theirs = dict(layers.named_parameters())
     adapted = {

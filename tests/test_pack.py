@@ -1,13 +1,20 @@
 """A pack is data: what is saved is what loads, and what is damaged, foreign or unsafe does not."""
 
+import hashlib
 import json
+import locale
 import os
 import pickle
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from dualasr.audio.load import Sound
+from dualasr.data.fingerprints import fingerprint
 from dualasr.errors import PackError, RunError
 from dualasr.model.language_statistics import fit_statistics
 from dualasr.model.pack import Pack, PackInfo
@@ -19,13 +26,27 @@ from dualasr.packs.format import (
     REGRESSION,
     attach_regression,
     load_pack,
+    read_fingerprints,
     read_pack,
     save_pack,
 )
 from dualasr.packs.load import load_model
 
-CALIBRATION = Calibration(Logistic((2.0,), -1.0), negatives=True)
-INFO = PackInfo("north", {"ky": "Kyrgyz"}, calibration=CALIBRATION, scores={"dev CER": 0.2})
+CALIBRATION = Calibration(
+    Logistic((2.0,), -1.0),
+    Logistic((0.5, 1.5, 0.25), 3.0),
+    Logistic((0.75, 0.5, 6.0), -2.0),
+    negatives=True,
+)
+INFO = PackInfo(
+    "north",
+    {"ky": "Kyrgyz"},
+    target="normalised",
+    ctc_weight=0.25,
+    calibration=CALIBRATION,
+    training={"steps": 30, "data": {"hours": 2}},
+    scores={"dev CER": 0.2},
+)
 
 
 @pytest.fixture
@@ -35,13 +56,19 @@ def pack(backbone, make_secondary, tmp_path):
     return folder
 
 
-def reseal(folder, change):
-    """Edit pack.json as an attacker who knows the format would."""
-    from dualasr.packs.format import _seal
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
 
+
+def reseal(folder, change=lambda record: None):
+    """Edit pack.json as an attacker who knows the format would, the files' hashes too."""
     record = json.loads((folder / "pack.json").read_text())
+    for name in record["files"]:
+        record["files"][name] = sha256((folder / name).read_bytes())
     change(record)
-    record["seal"] = _seal(record)
+    del record["seal"]
+    sealed = json.dumps(record, sort_keys=True, ensure_ascii=False)
+    record["seal"] = sha256(sealed.encode())
     (folder / "pack.json").write_text(json.dumps(record))
 
 
@@ -50,6 +77,9 @@ def test_what_is_saved_is_what_loads(backbone, make_secondary, pack, clips):
     assert loaded.info == INFO
     original = make_secondary(backbone)
     own = dict(loaded.secondary.own_tensors())
+    assert not any(module.training for module in loaded.secondary.modules())
+    assert not any(tensor.requires_grad for tensor in own.values())
+    assert loaded.folder == pack and loaded.statistics is None
     assert own and all(torch.equal(tensor, own[name]) for name, tensor in original.own_tensors())
     trunk = backbone.trunk(backbone.features(clips), original.options.fork)
     assert torch.equal(original.encode(trunk), loaded.secondary.encode(trunk))
@@ -57,6 +87,101 @@ def test_what_is_saved_is_what_loads(backbone, make_secondary, pack, clips):
         "Тоодо кар."
     )
     assert not [path for path in pack.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_files_of_a_pack_are_those_that_later_versions_read(backbone, pack):
+    record = json.loads((pack / "pack.json").read_text())
+    hashes = {path.name: sha256(path.read_bytes()) for path in pack.iterdir()}
+    del hashes["pack.json"]
+    assert record.pop("files") == hashes and len(record.pop("seal")) == 64
+    assert record == {
+        "format_version": 4,
+        "base": {"name": backbone.name, "checksum": backbone.checksum},
+        "secondary": {
+            "rank": 4,
+            "alpha": 4.0,
+            "fork": 1,
+            "decoder": "las",
+            "las": {"units": 0, "heads": 2, "stride": 4, "dropout": 0.2},
+        },
+        "name": "north",
+        "languages": {"ky": "Kyrgyz"},
+        "target": "normalised",
+        "ctc_weight": 0.25,
+        "calibration": {
+            "head": {"weights": [2.0], "offset": -1.0},
+            "tag": {"weights": [0.5, 1.5, 0.25], "offset": 3.0},
+            "duel": {"weights": [0.75, 0.5, 6.0], "offset": -2.0},
+            "negatives": True,
+        },
+        "training": {"steps": 30, "data": {"hours": 2}},
+        "scores": {"dev CER": 0.2},
+    }
+    reseal(pack)
+    assert load_pack(pack, backbone).info == INFO, "the seal is that of the sorted record"
+    parameters = 0
+    for name in ("decoder.safetensors", "adapter_model.safetensors"):
+        with safe_open(pack / name, "numpy") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            assert file.metadata() == {"format": "pt"}
+        assert all(tensor.dtype == np.float32 for tensor in tensors.values())
+        parameters += sum(tensor.size for tensor in tensors.values())
+    before = "base_model.model.model.encoder.layers.1."  # peft's name of a layer in a Whisper
+    places = [f"self_attn.{name}_proj" for name in "qkv"] + ["self_attn.out_proj", "fc1", "fc2"]
+    assert set(tensors) == {
+        f"{before}{place}.lora_{side}.weight" for place in places for side in "AB"
+    }
+    config = json.loads((pack / "adapter_config.json").read_text())
+    del config["target_modules"]  # peft reads it in the test below
+    assert config == {
+        "peft_type": "LORA",
+        "base_model_name_or_path": backbone.name,
+        "task_type": None,
+        "inference_mode": True,
+        "r": 4,
+        "lora_alpha": 4.0,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+    assert (pack / "README.md").read_text() == (
+        f"# north: a dualasr language pack\n\nKyrgyz (`ky`) for the base `{backbone.name}`"
+        f" (checksum `{backbone.checksum[:12]}`), {parameters // 1000},{parameters % 1000:03}"
+        " parameters, LoRA rank 4 from encoder layer 1.\n\n"
+        f"    dualasr transcribe FILE --base {backbone.name} --pack THIS_FOLDER\n\n"
+        "## Training\n\n| | |\n|---|---|\n| steps | 30 |\n\n"
+        "## Scores\n\n| | |\n|---|---|\n| dev CER | 0.2 |\n"
+    )
+
+
+def test_a_pack_can_be_written_and_read_where_text_is_not_utf8(backbone, make_secondary, tmp_path):
+    info = PackInfo("north", {"ky": "Кыргызча"})
+    kept = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        save_pack(tmp_path / "north", Pack(info, make_secondary(backbone)), backbone)
+        loaded = load_pack(tmp_path / "north", backbone)
+    finally:
+        locale.setlocale(locale.LC_CTYPE, kept)
+    assert loaded.info == info
+    text = loaded.secondary.tokenizer.encode_characters("кар")
+    assert text == make_secondary(backbone).tokenizer.encode_characters("кар")
+    assert "Кыргызча" in (tmp_path / "north" / "README.md").read_text("utf-8")
+
+
+def test_fingerprints_go_with_a_pack(backbone, make_secondary, pack, clips, tmp_path):
+    assert read_fingerprints(pack) is None and read_fingerprints(None) is None
+    soundfile.write(tmp_path / "clip.wav", clips[0], 16_000)
+    sound = Sound(tmp_path / "clip.wav")
+    found = fingerprint([(sound, "Тоодо кар жаады.", "ky")], progress=False)
+    save_pack(tmp_path / "west", Pack(INFO, make_secondary(backbone)), backbone, found)
+    again = read_fingerprints(load_pack(tmp_path / "west", backbone).folder)
+    assert all(np.array_equal(tensor, vars(again)[key]) for key, tensor in vars(found).items())
+    assert len(again) == 1 and "fingerprints.safetensors" in read_pack(tmp_path / "west")["files"]
+
+
+def test_a_pack_loads_in_the_number_format_of_its_base(tiny_folder, pack):
+    half = load_pack(pack, Backbone.load(tiny_folder, dtype=torch.bfloat16)).secondary
+    assert {tensor.dtype for _, tensor in half.own_tensors()} == {torch.bfloat16}
 
 
 def test_statistics_come_back_and_must_fit_the_base(backbone, make_secondary, tmp_path):
@@ -86,6 +211,9 @@ def test_adapter_is_in_pefts_own_format(tiny_folder, backbone, pack, clips):
     ).eval()
     mel = backbone.features(clips)
     secondary = load_pack(pack, backbone).secondary
+    theirs = {name.replace(".default", "") for name in plain.state_dict() if ".lora_" in name}
+    with safe_open(pack / "adapter_model.safetensors", "numpy") as file:
+        assert theirs == set(file.keys()), "it adapts these layers and no others"
     # its LayerNorm still equals the base's
     ours = secondary.encode(backbone.trunk(mel, secondary.options.fork))
     assert torch.allclose(plain.get_encoder()(mel).last_hidden_state, ours, atol=1e-5)
@@ -95,8 +223,10 @@ def test_another_base_is_refused(tiny_folder, pack, tmp_path):
     other = Backbone.load(tiny_folder)
     with torch.no_grad():
         other.model.model.encoder.conv1.bias[0] += 1e-3
-    with pytest.raises(PackError, match="was trained on"):
+    with pytest.raises(PackError, match="was trained on") as refused:
         load_pack(pack, other)
+    assert Backbone.load(tiny_folder).checksum[:12] in str(refused.value)
+    assert other.checksum[:12] in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +257,58 @@ def test_a_missing_file_is_refused(backbone, pack):
         load_pack(pack, backbone)
 
 
-@pytest.mark.parametrize("path", ["../outside.json", "/etc/passwd", "sub/file.json"])
+def test_a_pack_whose_record_is_not_one_is_refused(pack):
+    for content in ("[]", "3", "{}", "{", b"\xff"):
+        (pack / "pack.json").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+        with pytest.raises(PackError, match=r"pack.json cannot be read|has pack format None"):
+            read_pack(pack)
+
+
+@pytest.mark.parametrize("name", ["decoder.safetensors", "tokenizer.json", None])
+def test_a_record_without_the_files_is_refused(pack, name):
+    def change(record):
+        if name is None:
+            record["files"] = list(record["files"])
+        else:
+            del record["files"][name]
+
+    reseal(pack, change)
+    with pytest.raises(PackError, match="lists no files"):
+        read_pack(pack)
+
+
+def test_files_that_are_whole_but_of_another_shape_are_refused(backbone, pack):
+    """Their hashes are right: someone sealed what does not fit together."""
+    kept = {path: path.read_bytes() for path in pack.iterdir()}
+
+    def refused(name, content, why):
+        for path, old in kept.items():
+            path.write_bytes(old)
+        if isinstance(content, dict):
+            save_file(content, pack / name)
+        else:
+            (pack / name).write_bytes(content)
+        reseal(pack)
+        with pytest.raises(PackError, match=why):
+            load_pack(pack, backbone)
+
+    with safe_open(pack / "decoder.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    bias = tensors["layer_norm.bias"]
+    damaged = "has no fitting tensor for layer_norm.bias"
+    refused("decoder.safetensors", tensors | {"layer_norm.bias": bias[:-1]}, damaged)
+    del tensors["layer_norm.bias"]
+    refused("decoder.safetensors", tensors, damaged)
+    refused("decoder.safetensors", b"", "cannot be loaded")
+    refused("characters.json", b"{", "cannot be loaded")
+    refused("adapter_model.safetensors", {"other": bias}, "has no fitting tensor for .*lora_")
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside.json", "/etc/passwd", "sub/file.json", "./decoder.safetensors"]
+)
 def test_paths_outside_the_folder_are_refused(backbone, pack, path):
     (pack.parent / "outside.json").write_text("{}")
     reseal(pack, lambda record: record["files"].update({path: "0" * 64}))
@@ -152,6 +333,11 @@ def test_a_pickle_is_refused_and_never_read(backbone, pack):
     with pytest.raises(PackError, match="neither safetensors"):
         load_pack(pack, backbone)
     (pack / "extra.pkl").unlink()
+    (pack / "sub").mkdir()
+    (pack / "sub" / "extra.py").write_text("raise SystemExit")
+    with pytest.raises(PackError, match="holds extra.py, which is neither safetensors"):
+        load_pack(pack, backbone)
+    (pack / "sub" / "extra.py").unlink()
     (pack / "decoder.safetensors").write_bytes(pickle.dumps(Boom()))
     with pytest.raises(PackError):
         load_pack(pack, backbone)

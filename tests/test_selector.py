@@ -1,5 +1,6 @@
 """The selector's two rules on hand-made scores."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from dualasr.model.selector import (
     second_pass_scores,
     select,
 )
-from dualasr.packs.format import read_selector
+from dualasr.packs.format import read_selector, write_selector
 from dualasr.training.calibration import fit_logistic
 
 
@@ -52,6 +53,8 @@ def test_a_pack_sets_file(tmp_path):
     path = tmp_path / "selector.json"
     path.write_text('{"tau": 3.5, "max_candidates": null}')
     assert read_selector(path) == SelectorOptions(tau=3.5, max_candidates=None)
+    path.write_text('{"beta": -1.5, "tau": 2}')
+    assert read_selector(path) == SelectorOptions(beta=-1.5, tau=2)
     path.write_text('{"asked": 4, "between": 0.3, "head_floor": -5.0}')  # the names of older files
     new = SelectorOptions(max_candidates=4, discriminant_weight=0.3, head_threshold=-5.0)
     assert read_selector(path) == new
@@ -59,6 +62,50 @@ def test_a_pack_sets_file(tmp_path):
         path.write_text(content)
         with pytest.raises(PackError, match="tau"):
             read_selector(path)
+
+
+def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
+    path = tmp_path / "sets" / "set.json"
+    grown = SelectorOptions(
+        rule="paper",
+        tau=1.5,
+        beta=-0.5,
+        discriminant_weight=0.25,
+        head_threshold=-2.0,
+        max_candidates=3,
+        no_speech=0.7,
+        floors={"ky": 2.5},
+        posterior=Logistic((0.8,), -0.3),
+        packs=("ga", "ky"),
+    )
+    write_selector(path, grown, {"command": "иш"})
+    assert read_selector(path) == grown
+    assert json.loads(path.read_text("utf-8")) == {
+        "rule": "paper",
+        "tau": 1.5,
+        "beta": -0.5,
+        "discriminant_weight": 0.25,
+        "head_threshold": -2.0,
+        "max_candidates": 3,
+        "no_speech": 0.7,
+        "floors": {"ky": 2.5},
+        "posterior": {"weights": [0.8], "offset": -0.3},
+        "packs": ["ga", "ky"],
+        "fitted": {"command": "иш"},
+    }
+    for content in (
+        '{"posterior": 3}',
+        '{"posterior": {"weights": [1]}}',
+        '{"packs": 3}',
+        '{"floors": 1}',
+        '{"floors": {"ky": "x"}}',
+    ):
+        path.write_text(content)
+        with pytest.raises(PackError, match="no selector file"):
+            read_selector(path)
+    path.unlink()
+    with pytest.raises(PackError, match="no selector file"):
+        read_selector(path)
 
 
 def test_no_pack_means_primary():

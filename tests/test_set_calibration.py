@@ -304,29 +304,6 @@ def test_the_model_routes_as_was_foreseen(make_model, sounds, clips, tmp_path):
             assert ("after both" in result.reason) == twice
 
 
-def test_a_set_file_grew_and_older_ones_still_read(tmp_path):
-    path = tmp_path / "set.json"
-    path.write_text('{"beta": -1.5, "tau": 2}')
-    assert read_selector(path) == SelectorOptions(beta=-1.5, tau=2)
-    grown = SelectorOptions(
-        floors={"ky": 2.5}, no_speech=0.7, posterior=Logistic((0.8,), -0.3), packs=("ga", "ky")
-    )
-    write_selector(path, grown, {"command": "x"})
-    assert read_selector(path) == grown and json.loads(path.read_text())["fitted"] == {
-        "command": "x"
-    }
-    for content in (
-        '{"posterior": 3}',
-        '{"posterior": {"weights": [1]}}',
-        '{"packs": 3}',
-        '{"floors": 1}',
-        '{"floors": {"ky": "x"}}',
-    ):
-        path.write_text(content)
-        with pytest.raises(PackError, match="no selector file"):
-            read_selector(path)
-
-
 def test_unknown_audio_is_in_no_known_language_and_never_of_test(make_model, sounds, tmp_path):
     model = make_model(("north", "ky"))
     assert read_unknown([tmp_path], "dev", model) == sounds, "a folder of sound files"

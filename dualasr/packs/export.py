@@ -144,7 +144,8 @@ def save_base(folder: Path, backbone: Backbone) -> None:
         part.save_pretrained(folder)
     tokenizer.save_vocabulary(str(folder))
     config, settings = (
-        json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer_config.json")
+        json.loads((folder / name).read_bytes())
+        for name in ("config.json", "tokenizer_config.json")
     )
     config = {"max_length": config["max_target_positions"], **config, "dtype": "float32"}
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))

@@ -102,7 +102,8 @@ def _write_record(folder: Path, record: dict) -> None:
     """Write pack.json with the SHA-256 of all files that are in the folder."""
     record = record | {"files": {path.name: _sha256(path) for path in sorted(folder.iterdir())}}
     (folder / "pack.json").write_text(
-        json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False)
+        json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False),
+        encoding="utf-8",
     )
 
 
@@ -135,11 +136,12 @@ def save_pack(
             fingerprints.save(part / FINGERPRINTS)
         if pack.statistics is not None:
             save_numpy(vars(pack.statistics), part / STATISTICS)
-        (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str())
+        (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str(), encoding="utf-8")
         (part / "characters.json").write_text(
-            json.dumps(secondary.tokenizer.characters, ensure_ascii=False)
+            json.dumps(secondary.tokenizer.characters, ensure_ascii=False), encoding="utf-8"
         )
-        (part / "README.md").write_text(model_card(info, backbone, secondary))
+        card = model_card(info, backbone, secondary)
+        (part / "README.md").write_text(card, encoding="utf-8")
         base = {"name": backbone.name, "checksum": backbone.checksum}
         record = {
             "format_version": FORMAT_VERSION,
@@ -348,7 +350,7 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
     try:
         info = pack_info(record)
         bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        characters = tuple(json.loads((folder / "characters.json").read_text()))
+        characters = tuple(json.loads((folder / "characters.json").read_bytes()))
         secondary = Secondary(
             backbone, PackTokenizer(tuple(info.languages), bpe, characters), options
         )

@@ -84,7 +84,7 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
             raise RunError(
                 f"{options.run} holds an unfinished run; go on with --resume, or remove it."
             )
-        before = json.loads(arguments.read_text())
+        before = json.loads(arguments.read_bytes())
         changed = sorted(key for key in wanted if before.get(key) != wanted[key])
         if changed:
             raise RunError(
@@ -93,7 +93,7 @@ def open_run(options: AddLanguageOptions, resume: bool) -> None:
             )
         return
     with atomic_file(arguments, advice="Free some space or choose another --out.") as part:
-        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))
+        part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def load_earlier(options: AddLanguageOptions, backbone: Backbone) -> Pack | None:
@@ -169,7 +169,8 @@ def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
     if data.skipped:
         log.info(f"  {len(data.skipped)} skipped in all")
     with atomic_file(options.run / "skipped.json") as part:
-        part.write_text(json.dumps([asdict(s) for s in data.skipped], ensure_ascii=False, indent=1))
+        rows = [asdict(row) for row in data.skipped]
+        part.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     return Ready(secondary, corpora, data, before)
 
 
