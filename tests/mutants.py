@@ -114,6 +114,11 @@ def difference(old: str, new: str) -> str:
     return "\n".join(lines)
 
 
+def lines_of(difference: str) -> str:
+    """Return the changed lines without their number, which changes with the lines above."""
+    return "\n".join(line for line in difference.splitlines() if not line.startswith("@@"))
+
+
 def is_left_out(difference: str) -> bool:
     """Return whether a change is of no interest: of a message, or of a guard of zip."""
     removed, added = ([line[1:] for line in difference.splitlines() if line[0] == s] for s in "-+")
@@ -156,8 +161,8 @@ def try_changes(
     sources = changes(path, None if most is None else seed, FUNCTIONS.get(module, ()))
     if again is not None:
         rows = [json.loads(line) for line in again.read_text().splitlines()]
-        left = {row["change"] for row in rows if row["outcome"] == "passed"}
-        sources = (pair for pair in sources if difference(old, pair[1]) in left)
+        left = {lines_of(row["change"]) for row in rows if row["outcome"] == "passed"}
+        sources = (pair for pair in sources if lines_of(difference(old, pair[1])) in left)
     for name in HEAVY:
         __import__(name)
     tests = [f"tests/{name}.py" for name in (*TESTS[module], *also)]

@@ -121,7 +121,7 @@ def test_peft_reads_the_decoders_adapter_too(
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
-    secondary = make_secondary(backbone, decoder="whisper")
+    secondary = make_secondary(backbone, decoder="whisper", fork=0)
     save_pack(tmp_path / "north", Pack(INFO, secondary), backbone)
     plain = PeftModel.from_pretrained(
         WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "north"

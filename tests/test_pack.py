@@ -5,6 +5,7 @@ import json
 import locale
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dualasr.packs.format import (
     REGRESSION,
     attach_regression,
     load_pack,
+    model_card,
     read_fingerprints,
     read_pack,
     save_pack,
@@ -44,8 +46,8 @@ INFO = PackInfo(
     target="normalised",
     ctc_weight=0.25,
     calibration=CALIBRATION,
-    training={"steps": 30, "data": {"hours": 2}},
-    scores={"dev CER": 0.2},
+    training={"corpus": "tales", "data": {"hours": 2}, "steps": 30},
+    scores={"dev CER": 0.2, "dev WER": 0.5},
 )
 
 
@@ -114,8 +116,8 @@ def test_the_files_of_a_pack_are_those_that_later_versions_read(backbone, pack):
             "duel": {"weights": [0.75, 0.5, 6.0], "offset": -2.0},
             "negatives": True,
         },
-        "training": {"steps": 30, "data": {"hours": 2}},
-        "scores": {"dev CER": 0.2},
+        "training": {"corpus": "tales", "data": {"hours": 2}, "steps": 30},
+        "scores": {"dev CER": 0.2, "dev WER": 0.5},
     }
     reseal(pack)
     assert load_pack(pack, backbone).info == INFO, "the seal is that of the sorted record"
@@ -148,9 +150,12 @@ def test_the_files_of_a_pack_are_those_that_later_versions_read(backbone, pack):
         f" (checksum `{backbone.checksum[:12]}`), {parameters // 1000},{parameters % 1000:03}"
         " parameters, LoRA rank 4 from encoder layer 1.\n\n"
         f"    dualasr transcribe FILE --base {backbone.name} --pack THIS_FOLDER\n\n"
-        "## Training\n\n| | |\n|---|---|\n| steps | 30 |\n\n"
-        "## Scores\n\n| | |\n|---|---|\n| dev CER | 0.2 |\n"
+        "## Training\n\n| | |\n|---|---|\n| corpus | tales |\n| steps | 30 |\n\n"
+        "## Scores\n\n| | |\n|---|---|\n| dev CER | 0.2 |\n| dev WER | 0.5 |\n"
     )
+    two = replace(INFO, languages={"ky": "Kyrgyz", "ga": "Irish"})
+    card = model_card(two, backbone, load_pack(pack, backbone).secondary)
+    assert "\n\nKyrgyz (`ky`), Irish (`ga`) for the base `" in card
 
 
 def test_a_pack_can_be_written_and_read_where_text_is_not_utf8(backbone, make_secondary, tmp_path):
@@ -247,7 +252,7 @@ def test_a_changed_byte_is_refused(backbone, pack, name):
     at = data.index(b"north") + 1 if name == "pack.json" else len(data) // 2
     data[at] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(PackError):
+    with pytest.raises(PackError, match=f"{name} was changed after"):
         load_pack(pack, backbone)
 
 
@@ -408,7 +413,7 @@ def test_unwritable_place(backbone, make_secondary, tmp_path, place):
         folder.mkdir(mode=0o500)
     elif place != "/proc":
         folder.write_text("")
-    with pytest.raises(RunError, match="Cannot write the pack"):
+    with pytest.raises(RunError, match="Cannot write the pack .* or choose another --out; what"):
         save_pack(folder / "north", Pack(INFO, make_secondary(backbone)), backbone)
     assert not (folder / "north").exists()
 
