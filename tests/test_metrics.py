@@ -504,6 +504,10 @@ def test_the_evaluate_metric_adds_up():
     both.add_batch(predictions=["ଓଡ଼ିଆ ଭାଷି"], references=["ଓଡ଼ିଆ ଭାଷା"])
     found = both.compute()
     assert (found["marks_cer"], found["whisper_cer"]) == (0.1, 0)
+    usual = dualasr.metrics.ErrorRates()
+    assert usual.compute(predictions=["a é"], references=["A e."])["cer"] == pytest.approx(1 / 3)
+    assert usual.description.startswith("WER and CER as an `evaluate` metric")
+    assert (usual.citation, usual.inputs_description) == ("", "")
     with pytest.raises(ValueError, match="'english' is unknown"):
         dualasr.metrics.ErrorRates("en", "english")
 
