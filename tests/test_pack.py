@@ -308,7 +308,14 @@ def test_files_that_are_whole_but_of_another_shape_are_refused(backbone, pack):
     refused("decoder.safetensors", tensors, damaged)
     refused("decoder.safetensors", b"", "cannot be loaded")
     refused("characters.json", b"{", "cannot be loaded")
+    refused("tokenizer.json", b"{", "cannot be loaded .*; the pack is damaged, fetch it again")
     refused("adapter_model.safetensors", {"other": bias}, "has no fitting tensor for .*lora_")
+    for key in ("base", "secondary", "calibration", "languages"):
+        for path, old in kept.items():
+            path.write_bytes(old)
+        reseal(pack, lambda record, key=key: record.pop(key))
+        with pytest.raises(PackError, match=f"cannot be loaded .KeyError: '{key}'"):
+            load_pack(pack, backbone)
 
 
 @pytest.mark.parametrize(

@@ -338,30 +338,44 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
     """
     folder = Path(folder)
     record = read_pack(folder)
-    base = record["base"]
+    try:
+        _check_base(folder, record["base"], backbone)
+        settings = dict(record["secondary"])
+        options = SecondaryOptions(**(settings | {"las": LASOptions(**settings["las"])}))
+        info = pack_info(record)
+        secondary = Secondary(backbone, _read_tokenizer(folder, info), options)
+        tensors = load_file(folder / "decoder.safetensors")
+        adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
+        statistics = _statistics_of(folder, record, (len(info.languages), 3 * backbone.width))
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise PackError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {error}); the pack is damaged,"
+            " fetch it again."
+        ) from error
+    _fill(secondary, tensors, adapter, folder)
+    secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
+    return Pack(info, secondary, statistics, folder)
+
+
+def _check_base(folder: Path, base: dict, backbone: Backbone) -> None:
+    """Raise PackError for a pack that was trained on another base."""
     if base["checksum"] != backbone.checksum:
         raise PackError(
             f"{folder} was trained on {base['name']} ({base['checksum'][:12]}), not on"
             f" {backbone.name} ({backbone.checksum[:12]}); load it with --base {base['name']} or"
             " train a pack for this base."
         )
-    settings = dict(record["secondary"])
-    options = SecondaryOptions(**(settings | {"las": LASOptions(**settings["las"])}))
+
+
+def _read_tokenizer(folder: Path, info: PackInfo) -> PackTokenizer:
+    """Return a pack's tokenizer. Raises ValueError or OSError for files that hold none."""
+    characters = tuple(json.loads((folder / "characters.json").read_bytes()))
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     try:
-        info = pack_info(record)
-        bpe = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        characters = tuple(json.loads((folder / "characters.json").read_bytes()))
-        secondary = Secondary(
-            backbone, PackTokenizer(tuple(info.languages), bpe, characters), options
-        )
-        tensors = load_file(folder / "decoder.safetensors")
-        adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
-        statistics = _statistics_of(folder, record, (len(info.languages), 3 * backbone.width))
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise PackError(f"{folder} cannot be loaded: {error}") from error
-    _fill(secondary, tensors, adapter, folder)
-    secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
-    return Pack(info, secondary, statistics, folder)
+        bpe = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises no narrower one
+        raise ValueError(f"tokenizer.json: {error}") from error
+    return PackTokenizer(tuple(info.languages), bpe, characters)
 
 
 def _statistics_of(folder: Path, record: dict, shape: tuple[int, int]) -> LanguageStatistics | None:
