@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -46,10 +47,13 @@ def test_a_checksum_is_of_names_shapes_and_float32_values(backbone):
     assert backbone.checksum == digest.hexdigest()
 
 
-def test_another_number_format_keeps_the_checksum(backbone, tiny_folder):
+def test_another_number_format_keeps_the_checksum(backbone, tiny_folder, tmp_path):
     half = Backbone.load(tiny_folder, dtype=torch.bfloat16)
     assert half.model.dtype == torch.bfloat16 and half.checksum == backbone.checksum
     assert half.features([np.zeros(100, np.float32)]).dtype == torch.bfloat16
+    kept = shutil.copytree(tiny_folder, tmp_path / "kept")
+    half.model.save_pretrained(kept)
+    assert Backbone.load(kept).model.dtype == torch.float32, "whatever it was stored in"
 
 
 def test_what_is_read_from_the_checkpoint(backbone):
@@ -118,6 +122,33 @@ def test_a_base_is_found_by_its_name(tmp_path, monkeypatch):
         Backbone.load("tiny")
 
 
+def test_a_folder_with_a_damaged_file_is_refused(tiny_folder, tmp_path):
+    """Cut off, as by a download that broke; of another kind; or missing."""
+    for place, content, why in (
+        ("config.json", 0.5, "config.json is damaged, fetch it again"),
+        ("config.json", b"[]", "config.json is damaged, .*no JSON object"),
+        ("config.json", b"{}", "its model_type is None"),
+        ("config.json", b"\xff", "config.json is damaged, fetch it again"),
+        ("generation_config.json", 0.5, "generation_config.json is damaged, fetch it again"),
+        ("model.safetensors", 0.5, r"a file is damaged, fetch it again \(SafetensorError: "),
+        ("model.safetensors", None, "no file named model.safetensors"),
+        ("tokenizer.json", 0.5, r"a file is damaged, fetch it again \(JSONDecodeError: "),
+        ("tokenizer.json", b"{}", r"a file is damaged, fetch it again \(KeyError: "),
+        ("tokenizer.json", None, "it has no tokenizer.json, nor vocab.json and merges.txt"),
+        ("preprocessor_config.json", b"[]", "a file is damaged, fetch it again"),
+    ):
+        folder = tmp_path / "base"
+        shutil.copytree(tiny_folder, folder)
+        data = (folder / place).read_bytes()
+        (folder / place).unlink()
+        if content is not None:
+            part = data[: int(content * len(data))] if isinstance(content, float) else content
+            (folder / place).write_bytes(part)
+        with pytest.raises(BaseModelError, match=why):
+            Backbone.load(folder)
+        shutil.rmtree(folder)
+
+
 def test_a_device_that_is_not_there():
     assert find_device("cpu") == "cpu" and find_device("meta") == "meta"
     assert find_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,7 +158,7 @@ def test_a_device_that_is_not_there():
         assert "\n" not in str(error.value)
 
 
-def test_the_language_step_is_the_first_of_the_decoder(backbone, clips):
+def test_the_language_step_is_the_first_of_the_decoder(backbone, clips, tiny_folder, tmp_path):
     encoded = backbone.upper(backbone.trunk(backbone.features(clips[:2]), 1), 1)
     step = backbone.language_step(encoded)
     start = torch.full((2, 1), backbone.special_ids.start)
@@ -142,6 +173,13 @@ def test_the_language_step_is_the_first_of_the_decoder(backbone, clips):
     assert torch.allclose(step.no_speech_prob, logits.softmax(-1)[:, silence], atol=1e-6)
     state = output.decoder_hidden_states[-1][:, -1]
     assert step.state.shape == (2, backbone.width) and torch.allclose(step.state, state, atol=1e-5)
+    older = shutil.copytree(tiny_folder, tmp_path / "older")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (older / name).read_text("utf-8").replace("<|nospeech|>", "<|nocaptions|>")
+        (older / name).write_text(text, "utf-8")
+    older = Backbone.load(older)
+    assert older.tokenizer.convert_tokens_to_ids("<|nocaptions|>") == silence
+    assert torch.equal(older.language_step(encoded).no_speech_prob, step.no_speech_prob)
 
 
 def test_a_hypothesis_is_the_sum_of_its_tokens_log_probabilities(backbone, clips):
@@ -180,6 +218,7 @@ def test_a_large_batch_is_decoded_in_parts_with_its_own_languages(backbone, clip
 
     def count(**asked):
         calls.append((len(asked["encoder_outputs"].last_hidden_state), asked["language"]))
+        assert (asked["num_beams"], asked["return_timestamps"]) == (beam, False)
         return generate(**asked)
 
     monkeypatch.setattr(backbone.model, "generate", count)
@@ -270,3 +309,149 @@ def test_attention_is_that_of_the_transcripts_own_tokens(backbone, clips, monkey
         known = output.logits[0, 3:-1].softmax(-1)
         picked = [float(known[k, token]) for k, token in enumerate(tokens)]
         assert probs.tolist() == pytest.approx(picked, rel=1e-3)
+    tensors = {id(tensor) for tensor in backbone.decoder.parameters()}
+    assert {id(tensor) for tensor in backbone._attentive.parameters()} == tensors, "no copies"
+
+
+@pytest.fixture
+def english_only(backbone):
+    """As OpenAI's *.en: neither language tags nor tasks."""
+    config = backbone.model.generation_config
+    del config.lang_to_id, config.task_to_id
+    config.is_multilingual, config.task = False, None
+    return backbone
+
+
+@torch.no_grad()
+def test_a_whisper_of_english_alone(english_only, clips):
+    special, tokens = english_only.special_ids, english_only.tokenizer.convert_tokens_to_ids
+    timeless = tokens("<|notimestamps|>")
+    assert (english_only.languages, english_only.codes) == ({}, ["en"])
+    assert english_only.language_names == {"english": "en"}
+    assert (special.languages, special.prompt) == ((special.start,), (timeless,))
+    encoded = english_only.upper(english_only.trunk(english_only.features(clips[:2]), 1), 1)
+    step = english_only.language_step(encoded)
+    assert step.log_probs.tolist() == [[0.0], [0.0]], "English for sure"
+    plain = english_only.model.generate(english_only.features(clips[:2]), max_new_tokens=6)
+    for row, found in zip(
+        plain.tolist(), english_only.decode(encoded, ["en"] * 2, max_new_tokens=6), strict=True
+    ):
+        ids = [token for token in row if token not in (special.start, timeless, special.end)]
+        assert list(found.tokens) == ids
+    said = english_only.tokenizer(" one two", add_special_tokens=False).input_ids
+    weights, probs = english_only.attend(encoded[:1], None, said)
+    ids = torch.tensor([[special.start, timeless, *said]])
+    logits = english_only.model(encoder_outputs=(encoded[:1],), decoder_input_ids=ids).logits
+    known = [
+        float(row[token]) for row, token in zip(logits[0, 1:-1].softmax(-1), said, strict=True)
+    ]
+    assert probs.tolist() == pytest.approx(known, rel=1e-3)
+    assert weights.shape[1] == len(said) + 1
+
+
+def test_a_whisper_without_timestamps(backbone, clips):
+    config, tokens = backbone.model.generation_config, backbone.tokenizer.convert_tokens_to_ids
+    config.max_initial_timestamp_index = 50
+    assert replace(backbone).tells_time
+    del config.no_timestamps_token_id
+    special = backbone.special_ids
+    assert special.prompt == (tokens("<|transcribe|>"),) and list(special.times) == []
+    assert not backbone.tells_time, "it has none to write"
+    encoded = backbone.upper(backbone.trunk(backbone.features(clips[:1]), 1), 1)
+    weights, probs = backbone.attend(encoded, "de", [300, 301])
+    ids = [special.start, tokens("<|de|>"), tokens("<|transcribe|>"), 300, 301]
+    with torch.no_grad():
+        logits = backbone.model(
+            encoder_outputs=(encoded,), decoder_input_ids=torch.tensor([ids])
+        ).logits[0]
+    rows = logits.softmax(-1)
+    assert probs.tolist() == pytest.approx([float(rows[2, 300]), float(rows[3, 301])], rel=1e-3)
+
+
+def test_beams_that_a_gigabyte_holds(backbone, monkeypatch):
+    """Keys and values of 2 x 2 x layers x 1500 x width, and 448 x 51,865 scores of four bytes."""
+    sizes = {"max_source_positions": 1500, "vocab_size": 51_865, "max_target_positions": 448}
+    for layers, width, beams, in_half in ((4, 384, 7, 8), (12, 768, 3, 4), (32, 1280, 1, 1)):
+        shape = {"decoder_layers": layers, "d_model": width}
+        backbone.model.config.update(sizes | shape)
+        assert backbone.most_beams == beams, shape
+        with monkeypatch.context() as patch:
+            patch.setattr(type(backbone.model), "dtype", torch.bfloat16)
+            assert backbone.most_beams == in_half, shape
+    assert Backbone.load("micro").most_beams == 20, "more are no faster"
+
+
+@pytest.mark.parametrize(
+    "layers, heads", [(1, {0}), (2, {1}), (3, {1, 2}), (4, {2, 3}), (6, {3, 4, 5})]
+)
+def test_heads_of_the_upper_half_follow_the_sound(backbone, layers, heads):
+    backbone.model.config.update({"decoder_layers": layers, "decoder_attention_heads": 3})
+    assert backbone._alignment_heads == [
+        (layer, head) for layer in sorted(heads) for head in range(3)
+    ]
+
+
+def test_work_is_interrupted_between_steps(backbone, clips):
+    steps = []
+
+    def count():
+        steps.append(len(steps))
+
+    mel = backbone.features(clips)
+    trunk = backbone.trunk(mel, 1, count)
+    assert len(steps) == 1, "after each layer below the fork"
+    encoded = backbone.upper(trunk, 1, count)
+    assert len(steps) == 2
+    found = backbone.decode(encoded, ["en"] * 4, on_step=count, max_new_tokens=5)
+    assert len(steps) == 2 + max(len(h.tokens) + h.finished for h in found)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    for work in (
+        lambda: backbone.trunk(mel, 1, stop),
+        lambda: backbone.upper(trunk, 1, stop),
+        lambda: backbone.decode(encoded, ["en"] * 4, on_step=stop),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+
+def test_pieces_and_words_are_those_of_the_tokenizer(backbone):
+    words = [
+        backbone.tokenizer(f" {w}", add_special_tokens=False).input_ids for w in ("one", "two")
+    ]
+    assert backbone.piece_ids("\u0120one") == words[0], "GPT-2's letter for a space"
+    spelt = [(" one", len(words[0])), (" two", len(words[1]))]
+    assert backbone.token_words(sum(words, []), "en") == spelt
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        ({}, {}),
+        ({"beam": 3}, {"num_beams": 3}),
+        ({"timestamps": True}, {"return_timestamps": True}),
+        ({"prompt": "the moon"}, {"prompt_ids": ("the moon", "")}),
+        ({"context": "the sun"}, {"prompt_ids": ("", "the sun")}),
+        ({"task": "translate"}, {"task": "translate"}),
+    ],
+)
+def test_what_is_asked_reaches_generate(backbone, clips, ours, theirs):
+    config, special = backbone.model.generation_config, backbone.special_ids
+    config.task = "translate"  # only where nothing is asked, and `decode` asks
+    if "timestamps" in ours:
+        config.suppress_tokens = [i for i in config.suppress_tokens if i < special.times.start]
+    features, length = backbone.features(clips[:2]), {"max_new_tokens": 6}
+    encoded = backbone.upper(backbone.trunk(features, 1), 1)
+    if "prompt_ids" in theirs:
+        theirs = {"prompt_ids": backbone.prompt_ids(*theirs["prompt_ids"])}
+    found = backbone.decode(encoded, ["de", "en"], **ours, **length)
+    asked = {"language": ["de", "en"], "task": "transcribe"} | theirs | length
+    rows = backbone.model.generate(features, **asked).tolist()
+    said = [[token for token in row if token != special.end] for row in rows]
+    assert [list(h.tokens) for h in found] == said
+    if ours:
+        plain = backbone.decode(encoded, ["de", "en"], **length)
+        scores = [[h.logprob for h in one] for one in (plain, found)]
+        assert scores[0] != scores[1], "it changes what is heard"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
@@ -49,6 +50,15 @@ LATEST = {"large": "large-v3", "turbo": "large-v3-turbo"}
 # values of a whole window, and for every token a score of each unit of the vocabulary.
 MOST_BEAMS = 20
 MOST_BYTES = 1_000_000_000
+# what transformers raises for a file that is cut off or holds something else
+_DAMAGED = (
+    SafetensorError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
 
 
 def base_path(name: str) -> Path:
@@ -171,8 +181,12 @@ class Backbone:
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
             tokenizer = WhisperTokenizer.from_pretrained(source)
             extractor = WhisperFeatureExtractor.from_pretrained(source)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            if not tokenizer.vocab_size:  # transformers makes an empty one where it finds none
+                raise OSError("it has no tokenizer.json, nor vocab.json and merges.txt.")
+        except (OSError, ValueError, RuntimeError, *_DAMAGED) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if isinstance(error, _DAMAGED):
+                reason = f"a file is damaged, fetch it again ({type(error).__name__}: {reason})."
             called = "" if str(source) == str(name) else f" ({source})"
             raise BaseModelError(
                 f"Cannot load the base {str(name)!r}{called}: {reason} Give a folder in"
@@ -630,9 +644,23 @@ def _find_source(name: str) -> Path:
     if not source.exists() and (size := LATEST.get(name, name)) in SIZES:
         source = Path("openai", f"whisper-{size}")
     if source.is_dir():
-        config = source / "config.json"
-        kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
+        config = _read_object(source / "config.json")
+        kind = None if config is None else config.get("model_type")
         if kind != "whisper":
-            found = f"its model_type is {kind!r}" if kind else "it has no config.json"
+            found = "it has no config.json" if config is None else f"its model_type is {kind!r}"
             raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
+        _read_object(source / "generation_config.json")  # transformers passes over a damaged one
     return source
+
+
+def _read_object(path: Path) -> dict | None:
+    """Return the JSON object in a file, None for no file; raise BaseModelError for another."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{path} is damaged, fetch it again ({error}).") from error
+    if not isinstance(record, dict):
+        raise BaseModelError(f"{path} is damaged, fetch it again (it holds no JSON object).")
+    return record
