@@ -270,9 +270,3 @@ def test_a_cache_that_cannot_be_written_says_so(make_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be kept in \S+file: .*(exists|directory).*Choose"):
         HypothesisCache.open(tmp_path / "file", make_model(), "primary", DecodeOptions())
-
-
-def test_a_place_where_nothing_can_be_kept(make_model, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file"):
-        HypothesisCache.open(tmp_path / "file", make_model(), "primary", DecodeOptions())

@@ -179,10 +179,8 @@ class Backbone:
         source = _find_source(str(name))
         try:
             model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-            tokenizer = WhisperTokenizer.from_pretrained(source)
+            tokenizer = _read_tokenizer(source)
             extractor = WhisperFeatureExtractor.from_pretrained(source)
-            if not tokenizer.vocab_size:  # transformers makes an empty one where it finds none
-                raise OSError("it has no tokenizer.json, nor vocab.json and merges.txt.")
         except (OSError, ValueError, RuntimeError, *_DAMAGED) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if isinstance(error, _DAMAGED):
@@ -651,6 +649,14 @@ def _find_source(name: str) -> Path:
             raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
         _read_object(source / "generation_config.json")  # transformers passes over a damaged one
     return source
+
+
+def _read_tokenizer(source: Path) -> WhisperTokenizer:
+    """Return the tokenizer of a base; raise OSError if it has none."""
+    tokenizer = WhisperTokenizer.from_pretrained(source)
+    if not tokenizer.vocab_size:  # transformers makes an empty one where it finds none
+        raise OSError("it has no tokenizer.json, nor vocab.json and merges.txt.")
+    return tokenizer
 
 
 def _read_object(path: Path) -> dict | None:
