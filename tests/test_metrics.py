@@ -431,12 +431,12 @@ def test_an_alignment_holds_both_texts_and_all_errors():
 
 def test_reliability_in_bins_of_equal_mass():
     """Four answers in two bins; equal confidences stay together, whatever their order."""
-    found = reliability([0.9, 0.2, 0.95, 0.4], [True, False, False, True], bins=2, equal_mass=True)
+    found = reliability([0.9, 0.6, 0.95, 0.7], [True, False, False, True], bins=2, equal_mass=True)
     assert [(b["low"], b["high"], b["n"], b["accuracy"]) for b in found["bins"]] == [
-        (0.2, 0.4, 2, 0.5),
+        (0.6, 0.7, 2, 0.5),
         (0.9, 0.95, 2, 0.5),
     ]
-    assert found["ece"] == pytest.approx(0.5 * 0.2 + 0.5 * 0.425)
+    assert found["ece"] == pytest.approx(0.5 * 0.15 + 0.5 * 0.425)
     tied = [
         reliability([1.0] * 6 + [0.5] * 4, order, equal_mass=True)
         for order in ([True] * 10, [True, False] * 5)
@@ -453,6 +453,7 @@ def test_reliability_by_hand():
     assert [b["accuracy"] for b in found["bins"]] == pytest.approx([0.5, 2 / 3])
     assert found["ece"] == pytest.approx(0.06 + 0.176)
     assert reliability([1.0, 0.0], [True, False])["ece"] == 0
+    assert reliability([1 + 5e-7, -5e-7], [True, False])["ece"] == 0, "rounding is no error"
     assert reliability([0.2, 0.8], [True, True], bins=1)["bins"] == [
         {"low": 0.0, "high": 1.0, "n": 2, "confidence": 0.5, "accuracy": 1.0}
     ]
@@ -483,7 +484,7 @@ def test_the_evaluate_metric_by_hand(language, normaliser, ref, hyp, words, char
     }
 
 
-def test_the_evaluate_metric_adds_up():
+def test_the_evaluate_metric_adds_up(tmp_path):
     import evaluate
 
     metric = dualasr.metrics.ErrorRates(normaliser=None)
@@ -508,6 +509,10 @@ def test_the_evaluate_metric_adds_up():
     assert usual.compute(predictions=["a é"], references=["A e."])["cer"] == pytest.approx(1 / 3)
     assert usual.description.startswith("WER and CER as an `evaluate` metric")
     assert (usual.citation, usual.inputs_description) == ("", "")
+    for kept_in_memory in ({}, {"keep_in_memory": False}):
+        metric = dualasr.metrics.ErrorRates(cache_dir=str(tmp_path), **kept_in_memory)
+        assert metric.compute(predictions=["a b"], references=["a c"])["wer"] == 0.5
+        assert any(tmp_path.iterdir()) == bool(kept_in_memory), "written only where it is asked for"
     with pytest.raises(ValueError, match="'english' is unknown"):
         dualasr.metrics.ErrorRates("en", "english")
 
