@@ -227,6 +227,7 @@ def test_the_interval_of_a_mean_over_languages_resamples_each_on_its_own():
 def test_empty_references_do_not_break_an_interval():
     low, high = bootstrap_interval(np.array([[1, 0], [1, 4]]))
     assert 0.25 == low <= high < math.inf
+    assert bootstrap_interval(np.array([[1, 1]])) == (1.0, 1.0), "one word is a reference"
 
 
 def test_paired_bootstrap():
