@@ -1,7 +1,8 @@
 """The errors that dualasr raises on purpose, all in one tree.
 
-Every message is one sentence or two that say what was found, what was wanted and what to do. The
-command line prints only the message and exits with 1; a traceback means a bug.
+Every message is one sentence or two that say what was found, what was wanted and what to do. It is
+one line, whatever a file holds that it names. The command line prints only the message and exits
+with 1; a traceback means a bug.
 
     DualasrError
     |-- AudioError          a file that cannot be read as sound
@@ -14,9 +15,34 @@ command line prints only the message and exits with 1; a traceback means a bug.
     `-- MissingExtraError   an optional dependency that is not installed
 """
 
+import unicodedata
+
+# Control characters, half of a surrogate pair, line and paragraph separators
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+# Format characters that turn the direction of the text after them
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(text: str) -> str:
+    """Return a text on one line, with what would change the line or the terminal as escapes.
+
+    Args:
+        text: Any text, as a name or a cell of a file. Tabs are kept, and so are the joiners that
+            are part of a word in Persian or Hindi.
+    """
+    return "".join(
+        repr(char)[1:-1]
+        if char in _TURNING or (char != "\t" and unicodedata.category(char) in _UNSEEN)
+        else char
+        for char in text
+    )
+
 
 class DualasrError(Exception):
     """Base of every error raised on purpose."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class AudioError(DualasrError):

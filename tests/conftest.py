@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from dualasr.cli.main import QUIET
 
@@ -18,6 +19,10 @@ from dualasr.model.secondary import Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone, base_path
 from dualasr.transcription import alignment
+
+# the same examples in every run; --hypothesis-profile default looks for new ones
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile("same")
 
 torch.set_num_threads(1)  # two-layer models are slower on many
 

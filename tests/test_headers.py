@@ -310,6 +310,21 @@ def test_a_link_that_cannot_be_read_is_named(tmp_path, caplog):
     assert "a part of this chained Ogg cannot be read; it is left out" in caplog.text
 
 
+@pytest.mark.parametrize("kept", [27, 60, 600])
+def test_a_track_that_begins_within_another_is_left_out(tmp_path, kept):
+    """A page that was cut hides that a track begins; PyAV raises an IndexError at its end."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    one, other = (
+        [b"OggS" + page for page in content.split(b"OggS")[1:]]
+        for content in (
+            in_format(tone(9.0, RATE, pitch), RATE, "OGG", "VORBIS") for pitch in (300.0, 500.0)
+        )
+    )
+    path = tmp_path / "a.ogg"
+    path.write_bytes(b"".join([*one[:2], one[2][:kept], one[-1], other[0], one[-1]]))
+    assert 0.1 < seconds(path) < 12.0
+
+
 # ---- what cannot be read
 
 

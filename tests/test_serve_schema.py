@@ -78,8 +78,6 @@ def each(operation, mode: str, examples: int, check) -> None:
 
     @settings(
         max_examples=examples,
-        derandomize=True,
-        database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

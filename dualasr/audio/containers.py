@@ -114,6 +114,8 @@ class AvReader(SoundReader):
                 if self._clocked and decoded:
                     raise damaged(self.path) from error
                 packet, bad, reason = None, bad + 1, str(error.strerror)
+            except IndexError:  # PyAV, after our track's last packet, if tracks began midway
+                packet = None
             if packet is None:
                 break
             try:

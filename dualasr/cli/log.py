@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dualasr.errors import visible
+
 LOGGER = logging.getLogger("dualasr")
 
 
@@ -16,7 +18,7 @@ class _Terminal(logging.Handler):
         message = record.getMessage()
         try:
             if record.levelno >= logging.WARNING:
-                print(f"dualasr: {record.levelname.lower()}: {message}", file=sys.stderr)
+                print(f"dualasr: {record.levelname.lower()}: {visible(message)}", file=sys.stderr)
             else:
                 print(message, flush=True)
         except (OSError, ValueError):  # no reader, or a closed stream: this must not end the work

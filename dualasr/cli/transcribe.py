@@ -23,7 +23,7 @@ from dualasr.cli import loading, transcribe_options
 from dualasr.cli.transcribe_options import STDIN, check_choice, formats_of, options_of
 from dualasr.cli.transcribe_ray import RayTranscriber
 from dualasr.cli.transcriber import Job, Transcriber
-from dualasr.errors import RunError
+from dualasr.errors import RunError, visible
 from dualasr.transcription.writers import output_paths
 
 LINE_EVERY = 30.0  # seconds between two lines of progress, where no bar is drawn
@@ -90,11 +90,6 @@ def place_of_output(folder: Path) -> None:
             f"--output_dir {folder}: cannot be written to ({error.strerror}); choose another"
             " folder."
         ) from error
-
-
-def visible(text: str) -> str:
-    """Return a text on one line, with characters that cannot be printed written as escapes."""
-    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
 
 
 def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = Transcriber) -> int:
@@ -168,7 +163,7 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             for route, seconds in outcome.route_seconds.items():
                 routes[route] = routes.get(route, 0) + seconds
             if outcome.error is not None:
-                tqdm.write(f"dualasr: {visible(outcome.error)}", file=sys.stderr)
+                tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
             bar.update()
     print(summary(counts, audio_s, time.monotonic() - began, routes), file=sys.stderr)
     return 1 if counts["failed"] else 0

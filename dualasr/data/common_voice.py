@@ -1,6 +1,7 @@
 """Read Common Voice releases: a table for each split, and the clips beside them."""
 
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def find_common_voice(path: Path) -> list[Path]:
 def _first(table: Path) -> list[str]:
     """Return the cells of a TSV's first line."""
     with table.open("rb") as file:
-        return file.readline(100_000).decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
+        head = file.read(100_000).decode("utf-8-sig", "replace")
+    return re.split("[\r\n]", head, maxsplit=1)[0].split("\t")
 
 
 def common_voice_rows(tables: list[Path], query: Query, notes: ReadNotes) -> Rows:

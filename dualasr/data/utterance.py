@@ -15,6 +15,7 @@ from dualasr.errors import AudioError
 
 NOT_UTF8 = "is not UTF-8"
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]+,[0-9]+\s*")
+_HEAD = 100_000  # bytes of a file that tell how its lines end
 SLACK = 0.1  # seconds by which a segment may end after its recording
 _DEV = {"valid", "validation", "val", "dev"}
 _NAMED_SPLITS = _DEV | {"train", "test"}
@@ -223,15 +224,18 @@ def names_a_split(name: str) -> bool:
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that are not blank, each with its file:line, in UTF-8 where they are UTF-16.
 
-    They are bytes, so that one line of bad UTF-8 is one skipped row.
+    They are bytes, so that one line of bad UTF-8 is one skipped row. They end with LF, or with CR
+    if no LF is near the file's beginning (older Macs).
     """
     with path.open("rb") as file:
-        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        head = file.read(_HEAD)
         file.seek(0)
         lines: Iterable[bytes] = file
-        if is_utf16:
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = io.TextIOWrapper(file, "utf-16", errors="replace", newline="\n")
             lines = (line.encode() for line in text)
+        elif b"\n" not in head and b"\r" in head:
+            lines = file.read().replace(b"\r", b"\n").splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield f"{path}:{number}", line
