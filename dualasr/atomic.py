@@ -1,10 +1,12 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and the folder of those made again."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from platformdirs import user_cache_dir
 
 from dualasr.errors import RunError
 
@@ -103,3 +105,12 @@ def cannot_write(name: str | Path, error: Exception, advice: str = ADVICE) -> Ru
     """
     reason = str(getattr(error, "strerror", None) or error).rstrip(".")
     return RunError(f"Cannot write {name}: {reason}. {advice}")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again, as converted bases; it need not exist.
+
+    The environment variable DUALASR_CACHE names it; else it is in the user's cache folder.
+    """
+    given = os.environ.get("DUALASR_CACHE")
+    return Path(given).expanduser() if given else Path(user_cache_dir("dualasr", False))

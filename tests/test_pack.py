@@ -234,6 +234,13 @@ def test_another_base_is_refused(tiny_folder, pack, tmp_path):
     assert other.checksum[:12] in str(refused.value)
 
 
+def test_a_pack_that_knows_its_base_by_float32_values_is_loaded(backbone, pack):
+    """Packs were written so before the checksum was of values rounded to float16."""
+    now = load_pack(pack, backbone)
+    reseal(pack, lambda record: record["base"].update(checksum=backbone.float32_checksum))
+    assert load_pack(pack, backbone).info == now.info
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("dualasr")
 
 BASE_HELP = (
-    "Whisper to use: a built-in base, a folder in transformers format, a hub id, or a size of"
-    " Whisper such as small (default: %(default)s)"
+    "Whisper to use: a built-in base, a folder in transformers or CTranslate2 format, OpenAI's .pt"
+    " file, a hub id, or a size of Whisper such as small (default: %(default)s)"
 )
 CORPUS_HELP = "a folder, table or manifest in one of the layouts that docs/add-a-language.md lists"
 

@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_dir
-
-from dualasr.atomic import atomic_file
+from dualasr.atomic import atomic_file, cache_folder
 from dualasr.data.audiofolder import split_in
 from dualasr.data.tables import GUESSES, match_columns, row_of_fields
 from dualasr.data.utterance import Columns, Query, ReadNotes, Row, Rows, names_a_split
@@ -313,7 +311,7 @@ def _sound_folder(path: Path) -> Path:
     if os.access(path.absolute().parent, os.W_OK):
         return path.with_name(path.name + ".audio")
     mark = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:12]
-    return Path(user_cache_dir("dualasr", False), "sounds", f"{path.name}-{mark}")
+    return cache_folder() / "sounds" / f"{path.name}-{mark}"
 
 
 def _cell(value, feature) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from torch.nn import functional as F
 
@@ -40,6 +41,7 @@ from dualasr.errors import BaseModelError, RunError
 from dualasr.model.interrupt import OnStep, uninterrupted
 from dualasr.model.search import Hypothesis
 from dualasr.model.token_words import token_words
+from dualasr.model.whisper_formats import as_transformers, is_ct2, read_object
 
 BUILT_IN = {"micro": Path(__file__).parent / "micro"}
 SIZES = tuple(
@@ -59,6 +61,7 @@ _DAMAGED = (
     LookupError,
     AttributeError,
 )
+_TIED = "proj_out.weight"  # is the embedding
 
 
 def base_path(name: str) -> Path:
@@ -165,10 +168,11 @@ class Backbone:
         """Load a Whisper and freeze it.
 
         Args:
-            name: A built-in base, a folder in transformers format, a size of OpenAI's as `small`,
-                or a hub id. With HF_HUB_OFFLINE set, hub ids come from the cache alone.
+            name: A built-in base; a folder in transformers' or CTranslate2's format; OpenAI's .pt
+                file; a size of OpenAI's as `small`; or a hub id of either format. With
+                HF_HUB_OFFLINE set, hub ids come from the cache alone.
             device: torch device of the weights.
-            dtype: Type of the weights; the checksum is always that of the float32 values.
+            dtype: Type of the weights; the checksum is that of the weights before.
 
         Returns:
             The backbone.
@@ -188,28 +192,38 @@ class Backbone:
             called = "" if str(source) == str(name) else f" ({source})"
             raise BaseModelError(
                 f"Cannot load the base {str(name)!r}{called}: {reason} Give a folder in"
-                " transformers format, a hub id that can be reached or is cached, or a built-in"
-                f" base ({', '.join(BUILT_IN)})."
+                " transformers or CTranslate2 format, OpenAI's .pt file, a hub id that can be"
+                f" reached or is cached, or a built-in base ({', '.join(BUILT_IN)})."
             ) from error
         model.eval().requires_grad_(False)
         backbone = cls(str(name), model, tokenizer, extractor)
-        if dtype != torch.float32:
-            _ = backbone.checksum  # of the float32 weights, before they are rounded
+        if dtype != torch.float32:  # before the weights are rounded
+            _ = backbone.checksum, backbone.float32_checksum
         # mypy takes transformers' wrapper of Module.to for a function without its self
         model.to(device=device, dtype=dtype)  # type: ignore[call-arg]
         return backbone
 
     @functools.cached_property
     def checksum(self) -> str:
-        """SHA-256 over names and float32 values of all tensors.
+        """SHA-256 over names and values of all tensors, the values rounded to float16.
 
-        A pack belongs to the base of this checksum and to no other.
+        A pack belongs to the base of this checksum and to no other. OpenAI published float16, so
+        all formats of one Whisper have one checksum. The encoder's positions are left out: they are
+        a table of sinusoids that each program computes by itself.
         """
+        return self._digest(torch.float16, {_TIED, "model.encoder.embed_positions.weight"})
+
+    @functools.cached_property
+    def float32_checksum(self) -> str:
+        """SHA-256 over names and float32 values, by which packs of format 4 know their base."""
+        return self._digest(torch.float32, {_TIED})
+
+    def _digest(self, dtype: torch.dtype, left_out: set[str]) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            if name != "proj_out.weight":  # tied to the embedding
+            if name not in left_out:
                 digest.update(name.encode() + str(tuple(tensor.shape)).encode())
-                digest.update(tensor.float().cpu().numpy().tobytes())
+                digest.update(tensor.to(dtype).cpu().numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -637,17 +651,27 @@ class _OnStep(StoppingCriteria):
 
 
 def _find_source(name: str) -> Path:
-    """Return the folder or hub id of a base; raise BaseModelError for a folder of another model."""
+    """Return the folder or hub id of a base in transformers' format; other formats are converted.
+
+    Raises:
+        BaseModelError: It is a folder of another model.
+    """
     source = BUILT_IN.get(name, Path(name))
     if not source.exists() and (size := LATEST.get(name, name)) in SIZES:
         source = Path("openai", f"whisper-{size}")
+    if not source.exists():
+        source = _from_hub(source)
+    if source.is_file() or is_ct2(source):
+        return as_transformers(source)
     if source.is_dir():
-        config = _read_object(source / "config.json")
+        config = read_object(source / "config.json")
         kind = None if config is None else config.get("model_type")
         if kind != "whisper":
             found = "it has no config.json" if config is None else f"its model_type is {kind!r}"
-            raise BaseModelError(f"{source} is not a Whisper in transformers format: {found}.")
-        _read_object(source / "generation_config.json")  # transformers passes over a damaged one
+            raise BaseModelError(
+                f"{source} is not a Whisper in transformers or CTranslate2 format: {found}."
+            )
+        read_object(source / "generation_config.json")  # transformers passes over a damaged one
     return source
 
 
@@ -659,14 +683,13 @@ def _read_tokenizer(source: Path) -> WhisperTokenizer:
     return tokenizer
 
 
-def _read_object(path: Path) -> dict | None:
-    """Return the JSON object in a file, None for no file; raise BaseModelError for another."""
-    if not path.exists():
-        return None
+def _from_hub(name: Path) -> Path:
+    """Return the folder of a CTranslate2 model on the hub; any other name as it is."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path} is damaged, fetch it again ({error}).") from error
-    if not isinstance(record, dict):
-        raise BaseModelError(f"{path} is damaged, fetch it again (it holds no JSON object).")
-    return record
+        config = Path(hf_hub_download(str(name), "config.json"))
+        if "model_type" in (read_object(config) or {}):
+            return name
+        wanted = ["config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
+        return Path(snapshot_download(str(name), allow_patterns=wanted))
+    except (OSError, ValueError):  # from_pretrained says what is the matter
+        return name

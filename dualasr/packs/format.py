@@ -359,7 +359,7 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
 
 def _check_base(folder: Path, base: dict, backbone: Backbone) -> None:
     """Raise PackError for a pack that was trained on another base."""
-    if base["checksum"] != backbone.checksum:
+    if base["checksum"] not in (backbone.checksum, backbone.float32_checksum):
         raise PackError(
             f"{folder} was trained on {base['name']} ({base['checksum'][:12]}), not on"
             f" {backbone.name} ({backbone.checksum[:12]}); load it with --base {base['name']} or"
