@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dualasr.training.dataset import CachedClips, Clip, check_label, collate, plan_batches
+from dualasr.training import dataset
+from dualasr.training.dataset import (
+    CachedClips,
+    Clip,
+    check_label,
+    collate,
+    plan_batches,
+    shares_of,
+)
 from dualasr.training.options import TrainingOptions
 
 TEXT = "Тоодо кар жаады."
@@ -188,3 +196,44 @@ def test_each_step_gets_negatives_about_as_long_as_its_clips():
     assert plan_batches(lengths, [], options) == none
     most = plan_batches(lengths, foreign, replace(options, negatives=0.2))
     assert {sum(i >= 8 for i, _ in batch) for batch in most} == {2}, "1.6, rounded"
+
+
+def batch_of(lengths, width=3):
+    return collate(
+        [
+            {
+                "trunk": torch.full((length, width), float(i + 1)),
+                "tokens": torch.arange(i + 2),
+                "labels": torch.arange(i + 2),
+                "characters": torch.ones(i, dtype=torch.long),
+                "seed": i,
+            }
+            for i, length in enumerate(lengths)
+        ]
+    )
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_shares_hold_each_clip_once_without_padding(cores, monkeypatch):
+    monkeypatch.setattr(dataset, "MOST_FRAMES", 30)
+    lengths = [7, 10, 3, 29, 8, 40, 1, 10, 9]
+    shares = shares_of(batch_of(lengths), cores)
+    assert sorted(int(seed) for share in shares for seed in share["seeds"]) == [*range(9)]
+    for share in shares:
+        longest = int(share["lengths"].max())
+        assert share["trunk"].shape[1] == longest
+        assert len(share["lengths"]) == 1 or len(share["lengths"]) * longest <= 30
+        seeds = share["seeds"].tolist()
+        assert share["lengths"].tolist() == [lengths[i] for i in seeds]
+        assert share["labels"].shape[1] == share["tokens"].shape[1] == max(seeds) + 2
+        assert share["characters"].shape[1] == max(seeds)
+        for row, i in zip(share["trunk"], seeds, strict=True):
+            assert float(row.sum()) == 3 * lengths[i] * (i + 1)
+    order = [int(length) for share in shares for length in share["lengths"]]
+    assert order == sorted(lengths, reverse=True)
+
+
+def test_a_small_batch_is_divided_among_the_cores():
+    shares = shares_of(batch_of([50, 50, 50, 50]), 2)
+    assert [len(share["lengths"]) for share in shares] == [2, 2]
+    assert len(shares_of(batch_of([50, 50, 50, 50]), 1)) == 1

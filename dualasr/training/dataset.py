@@ -16,6 +16,7 @@ from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.options import TrainingOptions
 
 Item = tuple[int, int | None]  # a clip's index, and the position of this use of it
+MOST_FRAMES = 2000  # in a share of a batch: 40 s of sound at 0.02 s a frame
 
 
 @dataclass(frozen=True)
@@ -192,3 +193,37 @@ def collate(items: list[dict]) -> dict[str, torch.Tensor]:
         "character_lengths": torch.tensor([len(item["characters"]) for item in items]),
         "seeds": torch.tensor([item["seed"] for item in items]),
     }
+
+
+def shares_of(batch: dict[str, torch.Tensor], cores: int) -> list[dict[str, torch.Tensor]]:
+    """Divide a batch into shares of clips of like length, each without needless padding.
+
+    The longest come first. A share has at most MOST_FRAMES frames with its padding, or one clip; so
+    the memory of a step is bounded. A small batch has a share for each core.
+
+    Args:
+        batch: What `collate` returns.
+        cores: Number of shares that are computed at a time.
+    """
+    lengths = batch["lengths"].tolist()
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    most = min(MOST_FRAMES, sum(lengths) / cores)
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= most:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [_trimmed({key: value[group] for key, value in batch.items()}) for group in groups]
+
+
+def _trimmed(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cut off what is padding in every clip of a batch."""
+    labels = max(1, int((batch["labels"] != -100).sum(1).max()))
+    sizes = {
+        "trunk": int(batch["lengths"].max()),
+        "tokens": labels,
+        "labels": labels,
+        "characters": int(batch["character_lengths"].max()),
+    }
+    return batch | {key: batch[key][:, :size] for key, size in sizes.items()}

@@ -33,7 +33,7 @@ from dualasr.model.search import ctc_greedy
 from dualasr.model.secondary import Secondary
 from dualasr.parallel import worker_pool
 from dualasr.text import normalise
-from dualasr.training.dataset import CachedClips, Clip, Item, collate, plan_batches
+from dualasr.training.dataset import CachedClips, Clip, Item, collate, plan_batches, shares_of
 from dualasr.training.options import TrainingOptions
 
 
@@ -130,7 +130,7 @@ class SecondaryTrainer(Trainer):
     Batches are planned beforehand (`plan_batches`). Checkpoints hold the pack's own tensors, are
     written in a folder beside, and appear by rename.
 
-    On a CPU each core of `pool` computes its own share of a batch (parallel.py). Of several
+    On a CPU each core of `pool` computes shares of a batch of its own (parallel.py). Of several
     processes each takes its share of every batch, and torch's DistributedDataParallel adds up the
     gradients.
 
@@ -183,10 +183,7 @@ class SecondaryTrainer(Trainer):
             )
 
         # losses are sums over a step's labels, so those of the shares add up to that of the batch
-        cores = min(self.cores, len(inputs["labels"]))
-        shares = [
-            {key: value[core::cores] for key, value in inputs.items()} for core in range(cores)
-        ]
+        shares = shares_of(inputs, self.cores)
         losses, grads = zip(*self.pool.map(gradients, shares), strict=True)
         for parameter, *parts in zip(own, *grads, strict=True):
             total = sum(parts)
