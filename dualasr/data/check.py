@@ -20,6 +20,7 @@ from dualasr.audio.load import SAMPLE_RATE, SHORTEST, Sound, load_audio
 from dualasr.data.corpus import Columns, Corpus, SkippedRow, Utterance, load_corpus, load_splits
 from dualasr.data.utterance import canonical_split
 from dualasr.errors import AudioError, CorpusError
+from dualasr.progress import progress_bar
 from dualasr.text import normalise
 
 SILENT_DBFS = -60.0  # RMS level; a clip below it is silent
@@ -152,9 +153,7 @@ def check_corpus(
         splits = load_splits(path, names, default_language=language, columns=columns, tier=tier)
         corpora = dict(splits.found)
     total = sum(len(corpus.utterances) for corpus in corpora.values() if isinstance(corpus, Corpus))
-    with tqdm(
-        total=total, desc="clips", unit="clip", disable=None if progress is None else not progress
-    ) as bar:
+    with progress_bar(desc="clips", total=total, unit="clip", shown=progress) as bar:
         checks = [
             (
                 SplitCheck(split=name, error=str(corpus))

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from dualasr.atomic import atomic_file
 from dualasr.audio.load import SAMPLE_RATE, Sound, load_audio
 from dualasr.errors import AudioError, PackError
 from dualasr.parallel import worker_pool
+from dualasr.progress import progress_bar
 from dualasr.text import normalise, scoring_unit
 
 # Version of the format. A change to any number below makes older files incomparable, and needs a
@@ -149,11 +149,12 @@ def fingerprint(
         text, and a clip without text only those of its sound.
     """
     clips = list(clips)
-    hidden = None if progress is None else not progress
     with worker_pool() as (pool, _):
         results = pool.map(_sound, [sound for sound, _, _ in clips])
         sounds = list(
-            tqdm(results, total=len(clips), desc="fingerprints", unit="clip", disable=hidden)
+            progress_bar(
+                results, desc="fingerprints", total=len(clips), unit="clip", shown=progress
+            )
         )
     sentences = [_sentence(text, language) for _, text, language in clips]
     return Fingerprints(

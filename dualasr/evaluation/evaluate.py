@@ -47,6 +47,7 @@ from dualasr.model.language_id import EncodedAudio
 from dualasr.model.selector import PRIMARY
 from dualasr.packs.format import read_fingerprints
 from dualasr.parallel import one_ahead, worker_pool
+from dualasr.progress import progress_bar
 from dualasr.text import scoring_unit
 
 
@@ -259,12 +260,8 @@ def _transcribe_all(
 ) -> dict[str, list[_Clip]]:
     """Return the transcribed clips of each language that has any."""
     found = {}
-    with tqdm(
-        total=sum(map(len, groups.values())),
-        desc="evaluate",
-        unit="clip",
-        disable=None if progress is None else not progress,
-    ) as bar:
+    total = sum(map(len, groups.values()))
+    with progress_bar(desc="evaluate", total=total, unit="clip", shown=progress) as bar:
         for language, pipeline in pipelines.items():
             if clips := _transcribe(run, groups[language], pipeline or PRIMARY, bar):
                 found[language] = clips

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dualasr.audio.load import SHORTEST, Sound, load_window
 from dualasr.data.corpus import load_splits, sounds_below
@@ -20,6 +19,7 @@ from dualasr.model.language_id import EncodedAudio
 from dualasr.model.search import Hypothesis
 from dualasr.model.selector import PRIMARY, SelectorOptions, select
 from dualasr.parallel import one_ahead, worker_pool
+from dualasr.progress import progress_bar
 from dualasr.training.set_calibration import ScoredClip, SetOptions, fit_set, measure
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)  # of unknown clips; the accuracy at each is reported
@@ -65,8 +65,7 @@ def score_clips(
 
     with worker_pool() as (pool, _):
         batches = one_ahead(pool, encode, groups)
-        hidden = None if progress is None else not progress
-        bar = tqdm(batches, "score", len(groups), unit="batch", disable=hidden)
+        bar = progress_bar(batches, desc="score", total=len(groups), unit="batch", shown=progress)
         for _, (group, audio, unread) in bar:
             lost += unread
             if group:

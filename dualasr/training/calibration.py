@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
-from tqdm import tqdm
 
 from dualasr.audio.load import Sound, load_window
 from dualasr.data.corpus import Utterance
@@ -28,6 +27,7 @@ from dualasr.model.selector import (
 )
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import worker_pool
+from dualasr.progress import progress_bar
 from dualasr.text import normalise
 from dualasr.training.trunk_cache import TrunkCache
 
@@ -190,12 +190,11 @@ def fit_pack_statistics(
 
     with worker_pool() as (pool, _):
         features = list(
-            tqdm(
+            progress_bar(
                 pool.map(features_of, groups),
-                "language statistics",
-                len(groups),
+                desc="language statistics",
+                total=len(groups),
                 unit="batch",
-                disable=None,
             )
         )
     classes = np.array([list(languages).index(u.language) for u in some])

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
 
 # isort: split
+from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -32,6 +33,7 @@ from dualasr.metrics import character_errors
 from dualasr.model.search import ctc_greedy
 from dualasr.model.secondary import Secondary
 from dualasr.parallel import worker_pool
+from dualasr.progress import progress_bar
 from dualasr.text import normalise
 from dualasr.training.dataset import CachedClips, Clip, Item, collate, plan_batches, shares_of
 from dualasr.training.options import TrainingOptions
@@ -71,12 +73,31 @@ def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> flo
 
 
 class _Progress(TrainerCallback):
-    """Write metrics.jsonl, measure dev CER, and keep the best weights if they are wanted."""
+    """Write metrics.jsonl, show progress, measure dev CER, and keep the best weights if wanted."""
 
     def __init__(
         self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions
     ):
         self.run, self.secondary, self.dev, self.options = run, secondary, dev, options
+        self.bar: tqdm | None = None
+        self.told: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.is_world_process_zero:
+            self.bar = progress_bar(
+                desc="train", total=state.max_steps, unit="step", initial=state.global_step
+            )
+
+    def on_train_end(self, args, state, control, **_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def _tell(self, **values: str) -> None:
+        """Show values beside the number of steps."""
+        self.told |= values
+        if self.bar is not None:
+            named = (f"{name.replace('_', ' ')} {value}" for name, value in self.told.items())
+            self.bar.set_postfix_str(", ".join(named), refresh=False)
 
     def _append(self, row: dict) -> None:
         with (self.run / "metrics.jsonl").open("a") as file:
@@ -85,8 +106,12 @@ class _Progress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if state.is_world_process_zero:
             self._append({"step": state.global_step, "time": time.time(), **(logs or {})})
+            if "loss" in (logs or {}):
+                self._tell(loss=f"{logs['loss']:.2f}")
 
     def on_step_end(self, args, state, control, **_):
+        if self.bar is not None:
+            self.bar.update()
         if not self.dev or not state.is_world_process_zero:
             return
         if state.global_step % self.options.evaluate_every and state.global_step != state.max_steps:
@@ -95,6 +120,7 @@ class _Progress(TrainerCallback):
         rate = dev_cer(self.secondary, self.dev)
         self.secondary.train()
         self._append({"step": state.global_step, "time": time.time(), "dev_ctc_cer": rate})
+        self._tell(dev_CER=f"{100 * rate:.1f} %")
         best = self.run / "best.json"
         if self.options.keep == "best" and (
             not best.exists() or rate < json.loads(best.read_text())["cer"]
@@ -255,7 +281,7 @@ def training_arguments(options: TrainingOptions, run: Path, *, cpu: bool) -> Tra
         remove_unused_columns=False,
         bf16=options.bf16,
         use_cpu=cpu,
-        disable_tqdm=not os.isatty(2),
+        disable_tqdm=True,  # _Progress shows it
         dataloader_pin_memory=False,
         adam_beta2=0.98,
     )

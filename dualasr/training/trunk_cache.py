@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dualasr.atomic import atomic_file
 from dualasr.audio.augment import Augmentation, augment
@@ -22,6 +21,7 @@ from dualasr.errors import AudioError
 from dualasr.model.secondary import MARGIN, slice_trunk
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import worker_pool
+from dualasr.progress import progress_bar
 
 VERSION = "2"  # of the entries' content
 BYTES_A_VALUE = 2
@@ -118,8 +118,9 @@ class TrunkCache:
                     self._write(paths[i], values[:length].to(torch.float16).cpu().numpy())
             return len(group)
 
-        hidden = None if progress is None else not progress
-        bar = tqdm(total=len(missing), desc="trunk activations", unit="clip", disable=hidden)
+        bar = progress_bar(
+            desc="trunk activations", total=len(missing), unit="clip", shown=progress
+        )
         with worker_pool() as (pool, _), bar:
             for done in pool.map(compute, groups):
                 bar.update(done)
