@@ -163,7 +163,7 @@ def transcribe_all(args: argparse.Namespace, load: Callable, start: Callable = T
             for route, seconds in outcome.route_seconds.items():
                 routes[route] = routes.get(route, 0) + seconds
             if outcome.error is not None:
-                tqdm.write(f"dualasr: {outcome.error}", file=sys.stderr)
+                tqdm.write(f"dualasr: {visible(outcome.error)}", file=sys.stderr)
             bar.update()
     print(summary(counts, audio_s, time.monotonic() - began, routes), file=sys.stderr)
     return 1 if counts["failed"] else 0
