@@ -12,7 +12,7 @@ from transformers import WhisperConfig
 
 from dualasr.errors import BaseModelError, RunError
 from dualasr.model import whisper
-from dualasr.model.whisper import Backbone, Span, SpecialIds, base_path, find_device
+from dualasr.model.whisper import Backbone, Span, SpecialIds, base_path, find_device, special_tokens
 
 
 def test_a_checksum_sees_every_tensor(backbone, tiny_folder):
@@ -460,3 +460,27 @@ def test_what_is_asked_reaches_generate(backbone, clips, ours, theirs):
         plain = backbone.decode(encoded, ["de", "en"], **length)
         scores = [[h.logprob for h in one] for one in (plain, found)]
         assert scores[0] != scores[1], "it changes what is heard"
+
+
+@pytest.mark.parametrize("fork", [0, 1, 2])
+@pytest.mark.parametrize("frames", [1, 40, 750])
+def test_the_start_of_the_trunk_is_that_of_the_whole(backbone, clips, fork, frames):
+    mel = backbone.features(clips)
+    whole = backbone.trunk(mel, fork)
+    start = backbone.trunk_start(mel, fork, frames)
+    torch.testing.assert_close(start, whole[:, :frames], atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_multilingual_vocabulary_says_of_itself():
+    """As OpenAI's own generation_config: numbers of whisper-base."""
+    vocabulary = {"a": 0, "<|sw|>": 50318, "<|en|>": 50259, "<|transcribe|>": 50359}
+    vocabulary |= {"<|translate|>": 50358, "<|notimestamps|>": 50363, "<|nospeech|>": 50362}
+    assert special_tokens(vocabulary, 51865) == {
+        "is_multilingual": True,
+        "lang_to_id": {"<|en|>": 50259, "<|sw|>": 50318},
+        "task_to_id": {"transcribe": 50359, "translate": 50358},
+        "no_timestamps_token_id": 50363,
+        "max_initial_timestamp_index": 50,
+    }
+    assert special_tokens(vocabulary, 51864) == {}, "OpenAI's English-only vocabulary"
+    assert special_tokens({"a": 0}, 99_999) == {}, "no Whisper's"

@@ -17,6 +17,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -148,6 +149,22 @@ def _library():
             f"espeak-ng did not start with the data in {data}; reinstall espeakng-loader."
         )
     return library, rate
+
+
+def spoken_languages() -> list[str]:
+    """Return the codes of the languages that espeak-ng reads; dialects have no dictionary.
+
+    Raises:
+        MissingExtraError: espeakng-loader is not installed.
+    """
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise MissingExtraError("espeakng-loader", "synth")
+    import espeakng_loader
+
+    data = Path(espeakng_loader.get_data_path())
+    codes = {path.name for path in (data / "lang").rglob("*") if path.is_file()}
+    # Norwegian has the dictionary of its macrolanguage; some languages have a voice alone
+    return sorted(c for c in codes if (data / f"{'no' if c == 'nb' else c}_dict").exists())
 
 
 def _utter(text: str, language: str, voice: Voice) -> Utterance:

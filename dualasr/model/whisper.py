@@ -12,9 +12,10 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +34,11 @@ from transformers import (
     WhisperTokenizer,
 )
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
+from transformers.models.whisper.modeling_whisper import (
+    WhisperDecoder,
+    WhisperEncoder,
+    WhisperEncoderLayer,
+)
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from dualasr.audio.load import SAMPLE_RATE
@@ -61,6 +66,7 @@ _DAMAGED = (
     LookupError,
     AttributeError,
 )
+MOST_ENGLISH_ONLY = 51864  # units of OpenAI's English-only vocabulary; the others have more
 _TIED = "proj_out.weight"  # is the embedding
 
 
@@ -92,6 +98,31 @@ def find_device(name: str) -> str:
             f"--device {name} is not available here: {str(error).splitlines()[0]}"
         ) from error
     return name
+
+
+def special_tokens(vocabulary: Mapping[str, int], size: int) -> dict[str, Any]:
+    """Return what the generation_config of a multilingual Whisper says of its special tokens.
+
+    Whispers that were fine-tuned with an early version of transformers have a file without it, or
+    none. They would pass for English-only ones.
+
+    Args:
+        vocabulary: Ids of all tokens.
+        size: Size of the vocabulary.
+
+    Returns:
+        Fields by name; none for a vocabulary of OpenAI's English-only size or smaller.
+    """
+    if size <= MOST_ENGLISH_ONLY or "<|notimestamps|>" not in vocabulary:
+        return {}
+    tags = {f"<|{code}|>" for code in TO_LANGUAGE_CODE.values()}
+    return {
+        "is_multilingual": True,
+        "lang_to_id": {tag: ident for tag, ident in sorted(vocabulary.items()) if tag in tags},
+        "task_to_id": {task: vocabulary[f"<|{task}|>"] for task in ("transcribe", "translate")},
+        "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
+        "max_initial_timestamp_index": 50,  # as in all of OpenAI's
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +227,10 @@ class Backbone:
                 f" reached or is cached, or a built-in base ({', '.join(BUILT_IN)})."
             ) from error
         model.eval().requires_grad_(False)
+        known = special_tokens(tokenizer.get_vocab(), model.config.vocab_size)
+        for key, value in known.items():
+            if getattr(model.generation_config, key, None) is None:
+                setattr(model.generation_config, key, value)
         backbone = cls(str(name), model, tokenizer, extractor)
         if dtype != torch.float32:  # before the weights are rounded
             _ = backbone.checksum, backbone.float32_checksum
@@ -334,9 +369,12 @@ class Backbone:
     def features(self, clips: list[np.ndarray]) -> torch.Tensor:
         """Return log-mel features (batch, mels, 2 x positions) of clips, padded to a window.
 
-        The clips are (samples,) arrays of 16 kHz mono, of at most a window each.
+        The clips are (samples,) arrays of 16 kHz mono, of at most a window each. They are computed
+        in float32 in whatever context.
         """
-        mel = self.extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        with torch.autocast(self.device.type, enabled=False):
+            found = self.extractor(clips, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        mel = found.input_features
         return mel.to(self.device, self.model.dtype)
 
     @torch.no_grad()
@@ -358,6 +396,40 @@ class Backbone:
             on_step()
             hidden = layer(hidden, None)
         return hidden
+
+    @torch.no_grad()
+    def trunk_start(self, mel: torch.Tensor, fork: int, frames: int) -> torch.Tensor:
+        """Run the encoder's lower part, and return its first positions alone.
+
+        The last layer computes no others: only their keys and values are needed. For short clips
+        that saves most of a layer.
+
+        Args:
+            mel: (batch, mels, 2 x positions) log-mel features.
+            fork: Number of layers to run.
+            frames: Number of positions to return.
+
+        Returns:
+            (batch, frames, width): `trunk(mel, fork)[:, :frames]`, but for rounding.
+        """
+        if fork == 0:
+            return self.trunk(mel, 0)[:, :frames]
+        hidden = self.trunk(mel, fork - 1)
+        layer = cast(WhisperEncoderLayer, self.encoder.layers[fork - 1])
+        attention, normed = layer.self_attn, layer.self_attn_layer_norm(hidden)
+
+        def heads(values: torch.Tensor) -> torch.Tensor:
+            return values.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+        found = F.scaled_dot_product_attention(
+            heads(attention.q_proj(normed[:, :frames]) * attention.scaling),
+            heads(attention.k_proj(normed)),
+            heads(attention.v_proj(normed)),
+            scale=1.0,
+        )
+        hidden = hidden[:, :frames] + attention.out_proj(found.transpose(1, 2).flatten(2))
+        normed = layer.final_layer_norm(hidden)
+        return hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
 
     @torch.no_grad()
     def upper(
