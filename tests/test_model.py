@@ -11,8 +11,9 @@ from transformers import WhisperForConditionalGeneration
 from dualasr.errors import PackError
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.fallback import Fallback
-from dualasr.model.language_id import MIN_UNCERTAINTY
+from dualasr.model.language_id import MIN_UNCERTAINTY, NO_TEXT, encode, text_scores
 from dualasr.model.language_statistics import fit_statistics
+from dualasr.model.ngrams import CharacterModel
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import best_candidate, slice_trunk
 from dualasr.model.selector import Calibration, Logistic, SelectorOptions
@@ -419,3 +420,41 @@ def test_a_reason_tells_whether_packs_are_left_out_or_missing(make_model, clips)
         "missing": "no pack is loaded",
         "left out": "no pack knows an allowed language",
     }
+
+
+def test_the_scores_of_what_a_ctc_head_writes(make_model, clips):
+    """Of the frames that write a character the mean entropy; of the text the gain by n-grams."""
+    model = make_model(("north", "ky"))
+    secondary = model.pack("north").secondary
+    heard = model.encode_audio(clips)
+    texts = [secondary.tokenizer.encode_characters(text) for text in ("тоо суу", "кар")]
+    ngrams = CharacterModel.fit(texts, 1 + len(secondary.tokenizer.characters))
+    pack = replace(model.pack("north"), ngrams=ngrams)
+    encoding = encode(pack, heard)
+    frames = secondary.ctc_log_probs(encoding.encoded).exp().numpy()
+    written = 0
+    found = text_scores(pack, encoding)
+    for row, length, (confidence, phonotactics) in zip(
+        frames, encoding.lengths.tolist(), found, strict=True
+    ):
+        path = row[:length].argmax(-1)
+        text = [int(u) for u, before in zip(path, [0, *path], strict=False) if u and u != before]
+        if not text:
+            assert (confidence, phonotactics) == (NO_TEXT, NO_TEXT)
+            continue
+        written += 1
+        inside = row[:length][path > 0]
+        assert confidence == pytest.approx((inside * np.log(inside)).sum(-1).mean(), rel=1e-4)
+        gain = ngrams.score(text)[:-1].sum() - ngrams.score(text, 1)[:-1].sum()
+        assert phonotactics == pytest.approx(gain / len(text) ** 0.5)
+    assert written
+    without = text_scores(model.pack("north"), encoding)
+    assert [row[0] for row in without] == [row[0] for row in found]
+    assert {row[1] for row in without} <= {0.0, NO_TEXT}
+    # a head that is sure of the blank writes nothing
+    with torch.no_grad():
+        secondary.ctc_head.bias[0] += 1000
+    assert set(text_scores(pack, encoding)) == {(NO_TEXT, NO_TEXT)}
+    # the scores reach the selector
+    [first, *_] = model.score_packs(heard)[0]
+    assert (first[0].confidence, first[0].phonotactics) == (NO_TEXT, NO_TEXT)

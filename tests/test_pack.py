@@ -18,6 +18,7 @@ from dualasr.audio.load import Sound
 from dualasr.data.fingerprints import fingerprint
 from dualasr.errors import PackError, RunError
 from dualasr.model.language_statistics import fit_statistics
+from dualasr.model.ngrams import CharacterModel
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.selector import Calibration, Logistic
 from dualasr.model.whisper import Backbone
@@ -38,6 +39,8 @@ CALIBRATION = Calibration(
     Logistic((2.0,), -1.0),
     Logistic((0.5, 1.5, 0.25), 3.0),
     Logistic((0.75, 0.5, 6.0), -2.0),
+    Logistic((6.5, 0.5)),
+    -1.5,
     negatives=True,
 )
 INFO = PackInfo(
@@ -113,7 +116,9 @@ def test_the_files_of_a_pack_are_those_that_later_versions_read(backbone, pack):
         "calibration": {
             "head": {"weights": [2.0], "offset": -1.0},
             "tag": {"weights": [0.5, 1.5, 0.25], "offset": 3.0},
+            "text": {"weights": [6.5, 0.5], "offset": 0.0},
             "duel": {"weights": [0.75, 0.5, 6.0], "offset": -2.0},
+            "floor": -1.5,
             "negatives": True,
         },
         "training": {"corpus": "tales", "data": {"hours": 2}, "steps": 30},
@@ -203,6 +208,22 @@ def test_statistics_come_back_and_must_fit_the_base(backbone, make_secondary, tm
     narrow = fit_statistics(rng.standard_normal((30, backbone.width)), np.zeros(30, int), 1)
     save_pack(tmp_path / "south", Pack(INFO, make_secondary(backbone), statistics=narrow), backbone)
     with pytest.raises(PackError, match="statistics of shape"):
+        load_pack(tmp_path / "south", backbone)
+
+
+def test_ngrams_come_back_and_must_fit_the_head(backbone, make_secondary, tmp_path):
+    secondary = make_secondary(backbone)
+    units = 1 + len(secondary.tokenizer.characters)
+    texts = [secondary.tokenizer.encode_characters(text) for text in ("тоо суу", "нан кар тоо")]
+    ngrams = CharacterModel.fit(texts, units)
+    save_pack(tmp_path / "north", Pack(INFO, secondary, ngrams=ngrams), backbone)
+    loaded = load_pack(tmp_path / "north", backbone).ngrams
+    assert loaded.order == ngrams.order == 4
+    for text in (*texts, [1], [], texts[0][::-1]):
+        assert np.array_equal(loaded.score(text), ngrams.score(text))
+    other = CharacterModel.fit([[1, 2]], units + 1)
+    save_pack(tmp_path / "south", Pack(INFO, secondary, ngrams=other), backbone)
+    with pytest.raises(PackError, match="n-grams of"):
         load_pack(tmp_path / "south", backbone)
 
 

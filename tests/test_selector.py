@@ -358,6 +358,8 @@ def test_the_settings_that_docs_and_packs_rely_on():
         head=Logistic((1.0,), 0.0),
         tag=Logistic((1.0, 1.0, 0.0), 0.0),
         second_pass=Logistic((0.64, 0.37, 6.8), -2.85),
+        text=Logistic((0.0, 0.0), 0.0),
+        floor=None,
         negatives=False,
     )
     bare = PackScore(
@@ -368,6 +370,11 @@ def test_the_settings_that_docs_and_packs_rely_on():
     assert Decision("north", True, "").runner_up is None
     asked = replace(bare, tag=1.0, primary_uncertainty=-5.0, penalty=0.5)
     assert asked.log_odds == 2.5, "the primary's doubt has no weight by default"
+    written = replace(asked, confidence=-0.5, phonotactics=3.0)
+    assert written.log_odds == 2.5, "nor has the text"
+    weighed = replace(written, calibration=Calibration(text=Logistic((2.0, 0.25), 0.125)))
+    assert weighed.log_odds == 2.5 - 1.0 + 0.75 + 0.125
+    assert replace(weighed, tag=None).log_odds == 1.5, "without a tag step there is no text"
     assert replace(asked, rescored=-1.0).log_odds == -1.0, "the penalty is in it already"
     with pytest.raises(ValueError):
         Logistic((1.0, 2.0))(1.0)

@@ -17,6 +17,7 @@ from dualasr.model.secondary import slice_trunk
 from dualasr.model.selector import PackScore, SelectorOptions
 
 MIN_UNCERTAINTY = -10.0  # lowest log(1 - p) of the primary's best language; lower values are raised
+NO_TEXT = -5.0  # confidence and phonotactics of a window for which a CTC head writes nothing
 MIN_OTHER = -50.0  # lowest log-probability of `<|other|>`, which keeps log-odds finite
 
 
@@ -139,7 +140,7 @@ def score_packs(
     Args:
         packs: The loaded packs.
         audio: The encoded windows.
-        options: The selector's settings; they decide for which windows a pack's tag step runs.
+        options: The selector's settings; they decide for which windows a pack's upper layers run.
         discriminant: Compares the packs that have statistics; None if fewer than two have.
         languages: Codes of the allowed languages; None for all.
         tags: False runs no tag step at all.
@@ -206,8 +207,10 @@ def _with_tags(
     """Add the scores of a pack's tag step to those of the windows that it encoded."""
     may = allowed(list(pack.info.languages), languages)
     log_probs = pack.secondary.tag_step(encoding.encoded, encoding.lengths)
+    texts = text_scores(pack, encoding)
+    steps = log_probs[:, [0, *(1 + i for i in may)]]
     found = []
-    for score, step in zip(scores, log_probs[:, [0, *(1 + i for i in may)]], strict=True):
+    for score, step, (confidence, phonotactics) in zip(scores, steps, texts, strict=True):
         mine = step[1:].logsumexp(-1)
         found.append(
             replace(
@@ -215,8 +218,40 @@ def _with_tags(
                 tag=float(mine - step[0].clamp_min(MIN_OTHER)),
                 shares=tuple((step[1:] - mine).exp().tolist()),
                 best_tag=float((step[1:] - mine).max()),
+                confidence=confidence,
+                phonotactics=phonotactics,
             )
         )
+    return found
+
+
+def text_scores(pack: Pack, encoding: PackEncoding) -> list[tuple[float, float]]:
+    """Score the text that a pack's CTC head writes for windows, by its best path.
+
+    Args:
+        pack: The pack.
+        encoding: Its encoder output for the windows.
+
+    Returns:
+        For each window confidence and phonotactics, as `PackScore` has them; both are NO_TEXT where
+        the head writes nothing.
+    """
+    log_probs = pack.secondary.ctc_log_probs(encoding.encoded)
+    entropies = -(log_probs.exp() * log_probs).sum(-1)
+    best = log_probs.argmax(-1)
+    found = []
+    for entropy, path, length in zip(entropies, best, encoding.lengths.tolist(), strict=True):
+        path = path[:length]
+        units = torch.unique_consecutive(path)
+        text = units[units > 0].tolist()
+        if not text:
+            found.append((NO_TEXT, NO_TEXT))
+            continue
+        phonotactics = 0.0
+        if pack.ngrams is not None:
+            gain = (pack.ngrams.score(text) - pack.ngrams.score(text, 1))[:-1]
+            phonotactics = float(gain.sum() / len(text) ** 0.5)
+        found.append((-float(entropy[:length][path > 0].mean()), phonotactics))
     return found
 
 

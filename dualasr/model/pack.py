@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from dualasr.model.language_statistics import LanguageStatistics
+from dualasr.model.ngrams import CharacterModel
 from dualasr.model.secondary import Secondary
 from dualasr.model.selector import Calibration
 
@@ -41,12 +42,15 @@ class Pack:
         secondary: Its pipeline.
         statistics: Statistics of its languages, by which the selector compares several packs;
             None for a pack that has none.
+        ngrams: Character n-grams of its training text, by which the selector weighs what its CTC
+            head writes; None for a pack that has none.
         folder: The folder that it was loaded from; None for a pack that is in memory alone.
     """
 
     info: PackInfo
     secondary: Secondary
     statistics: LanguageStatistics | None = None
+    ngrams: CharacterModel | None = None
     folder: Path | None = None
 
     @property

@@ -14,14 +14,20 @@ It takes numbers and gives a decision; it knows no model and no files. All score
 4. The packs with the highest head scores run their upper layers and the first step of their
    decoder: at most `max_candidates` packs, and only packs whose head score is above
    `head_threshold`. The step gives a softmax over the pack's tags and `<|other|>`: tag_k.
+   The pack's CTC head writes its best path, too. Speech of another language becomes text that the
+   head is unsure of and that looks unlike the language: c_k is its confidence, the negative mean
+   entropy of the frames that write a character, and t_k how much likelier the text is under the
+   pack's character n-grams (ngrams.py) than under its single characters, over the square root of
+   its length.
 5. A logistic regression, fitted on the pack's dev clips (`Calibration`), combines the scores:
 
-       z_k = w_1 head_k + w_2 tag_k + w_3 u + w_0 - penalty_k      (where tag_k was computed)
-       z_k = w_1 head_k + w_0 - penalty_k                          (elsewhere)
+       z_k = w_1 head_k + w_2 tag_k + w_3 u + w_4 c_k + w_5 t_k + w_0 - penalty_k
+       z_k = w_1 head_k + w_0 - penalty_k           (where the upper layers did not run)
 
 6. The pack with the highest z takes the window if z + beta > 0 (`select`). The primary keeps the
-   window if its no-speech probability is above `no_speech`, or if z is below the pack's floor
-   (`floors`, fitted for a set of packs).
+   window if its no-speech probability is above `no_speech`, or if z is below the pack's floor: that
+   of its calibration, which nearly all of its own dev clips are above, or that of `floors`, fitted
+   for a set of packs.
 7. If |z + beta| < tau, the decision is not final: the primary and the pack both decode the window.
    z is then computed again from the first z, the pack's lead in log-probability per second of
    audio, and the primary's negative mean log-probability per token (`rescore`).
@@ -92,7 +98,8 @@ class SelectorOptions:
             above this, in log-odds.
         max_candidates: How many packs at most run their upper layers for a window; None for all.
         no_speech: The primary keeps a window if its no-speech probability is above this.
-        floors: By pack, the lowest log-odds of the first pass with which it may take a window.
+        floors: By pack, the lowest log-odds of the first pass with which it may take a window, in
+            place of the floor of its calibration.
         posterior: Applied to a pack's log-odds for `language_probs`; it changes no route.
         packs: Names of the packs that the settings were fitted for; () for any packs.
     """
@@ -127,6 +134,9 @@ class Calibration:
         tag: Combines the head's log-odds, the tag step's log-odds and the primary's uncertainty.
         second_pass: Combines the first pass's log-odds, the pack's lead in log-probability per
             second of audio, and the primary's negative mean log-probability per token.
+        text: Added to `tag`: weighs the CTC head's confidence and the n-grams' score of its text.
+        floor: The lowest log-odds of the first pass with which the pack may take a window; None
+            for any.
         negatives: Whether it was fitted against clips in other languages; False means that these
             are the defaults.
     """
@@ -134,6 +144,8 @@ class Calibration:
     head: Logistic = Logistic()
     tag: Logistic = Logistic((1.0, 1.0, 0.0))
     second_pass: Logistic = Logistic((0.64, 0.37, 6.8), -2.85)
+    text: Logistic = Logistic((0.0, 0.0))
+    floor: float | None = None
     negatives: bool = False
 
 
@@ -149,6 +161,10 @@ class PackScore:
         shares: Probability of each of `languages` among them; they sum to 1.
         primary_uncertainty: log(1 - p), where p is the probability of the primary's best language.
         tag: Raw log-odds of the tag step; None where it was not run.
+        confidence: Negative mean entropy of the CTC head's frames that write a character, in nats.
+        phonotactics: How much likelier the head's text is under the pack's n-grams than under its
+            single characters: sum of the differences of log-probability, over the square root of
+            the number of characters. 0 for a pack without n-grams.
         best_tag: Log-probability of the best tag among the pack's own tags (the paper's score).
         penalty: Log-odds subtracted because another pack's statistics fit the window better.
         rescored: Log-odds after the second pass; None where there was none.
@@ -161,6 +177,8 @@ class PackScore:
     shares: tuple[float, ...]
     primary_uncertainty: float = 0.0
     tag: float | None = None
+    confidence: float = 0.0
+    phonotactics: float = 0.0
     best_tag: float = 0.0
     penalty: float = 0.0
     rescored: float | None = None
@@ -180,7 +198,9 @@ class PackScore:
             return self.rescored
         if self.tag is None:
             return self.head_log_odds
-        return self.calibration.tag(self.head, self.tag, self.primary_uncertainty) - self.penalty
+        first = self.calibration.tag(self.head, self.tag, self.primary_uncertainty)
+        text = self.calibration.text(self.confidence, self.phonotactics)
+        return first + text - self.penalty
 
 
 @dataclass(frozen=True)
@@ -277,8 +297,8 @@ def _reason_to_stay(best: PackScore, no_speech_prob: float, options: SelectorOpt
     """Return why the primary keeps a window, however far a pack leads; "" for no such reason."""
     if no_speech_prob > options.no_speech:
         return f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}"
-    floor = options.floors.get(best.name, -np.inf)
-    if best.log_odds < floor:
+    floor = options.floors.get(best.name, best.calibration.floor)
+    if floor is not None and best.log_odds < floor:
         return f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}"
     return ""
 

@@ -9,6 +9,7 @@ A pack is written whole or not at all, and verified before it loads.
     decoder.safetensors          LayerNorm, decoder, CTC head, language head
     fingerprints.safetensors     fingerprints of its training data (fingerprints.py); optional
     statistics.safetensors       statistics of its languages (language_statistics.py); optional
+    ngrams.safetensors           character n-grams of its text (ngrams.py); optional
     tokenizer.json               byte-level BPE
     characters.json              units of the CTC head
     README.md                    model card
@@ -23,6 +24,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
@@ -34,6 +36,7 @@ from dualasr.data.fingerprints import Fingerprints
 from dualasr.errors import PackError
 from dualasr.model.language_statistics import LanguageStatistics
 from dualasr.model.las_decoder import LASOptions
+from dualasr.model.ngrams import CharacterModel
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import LORA_TARGETS, Secondary, SecondaryOptions
 from dualasr.model.selector import Calibration, Logistic, SelectorOptions
@@ -44,6 +47,7 @@ FORMAT_VERSION = 4
 REGRESSION = "regression.md"
 FINGERPRINTS = "fingerprints.safetensors"
 STATISTICS = "statistics.safetensors"
+NGRAMS = "ngrams.safetensors"
 DATA_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".txt"}
 
 
@@ -136,6 +140,8 @@ def save_pack(
             fingerprints.save(part / FINGERPRINTS)
         if pack.statistics is not None:
             save_numpy(vars(pack.statistics), part / STATISTICS)
+        if pack.ngrams is not None:
+            save_numpy(_ngram_tensors(pack.ngrams), part / NGRAMS)
         (part / "tokenizer.json").write_text(secondary.tokenizer.bpe.to_str(), encoding="utf-8")
         (part / "characters.json").write_text(
             json.dumps(secondary.tokenizer.characters, ensure_ascii=False), encoding="utf-8"
@@ -314,12 +320,15 @@ def pack_info(record: dict) -> PackInfo:
     parts = {
         "head": _logistic(c["head"]),
         "tag": _logistic(c["tag"]),
+        "text": _logistic(c["text"]) if "text" in c else Calibration().text,
         "second_pass": _logistic(c["duel"]),
     }
     keys = ("name", "languages", "target", "ctc_weight", "training", "scores")
     return PackInfo(
         **{key: record[key] for key in keys},
-        calibration=Calibration(**parts, negatives=c["negatives"]),
+        calibration=Calibration(
+            **parts, floor=c.get("floor", Calibration().floor), negatives=c["negatives"]
+        ),
     )
 
 
@@ -347,6 +356,7 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         tensors = load_file(folder / "decoder.safetensors")
         adapter = load_file(folder / "adapter_model.safetensors") if options.rank else {}
         statistics = _statistics_of(folder, record, (len(info.languages), 3 * backbone.width))
+        ngrams = _ngrams_of(folder, record, 1 + len(secondary.tokenizer.characters))
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise PackError(
             f"{folder} cannot be loaded ({type(error).__name__}: {error}); the pack is damaged,"
@@ -354,7 +364,7 @@ def load_pack(folder: Path, backbone: Backbone) -> Pack:
         ) from error
     _fill(secondary, tensors, adapter, folder)
     secondary.to(device=backbone.device, dtype=backbone.model.dtype).eval().requires_grad_(False)
-    return Pack(info, secondary, statistics, folder)
+    return Pack(info, secondary, statistics, ngrams, folder)
 
 
 def _check_base(folder: Path, base: dict, backbone: Backbone) -> None:
@@ -387,6 +397,33 @@ def _statistics_of(folder: Path, record: dict, shape: tuple[int, int]) -> Langua
     if statistics.means.shape != shape:
         raise ValueError(f"statistics of shape {statistics.means.shape}")
     return statistics
+
+
+def _ngram_tensors(model: CharacterModel) -> dict[str, np.ndarray]:
+    """Return a model's arrays by name and order, as they are stored."""
+    parts = ("keys", "log_probs", "contexts", "weights")
+    tensors = {
+        f"{part}.{n}": values for part in parts for n, values in enumerate(getattr(model, part), 1)
+    }
+    return tensors | {"units": np.array([model.units])}
+
+
+def _ngrams_of(folder: Path, record: dict, units: int) -> CharacterModel | None:
+    """Return a pack's n-grams, None if it has none. Raises ValueError for other units."""
+    if NGRAMS not in record["files"]:
+        return None
+    tensors = load_numpy(folder / NGRAMS)
+    order = sum(name.startswith("keys.") for name in tensors)
+    keys, log_probs, contexts, weights = (
+        tuple(tensors[f"{part}.{n}"] for n in range(1, order + 1))
+        for part in ("keys", "log_probs", "contexts", "weights")
+    )
+    if order < 1 or int(tensors["units"][0]) != units:
+        raise ValueError(f"n-grams of {tensors['units'].tolist()} units; the CTC head has {units}")
+    for values, of in ((log_probs, keys), (weights, contexts)):
+        if any(a.shape != b.shape or not len(a) for a, b in zip(values, of, strict=True)):
+            raise ValueError("n-grams whose arrays do not fit each other")
+    return CharacterModel(units, keys, log_probs, contexts, weights)
 
 
 def _fill(secondary: Secondary, tensors: dict, adapter: dict, folder: Path) -> None:
