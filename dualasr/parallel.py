@@ -5,6 +5,8 @@ To divide an operation on small matrices among several threads gains little: a s
 operations alone.
 """
 
+import ctypes
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,17 @@ def worker_pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(count)
+
+
+def return_memory() -> None:
+    """Give memory that is free inside the process back to the system, where glibc has a way to.
+
+    Clips of ever different lengths leave holes in the memory of each thread. In a training on a
+    genuine whisper-base they added up to 2 GB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def one_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple]:

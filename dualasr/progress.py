@@ -52,8 +52,9 @@ class _Lines(tqdm):
             return
         self._told = now
         (desc, unit), left = self._called, (self._all - self.n) * (now - self._began) / done
+        units = unit + ("es" if unit.endswith("ch") else "s")
         more = f"; {self.postfix}" if self.postfix else ""
-        log.info(f"  {desc}: {self.n} of {self._all} {unit}s, {_span(left)} left{more}")
+        log.info(f"  {desc}: {self.n} of {self._all} {units}, {_span(left)} left{more}")
 
 
 def _span(seconds: float) -> str:

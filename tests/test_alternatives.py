@@ -77,10 +77,12 @@ def test_the_whole_encoder_is_transformers_own(recipe, backbone, clips):
         )
 
 
-@pytest.mark.parametrize(("rank", "bf16"), [(0, False), (4, False), (0, True)])
-def test_a_whole_whisper_learns_and_the_base_stays(recipe, backbone, spoken, tmp_path, rank, bf16):
+@pytest.mark.parametrize(("rank", "precision"), [(0, "float32"), (4, "float32"), (0, "bfloat16")])
+def test_a_whole_whisper_learns_and_the_base_stays(
+    recipe, backbone, spoken, tmp_path, rank, precision
+):
     options = TrainingOptions(
-        steps=12, batch=4, learning_rate=2e-2 if rank else 2e-3, variants=1, bf16=bf16
+        steps=12, batch=4, learning_rate=2e-2 if rank else 2e-3, variants=1, precision=precision
     )
     examples = recipe.examples_of(backbone, spoken, "tr")
     variants, before = TrunkCache(tmp_path, backbone, 0), backbone.checksum

@@ -41,10 +41,11 @@ def test_what_a_calibration_is_fitted_on(make_model, clips, tmp_path):
         [score] = [score for score in row if score.name == "north"]
         lead = (second[i].logprob - first[i].logprob) / (len(clips[i]) / 16_000)
         known = (score.head, score.tag, score.primary_uncertainty)
-        assert found[i, :3] == pytest.approx(known, abs=1e-3)
-        assert found[i, 3] == pytest.approx(max(-3.0, min(3.0, lead)), abs=1e-3)
-        assert found[i, 4] == pytest.approx(-first[i].avg_logprob, abs=1e-3)
-    assert found.shape == (4, 5)
+        known += (score.confidence, score.phonotactics)
+        assert found[i, :5] == pytest.approx(known, abs=1e-3)
+        assert found[i, 5] == pytest.approx(max(-3.0, min(3.0, lead)), abs=1e-3)
+        assert found[i, 6] == pytest.approx(-first[i].avg_logprob, abs=1e-3)
+    assert found.shape == (4, 7)
 
 
 def test_the_packs_own_clips_are_those_with_the_higher_scores(make_model, clips, tmp_path):
@@ -78,3 +79,18 @@ def test_the_rate_of_each_weight_is_that_of_its_own_transcripts(make_model, clip
     ]
     said = [normalise(candidate.hypothesis.text, "marks") for candidate in best]
     assert rates[1.0] == pytest.approx(character_errors(refs, said).rate)
+
+
+def test_calibration_in_bfloat16_is_that_of_float32_but_for_rounding(make_model, clips, tmp_path):
+    model = make_model(("north", "ky"))
+    sounds = [Sound(tmp_path / f"{i}.wav") for i in range(len(clips))]
+    for sound, clip in zip(sounds, clips, strict=True):
+        soundfile.write(sound.path, clip, 16_000, subtype="FLOAT")
+    exact, rounded = (
+        calibration._scores(model, "north", sounds, precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(exact, rounded)
+    assert rounded[:, :4] == pytest.approx(exact[:, :4], rel=0.1, abs=0.1)
+    weight, _ = choose_ctc_weight(model, "north", sounds, ["a"] * 4, precision="bfloat16")
+    assert 0 <= weight <= 1

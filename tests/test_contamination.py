@@ -300,6 +300,7 @@ def leaky(tmp_path_factory):
     add_language(
         AddLanguageOptions(
             base="micro",
+            generated_negatives=False,
             corpora=(folder / "corpus",),
             languages={"ky": "Kyrgyz"},
             out=folder / "pack",

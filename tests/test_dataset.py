@@ -1,6 +1,7 @@
 """Training examples by hand: what a clip of each kind shows to the decoder, and the batches."""
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ import torch
 
 from dualasr.training import dataset
 from dualasr.training.dataset import (
+    MOST_BYTES,
+    NEGATIVE_FRAMES,
     CachedClips,
     Clip,
     check_label,
     collate,
     plan_batches,
+    share_frames,
     shares_of,
 )
 from dualasr.training.options import TrainingOptions
@@ -214,26 +218,56 @@ def batch_of(lengths, width=3):
 
 
 @pytest.mark.parametrize("cores", [1, 2, 5])
-def test_shares_hold_each_clip_once_without_padding(cores, monkeypatch):
-    monkeypatch.setattr(dataset, "MOST_FRAMES", 30)
+def test_shares_hold_each_clip_once_with_little_padding(cores, monkeypatch):
+    monkeypatch.setattr(dataset, "FRAME_STEP", 4)
+    monkeypatch.setattr(dataset, "TOKEN_STEP", 3)
     lengths = [7, 10, 3, 29, 8, 40, 1, 10, 9]
-    shares = shares_of(batch_of(lengths), cores)
+    shares = shares_of(batch_of(lengths), cores, 30)
     assert sorted(int(seed) for share in shares for seed in share["seeds"]) == [*range(9)]
     for share in shares:
         longest = int(share["lengths"].max())
-        assert share["trunk"].shape[1] == longest
+        assert share["trunk"].shape[1] == ceil(longest / 4) * 4
         assert len(share["lengths"]) == 1 or len(share["lengths"]) * longest <= 30
+        spoken = share["character_lengths"] > 0
+        assert spoken.all() or not spoken.any(), "negatives are apart"
         seeds = share["seeds"].tolist()
         assert share["lengths"].tolist() == [lengths[i] for i in seeds]
-        assert share["labels"].shape[1] == share["tokens"].shape[1] == max(seeds) + 2
+        assert share["labels"].shape[1] == share["tokens"].shape[1]
+        assert share["labels"].shape[1] == ceil((max(seeds) + 2) / 3) * 3
+        assert [int((row != -100).sum()) for row in share["labels"]] == [i + 2 for i in seeds]
         assert share["characters"].shape[1] == max(seeds)
         for row, i in zip(share["trunk"], seeds, strict=True):
             assert float(row.sum()) == 3 * lengths[i] * (i + 1)
     order = [int(length) for share in shares for length in share["lengths"]]
-    assert order == sorted(lengths, reverse=True)
+    assert order == [*sorted(lengths[1:], reverse=True), 7]  # the first has no text
 
 
 def test_a_small_batch_is_divided_among_the_cores():
-    shares = shares_of(batch_of([50, 50, 50, 50]), 2)
-    assert [len(share["lengths"]) for share in shares] == [2, 2]
-    assert len(shares_of(batch_of([50, 50, 50, 50]), 1)) == 1
+    batch = batch_of([10, 50, 50, 50, 50])  # the first has no text: it is apart
+    shares = shares_of(batch, 2, 1000)
+    assert [share["lengths"].tolist() for share in shares] == [[50, 50], [50, 50], [10]]
+    assert [len(share["lengths"]) for share in shares_of(batch, 1, 1000)] == [4, 1]
+
+
+def test_of_a_long_negative_a_stretch_is_used(tokenizer, entry):
+    """Another one each time; a clip with text is used whole."""
+    path = entry(NEGATIVE_FRAMES + 60)
+    clips = [
+        Clip("negative", (path,), NEGATIVE_FRAMES + 60),
+        Clip("short", (entry(30, "b"),), 30),
+        Clip("a", (path,), NEGATIVE_FRAMES + 60, 1, TEXT, (4,), (1,)),
+    ]
+    dataset = CachedClips(clips, tokenizer, TrainingOptions(time_mask=0.0))
+    stretches = [dataset[(0, position)]["trunk"] for position in range(20)]
+    assert {len(stretch) for stretch in stretches} == {NEGATIVE_FRAMES}
+    assert len({float(stretch[0, 0]) for stretch in stretches}) > 5
+    assert len(dataset[(1, 0)]["trunk"]) == 30
+    assert len(dataset[(2, 0)]["trunk"]) == NEGATIVE_FRAMES + 60
+
+
+def test_the_frames_of_a_share_follow_the_size_of_the_model(backbone, make_secondary):
+    """Half as many where the layers keep twice as much; a decoder without layers keeps nothing."""
+    narrow, lone = make_secondary(backbone, decoder="whisper"), make_secondary(backbone)
+    assert 0 < share_frames(narrow) < share_frames(lone)
+    kept = 2 * share_frames(lone) * 36 * len(lone.layers) * backbone.width
+    assert MOST_BYTES * 0.9 < kept <= MOST_BYTES

@@ -50,6 +50,7 @@ def options(base, corpora, out: Path, new: str, earlier: str = "", **more) -> Ad
     codes = [*earlier.split(), new]
     return AddLanguageOptions(
         base=str(base),
+        generated_negatives=False,
         corpora=(corpora[new],),
         languages={code: code for code in codes},
         out=out,
@@ -97,9 +98,17 @@ def test_what_is_inherited(backbone, make_secondary, clips, decoder):
 
 def test_a_pack_goes_on(tiny_folder, backbone, corpora, tmp_path):
     later = (corpora["ga"], corpora["om"])
-    first = add_language(options(tiny_folder, corpora, tmp_path / "one", "ky", vocabulary=later))
+    first = add_language(
+        options(tiny_folder, corpora, tmp_path / "one", "ky", vocabulary_corpora=later)
+    )
     asked = options(
-        tiny_folder, corpora, tmp_path / "two", "ga", "ky", init=tmp_path / "one", vocabulary=later
+        tiny_folder,
+        corpora,
+        tmp_path / "two",
+        "ga",
+        "ky",
+        init=tmp_path / "one",
+        vocabulary_corpora=later,
     )
     second = add_language(asked)
     tokenizers = [pack.secondary.tokenizer for pack in (first, second)]

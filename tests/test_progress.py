@@ -31,6 +31,13 @@ def test_a_log_gets_a_line_every_half_minute(clock, caplog):
     assert len(lines) == 10 and lines[-1].startswith("  train: 40 of 40 steps, 0 s left")
 
 
+def test_several_of_a_unit_are_called_so(clock, caplog):
+    with caplog.at_level(logging.INFO, "dualasr"):
+        for _ in progress_bar([1, 2], desc="calibration", total=2, unit="batch"):
+            clock[0] += 40
+    assert caplog.records[0].getMessage() == "  calibration: 1 of 2 batches, 40 s left"
+
+
 def test_short_work_has_no_line(clock, caplog):
     with caplog.at_level(logging.INFO, "dualasr"):
         assert list(progress_bar("abc", desc="x", total=3, unit="clip")) == ["a", "b", "c"]

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from dualasr.errors import RunError
 from dualasr.model.las_decoder import LASOptions
 from dualasr.training.dataset import CachedClips, Clip, collate
 from dualasr.training.options import TrainingOptions
@@ -24,7 +25,9 @@ from dualasr.training.trunk_cache import TrunkCache
 
 # of unequal length, so that the labels of one share are not those of another
 TEXTS = ("ат", "Тоодо кар жаады.", "Ат суу ичти.", "Апам нан бышырды. Балдар барды.")
-STEP = TrainingOptions(steps=1, batch=4, variants=1, time_mask=0.0, evaluate_every=1, seed=3)
+STEP = TrainingOptions(
+    steps=1, batch=4, variants=1, time_mask=0.0, evaluate_every=1, seed=3, precision="float32"
+)
 
 
 @pytest.fixture
@@ -94,12 +97,13 @@ def test_gradients_of_shares_add_up_to_those_of_the_step(
         trainer = SecondaryTrainer(
             run=tmp_path,
             model=secondary,
-            args=training_arguments(STEP, tmp_path, cpu=True),
+            args=training_arguments(STEP, tmp_path, cpu=True, precision="float32", dev=False),
             train_dataset=dataset,
             batches=[],
             pool=pool,
             cores=cores,
-            ctc_weight=0.25,
+            options=replace(STEP, ctc_weight=0.25),
+            precision="float32",
         )
         for parameter in secondary.parameters():
             parameter.requires_grad_(any(parameter is p for p in own.values()))
@@ -154,9 +158,9 @@ def test_dev_is_measured_at_these_steps(backbone, make_secondary, labelled, tmp_
     options = replace(STEP, steps=5, evaluate_every=every)
     train_secondary(secondary, labelled, (), labelled[:3], tmp_path / "run", options)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "dev_ctc_cer" in row]
+    rows = [row for row in map(json.loads, lines) if "dev_cer" in row]
     assert [row["step"] for row in rows] == steps
-    assert rows[-1]["dev_ctc_cer"] == dev_cer(secondary, labelled[:3])
+    assert rows[-1]["dev_cer"] == dev_cer(secondary, labelled[:3])
 
 
 def test_the_rate_on_dev_is_of_all_clips_whatever_their_batch(backbone, make_secondary, labelled):
@@ -171,3 +175,18 @@ def test_the_rate_on_dev_is_of_all_clips_whatever_their_batch(backbone, make_sec
     # wrong are 1 letter of 2 of "ат", 14 of 15 of "тоодо кар жаады", 10 of 11 of "ат суу ичти"
     for batch in (1, 2, 16):
         assert dev_cer(secondary, labelled[:3], batch) == pytest.approx((1 + 14 + 10) / 28)
+
+
+def test_a_run_that_diverges_is_stopped(backbone, make_secondary, labelled, tmp_path):
+    """The message says where to look and what to do, and the plot is there."""
+    options = TrainingOptions(
+        steps=300, batch=3, variants=1, learning_rate=1e9, warmup=0.0, precision="float32"
+    )
+    with pytest.raises(RunError, match=r"Training was stopped at step \d+ of 300: .*lower") as told:
+        train_secondary(
+            make_secondary(backbone), labelled[:3], (), labelled[:3], tmp_path / "run", options
+        )
+    assert "1e+09" in str(told.value) and str(tmp_path / "run" / "loss.png") in str(told.value)
+    assert (tmp_path / "run" / "loss.png").exists()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] < 300

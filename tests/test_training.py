@@ -70,11 +70,14 @@ def make_corpus(folder: Path, count: int = 14, extra: tuple[dict, ...] = ()) -> 
 def make_options(base: Path, folder: Path) -> AddLanguageOptions:
     return AddLanguageOptions(
         base=str(base),
+        generated_negatives=False,
         corpora=(make_corpus(folder / "corpus"),),
         languages={"ky": "Kyrgyz"},
         out=folder / "packs" / "ky",
         secondary=SecondaryOptions(rank=2),
-        training=TrainingOptions(steps=4, batch=4, variants=2, save_every=2, evaluate_every=2),
+        training=TrainingOptions(
+            steps=4, batch=4, variants=2, save_every=2, evaluate_every=2, precision="float32"
+        ),
     )
 
 
@@ -155,7 +158,12 @@ def test_accumulating_twice_b_equals_once_two_b(backbone, make_secondary, clips,
         secondary = make_secondary(backbone, las=LASOptions(dropout=dropout))
         labelled = cached(backbone, secondary, tmp_path, clips)
         training = TrainingOptions(
-            steps=3, batch=batch, accumulation=accumulation, save_every=100, evaluate_every=100
+            steps=3,
+            batch=batch,
+            accumulation=accumulation,
+            save_every=100,
+            evaluate_every=100,
+            precision="float32",
         )
         train_secondary(secondary, labelled, (), (), tmp_path / f"run{batch}", training)
         finals.append({name: p.clone() for name, p in secondary.own_tensors()})
@@ -180,7 +188,7 @@ def test_training_moves_the_pack_and_nothing_else(backbone, make_secondary, clip
         (),
         (),
         tmp_path / "run",
-        TrainingOptions(steps=2, batch=4, save_every=100, evaluate_every=100),
+        TrainingOptions(steps=2, batch=4, save_every=100, evaluate_every=100, precision="float32"),
     )
     assert all(
         torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items()
@@ -503,6 +511,7 @@ def test_a_language_is_shown_by_its_name(options, capsys, more, shown):
         str(options.corpora[0]),
         "--language",
         "ky",
+        "--no-generated-negatives",
         *more,
     ]
     assert main([*asked, "--out", str(options.out), "--rank", "2", "--dry-run"]) == 0
@@ -566,6 +575,7 @@ def command(options: AddLanguageOptions, out: Path, *more: str) -> list[str]:
         str(out),
         "--cache",
         str(out.parent / "cache"),
+        "--no-generated-negatives",
         "--rank",
         "2",
         "--steps",

@@ -45,6 +45,14 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         ),
     )
     g.add_argument(
+        "--no-generated-negatives",
+        action="store_true",
+        help=(
+            "use only what --negatives names; else generated speech in about a hundred other"
+            " languages is added to it"
+        ),
+    )
+    g.add_argument(
         "--target",
         choices=("written", "normalised"),
         default="written",
@@ -111,6 +119,15 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         ),
     )
     g.add_argument(
+        "--vocabulary",
+        choices=("own", "base"),
+        default="own",
+        help=(
+            "text units of the pack: trained on its own text (own), or the base's units that spell"
+            " it, whose meaning the base's decoder knows (base) (default: %(default)s)"
+        ),
+    )
+    g.add_argument(
         "--units",
         type=int,
         default=0,
@@ -161,7 +178,25 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         help="steps between two checkpoints, each with dev scores (default: %(default)s)",
     )
     g.add_argument("--seed", type=int, default=1, help="seed of all randomness (default: 1)")
-    g.add_argument("--bf16", action="store_true", help="train in bfloat16, for GPUs")
+    g.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "float32"),
+        default="auto",
+        help=(
+            "number type of the computation; auto: bfloat16 on processors and GPUs that are made"
+            " for it, which is up to three times as fast (default: %(default)s)"
+        ),
+    )
+    g.add_argument(
+        "--report_to",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=(
+            "show the losses in tensorboard, wandb or trackio as well; metrics.jsonl and loss.png"
+            " are always written to DIR.run; repeat for several"
+        ),
+    )
     g.add_argument(
         "--device",
         default="cpu",
@@ -185,6 +220,7 @@ def run(args: argparse.Namespace) -> int:
         **layout(args),
         out=args.out,
         negatives=tuple(args.negatives),
+        generated_negatives=not args.no_generated_negatives,
         name=args.name,
         target=args.target,
         strict=args.strict,
@@ -192,6 +228,7 @@ def run(args: argparse.Namespace) -> int:
         source=args.source,
         licence=args.licence,
         device=args.device,
+        vocabulary=args.vocabulary,
         secondary=SecondaryOptions(
             args.rank, args.alpha, args.fork, args.decoder, LASOptions(units=args.units)
         ),
@@ -205,7 +242,8 @@ def run(args: argparse.Namespace) -> int:
             evaluate_every=args.save_every,
             keep=args.keep,
             seed=args.seed,
-            bf16=args.bf16,
+            precision=args.precision,
+            report_to=tuple(args.report_to),
         ),
     )
     if args.dry_run:

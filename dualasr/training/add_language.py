@@ -27,9 +27,9 @@ from dualasr.data.fingerprints import Fingerprints, fingerprint, join
 from dualasr.errors import RunError
 from dualasr.model.dual_whisper import DualWhisper
 from dualasr.model.language_statistics import LanguageStatistics
+from dualasr.model.ngrams import CharacterModel
 from dualasr.model.pack import Pack, PackInfo
 from dualasr.model.secondary import Secondary
-from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone, find_device
 from dualasr.packs.format import load_pack, read_fingerprints, save_pack
 from dualasr.training.calibration import (
@@ -39,13 +39,13 @@ from dualasr.training.calibration import (
     with_info,
 )
 from dualasr.training.language_head import fit_language_head
-from dualasr.training.options import AddLanguageOptions, check_settings
+from dualasr.training.options import MOST_DEV, AddLanguageOptions, check_settings
 from dualasr.training.prepare import (
     Prepared,
     ReadCorpora,
+    make_tokenizer,
     prepare,
     read_corpora,
-    read_text,
     trunk_cache,
 )
 from dualasr.training.trainer import checkpoints, train_secondary
@@ -54,7 +54,6 @@ log = logging.getLogger("dualasr")
 
 # how long processes wait for the first one's trunk activations and calibration
 PATIENCE = timedelta(days=1)
-MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
 
 
 def _settings(options: AddLanguageOptions) -> dict:
@@ -149,7 +148,7 @@ def make_ready(options: AddLanguageOptions, backbone: Backbone) -> Ready:
     log.info("2 tokenizer")
     before = load_earlier(options, backbone)
     if before is None:
-        tokenizer = PackTokenizer.train(read_text(options, corpora.train), tuple(options.languages))
+        tokenizer = make_tokenizer(options, backbone, corpora.train)
     else:
         tokenizer = replace(before.secondary.tokenizer, languages=tuple(options.languages))
     torch.manual_seed(options.training.seed)
@@ -225,7 +224,8 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
     info = replace(info, training=record)
 
     log.info(f"6 pack -> {options.out}")
-    pack = Pack(info, secondary, statistics_of(options, backbone, ready), options.out)
+    statistics = statistics_of(options, backbone, ready)
+    pack = Pack(info, secondary, statistics, ngrams_of(ready), options.out)
     save_pack(options.out, pack, backbone, fingerprints_of(ready))
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
@@ -239,13 +239,20 @@ def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Read
     info = PackInfo(
         options.name or options.out.name, dict(options.languages), target=options.target
     )
-    model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary))
+    model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary, ngrams=ngrams_of(ready)))
     some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
-    weight, rates = choose_ctc_weight(model, info.name, some, refs) if some else (0.5, {})
+    precision, weight = options.training.precision, 0.5
+    rates: dict[float, float] = {}
+    if some:
+        weight, rates = choose_ctc_weight(model, info.name, some, refs, precision=precision)
     for value, rate in rates.items():
         log.info(f"  CTC weight {value:.2f}: dev CER {100 * rate:.1f} %")
     calibration = calibrate(
-        with_info(model, info.name, ctc_weight=weight), info.name, some, data.negatives_dev
+        with_info(model, info.name, ctc_weight=weight),
+        info.name,
+        some,
+        data.negatives_dev,
+        precision=precision,
     )
     if not calibration.negatives:
         log.info(
@@ -282,8 +289,19 @@ def statistics_of(
     labelled = {clip.id for clip in ready.data.train}
     utterances = [u for u in ready.corpora.train if u.id in labelled]
     return fit_pack_statistics(
-        backbone, utterances, list(options.languages), trunk_cache(options, backbone), variants
+        backbone,
+        utterances,
+        list(options.languages),
+        trunk_cache(options, backbone),
+        variants,
+        precision=options.training.precision,
     )
+
+
+def ngrams_of(ready: Ready) -> CharacterModel:
+    """Fit character n-grams on the text of the training clips."""
+    units = 1 + len(ready.secondary.tokenizer.characters)
+    return CharacterModel.fit([clip.characters for clip in ready.data.train], units)
 
 
 def fingerprints_of(ready: Ready) -> Fingerprints:

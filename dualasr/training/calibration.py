@@ -5,8 +5,9 @@ are clips in the pack's languages; its negatives are clips in other languages th
 use. The statistics of the pack's languages come from training clips.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +17,9 @@ from dualasr.audio.load import Sound, load_window
 from dualasr.data.corpus import Utterance
 from dualasr.metrics import per_clip_errors
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
+from dualasr.model.language_id import EncodedAudio
 from dualasr.model.language_statistics import LanguageStatistics, fit_statistics
+from dualasr.model.precision import Precision, autocast
 from dualasr.model.secondary import best_candidate
 from dualasr.model.selector import (
     PRIMARY,
@@ -26,27 +29,49 @@ from dualasr.model.selector import (
     second_pass_scores,
 )
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import worker_pool
+from dualasr.parallel import return_memory, worker_pool
 from dualasr.progress import progress_bar
 from dualasr.text import normalise
 from dualasr.training.trunk_cache import TrunkCache
 
 PENALTY = 1e-3  # of a squared weight
+FLOOR_SHARE = 0.005  # of the pack's own clips are below its floor
 PRIOR_PENALTY = 0.1  # of a squared distance from a prior
 
 CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
 MOST_CLIPS = 400  # training clips of a language that its statistics are fitted on
 
 
-def _batches(
-    model: DualWhisper, clips: Sequence[Sound], size: int = 8
-) -> Iterator[list[np.ndarray]]:
-    """Load clips in batches, as (samples,) arrays of at most a window."""
-    for first in range(0, len(clips), size):
-        yield [
-            load_window(sound, model.backbone.window_samples)
-            for sound in clips[first : first + size]
-        ]
+Row = TypeVar("Row")
+
+
+def _in_batches(
+    model: DualWhisper,
+    clips: Sequence[Sound],
+    work: Callable[[EncodedAudio], Iterable[Row]],
+    *,
+    desc: str,
+    precision: Precision,
+    size: int = 4,
+) -> list[Row]:
+    """Apply `work` to batches of clips, on each core of a CPU to other ones.
+
+    It gets the primary's encoder output of a window a clip, and returns a row for each. The encoder
+    alone uses the precision: in a search the weights would be rounded anew for every token.
+    """
+
+    def run(batch: Sequence[Sound]) -> list[Row]:
+        sounds = [load_window(sound, model.backbone.window_samples) for sound in batch]
+        with autocast(model.backbone.device, precision):
+            audio = model.encode_audio(sounds)
+        return list(work(audio))
+
+    batches = [clips[first : first + size] for first in range(0, len(clips), size)]
+    with worker_pool() as (pool, _):
+        done = pool.map(run, batches)
+        rows = list(progress_bar(done, desc=desc, total=len(batches), unit="batch"))
+    return_memory()
+    return [row for batch in rows for row in batch]
 
 
 def choose_ctc_weight(
@@ -57,6 +82,7 @@ def choose_ctc_weight(
     *,
     beam: int = 5,
     weights: Sequence[float] = CTC_WEIGHTS,
+    precision: Precision = "float32",
 ) -> tuple[float, dict[float, float]]:
     """Choose the weight of CTC in a pack's joint score.
 
@@ -72,16 +98,23 @@ def choose_ctc_weight(
         refs: Their transcripts.
         beam: Beam width.
         weights: Weights to choose from, in 0..1.
+        precision: Number type of the encoder.
 
     Returns:
         The weight, and dev CER by weight.
     """
     weights = weights if model.pack(name).secondary.decoder.spells else (1.0,)
-    hyps: dict[float, list[str]] = {weight: [] for weight in weights}
-    for sounds in _batches(model, clips):
-        for clip in model.candidates(model.encode_audio(sounds), name, beam):
-            for weight in weights:
-                hyps[weight].append(best_candidate(clip, weight).hypothesis.text)
+    candidates = _in_batches(
+        model,
+        clips,
+        lambda audio: model.candidates(audio, name, beam),
+        desc="CTC weight",
+        precision=precision,
+    )
+    hyps = {
+        weight: [best_candidate(clip, weight).hypothesis.text for clip in candidates]
+        for weight in weights
+    }
     clean = [normalise(ref, "marks") for ref in refs]
     counts = {
         w: per_clip_errors(clean, [normalise(h, "marks") for h in hyps[w]], "character")
@@ -102,18 +135,28 @@ def largest_within_error(errors: Mapping[float, np.ndarray]) -> float:
 
 
 def calibrate(
-    model: DualWhisper, name: str, mine: Sequence[Sound], others: Sequence[Sound]
+    model: DualWhisper,
+    name: str,
+    mine: Sequence[Sound],
+    others: Sequence[Sound],
+    *,
+    precision: Precision = "float32",
 ) -> Calibration:
-    """Fit a pack's calibration (steps 5 and 7 of selector.py).
+    """Fit a pack's calibration (steps 5 to 7 of selector.py).
 
-    Three logistic regressions are fitted: of the head alone; of head, tag and the primary's
-    uncertainty; and of the second pass, whose prior is the default calibration's.
+    Three logistic regressions are fitted: of the head alone; of head, tag, the primary's
+    uncertainty and the text of the CTC head; and of the second pass, whose prior is the default
+    calibration's.
+
+    The floor is the log-odds that one dev clip in 200 is below. No set of negatives has all other
+    languages, so the border is not in the middle between the two: it is near the pack's own clips.
 
     Args:
         model: The base and the pack.
         name: The pack's name.
         mine: Dev clips in the pack's languages.
         others: Clips in other languages that training did not use.
+        precision: Number type of the encoder.
 
     Returns:
         The calibration. Where one of the two is empty it is the default one, marked
@@ -122,35 +165,49 @@ def calibrate(
     if not others or not mine:
         return Calibration(negatives=False)
     all_tags = replace(model, selector=SelectorOptions(max_candidates=None, head_threshold=-np.inf))
-    ours, theirs = _scores(all_tags, name, mine), _scores(all_tags, name, others)
+    ours, theirs = (_scores(all_tags, name, clips, precision) for clips in (mine, others))
     head = fit_logistic(ours[:, 0], theirs[:, 0])
-    tag = fit_logistic(ours[:, :3], theirs[:, :3])
+    first = fit_logistic(ours[:, :5], theirs[:, :5])
 
     def second_pass_of(scores: np.ndarray) -> np.ndarray:
-        log_odds = [tag(*row) for row in scores[:, :3]]
-        return np.column_stack([log_odds, scores[:, 3:]])
+        log_odds = [first(*row) for row in scores[:, :5]]
+        return np.column_stack([log_odds, scores[:, 5:]])
 
     second_pass = fit_logistic(
         second_pass_of(ours), second_pass_of(theirs), Calibration().second_pass
     )
-    return Calibration(head, tag, second_pass, negatives=True)
+    return Calibration(
+        head,
+        Logistic(first.weights[:3], first.offset),
+        second_pass,
+        Logistic(first.weights[3:]),
+        floor=float(np.quantile([first(*row) for row in ours[:, :5]], FLOOR_SHARE)),
+        negatives=True,
+    )
 
 
-def _scores(model: DualWhisper, name: str, clips: Sequence[Sound]) -> np.ndarray:
-    """Score clips, (clips, 5): head and tag (raw log-odds), uncertainty, `second_pass_scores`."""
-    found = []
-    for sounds in _batches(model, clips):
-        audio = model.encode_audio(sounds)
+def _scores(
+    model: DualWhisper, name: str, clips: Sequence[Sound], precision: Precision = "float32"
+) -> np.ndarray:
+    """Score clips, (clips, 7).
+
+    Head and tag (raw log-odds), uncertainty, confidence, phonotactics, `second_pass_scores`.
+    """
+
+    def scored(audio: EncodedAudio) -> Iterable[tuple[float, ...]]:
         pack_scores, _ = model.score_packs(audio)
         first, _ = model.decode(
             audio, PRIMARY, options=DecodeOptions(generate={"max_new_tokens": 200})
         )
         second, _ = model.decode(audio, name)
         for i, row in enumerate(pack_scores):
-            score = next(score for score in row if score.name == name)
+            score = next(found for found in row if found.name == name)
             lead, surprise = second_pass_scores(first[i], second[i], audio.seconds[i])
-            found.append((score.head, score.tag, score.primary_uncertainty, lead, surprise))
-    return np.array(found)
+            assert score.tag is not None  # of every pack: there is no limit to the candidates
+            first_pass = (score.head, score.tag, score.primary_uncertainty)
+            yield *first_pass, score.confidence, score.phonotactics, lead, surprise
+
+    return np.array(_in_batches(model, clips, scored, desc="calibration", precision=precision))
 
 
 def fit_pack_statistics(
@@ -159,6 +216,8 @@ def fit_pack_statistics(
     languages: Sequence[str],
     cache: TrunkCache,
     variants: int,
+    *,
+    precision: Precision = "float32",
 ) -> LanguageStatistics:
     """Fit the statistics of a pack's languages: how the primary encodes their training clips.
 
@@ -171,6 +230,7 @@ def fit_pack_statistics(
         languages: The pack's languages, in its order.
         cache: The trunk cache, which makes the variants.
         variants: Variants of each clip in training.
+        precision: Number type of the computation.
 
     Returns:
         The statistics of each language.
@@ -182,11 +242,12 @@ def fit_pack_statistics(
         chosen = np.linspace(0, len(mine) - 1, min(MOST_CLIPS, len(mine))).round().astype(int)
         some += [mine[i] for i in chosen]
     some.sort(key=lambda u: u.duration or 0.0)
-    groups = [some[first : first + 16] for first in range(0, len(some), 16)]
+    groups = [some[first : first + 4] for first in range(0, len(some), 4)]
 
     def features_of(group: Sequence[Utterance]) -> np.ndarray:
         sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
-        return model.encode_audio(sounds).pooled_features.cpu().numpy()
+        with autocast(backbone.device, precision):
+            return model.encode_audio(sounds).pooled_features.float().cpu().numpy()
 
     with worker_pool() as (pool, _):
         features = list(

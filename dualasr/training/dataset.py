@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dualasr.model.secondary import MOST_TOKENS
+from dualasr.model.secondary import MOST_TOKENS, Secondary
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.training.options import TrainingOptions
 
 Item = tuple[int, int | None]  # a clip's index, and the position of this use of it
-MOST_FRAMES = 2000  # in a share of a batch: 40 s of sound at 0.02 s a frame
+MOST_BYTES = 200_000_000  # that a share of a batch keeps for the backward pass
+NEGATIVE_FRAMES = 200  # of a negative are used at a time, 4 s: they teach the tag alone
+FRAME_STEP, TOKEN_STEP = 16, 4  # lengths in a share are multiples of these
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ def plan_batches(
 class CachedClips(Dataset):
     """Clips as training examples: item (clip's index, position) gives the clip's activations.
 
-    Variant and time masks are drawn from (seed, position). At position None the clip has no labels,
-    so that it adds nothing to the loss.
+    Variant, time masks and the stretch of a long negative are drawn from (seed, position). At
+    position None the clip has no labels, so that it adds nothing to the loss.
     """
 
     def __init__(self, clips: Sequence[Clip], tokenizer: PackTokenizer, options: TrainingOptions):
@@ -153,6 +155,9 @@ class CachedClips(Dataset):
         index, position = item
         clip, rng = self.clips[index], np.random.default_rng([self.options.seed, 7, position or 0])
         values = np.load(clip.entries[rng.integers(len(clip.entries))]).astype(np.float32)
+        if clip.language == 0 and len(values) > NEGATIVE_FRAMES:
+            start = int(rng.integers(0, len(values) - NEGATIVE_FRAMES + 1))
+            values = values[start : start + NEGATIVE_FRAMES]
         # SpecAugment's time masks (Park et al. 2019), on activations: the mean in place of frames
         for _ in range(2):
             size = int(rng.integers(0, int(len(values) * self.options.time_mask) + 1))
@@ -195,22 +200,41 @@ def collate(items: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def shares_of(batch: dict[str, torch.Tensor], cores: int) -> list[dict[str, torch.Tensor]]:
-    """Divide a batch into shares of clips of like length, each without needless padding.
+def share_frames(secondary: Secondary) -> int:
+    """Return how many frames a share of a batch may hold, so that it keeps MOST_BYTES at most.
 
-    The longest come first. A share has at most MOST_FRAMES frames with its padding, or one clip; so
-    the memory of a step is bounded. A small batch has a share for each core.
+    What a frame keeps for the backward pass was counted on a genuine whisper-base: 36 activations
+    of the model's width in an adapted layer of the encoder, and 12 in one of the decoder.
+    """
+    decoder = len(getattr(secondary.decoder, "layers", ()))
+    kept = max(1, 36 * len(secondary.layers) + 12 * decoder)
+    return MOST_BYTES // (2 * kept * secondary.ctc_head.in_features)
+
+
+def shares_of(
+    batch: dict[str, torch.Tensor], cores: int, most_frames: int
+) -> list[dict[str, torch.Tensor]]:
+    """Divide a batch into shares of clips of like length, each with little padding.
+
+    The longest come first, and negatives are apart, since they have no text. A small batch has a
+    share for each core. Lengths are rounded up, so that
+    shapes recur: torch keeps compiled code for each shape that it has met.
 
     Args:
         batch: What `collate` returns.
         cores: Number of shares that are computed at a time.
+        most_frames: Most frames of a share, with its padding; a share has one clip at least. So the
+            memory of a step is bounded.
     """
     lengths = batch["lengths"].tolist()
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    most = min(MOST_FRAMES, sum(lengths) / cores)
+    spoken = (batch["character_lengths"] > 0).tolist()
+    order = sorted(range(len(lengths)), key=lambda i: (spoken[i], lengths[i]), reverse=True)
+    most = min(most_frames, sum(lengths) / cores)
     groups: list[list[int]] = []
     for i in order:
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= most:
+        first = groups[-1][0] if groups else i
+        fits = groups and (len(groups[-1]) + 1) * lengths[first] <= most
+        if fits and spoken[first] == spoken[i]:
             groups[-1].append(i)
         else:
             groups.append([i])
@@ -218,12 +242,18 @@ def shares_of(batch: dict[str, torch.Tensor], cores: int) -> list[dict[str, torc
 
 
 def _trimmed(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cut off what is padding in every clip of a batch."""
+    """Cut off what is padding in every clip of a batch, but for the rounding."""
+
+    def fitted(key: str, size: int, step: int, value: float = 0.0) -> torch.Tensor:
+        width = -(-size // step) * step
+        values = batch[key][:, :width]
+        more = values.new_full((len(values), width - values.shape[1], *values.shape[2:]), value)
+        return torch.cat([values, more], 1)
+
     labels = max(1, int((batch["labels"] != -100).sum(1).max()))
-    sizes = {
-        "trunk": int(batch["lengths"].max()),
-        "tokens": labels,
-        "labels": labels,
-        "characters": int(batch["character_lengths"].max()),
+    return batch | {
+        "trunk": fitted("trunk", int(batch["lengths"].max()), FRAME_STEP),
+        "tokens": fitted("tokens", labels, TOKEN_STEP),
+        "labels": fitted("labels", labels, TOKEN_STEP, -100),
+        "characters": fitted("characters", int(batch["character_lengths"].max()), 1),
     }
-    return batch | {key: batch[key][:, :size] for key, size in sizes.items()}

@@ -1,12 +1,15 @@
 """Settings of a run: how a pack is trained, and on what."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from dualasr.audio.augment import Augmentation
 from dualasr.data.utterance import Columns
 from dualasr.errors import RunError
+from dualasr.model.precision import Precision
 from dualasr.model.secondary import SecondaryOptions
 
 
@@ -32,7 +35,10 @@ class TrainingOptions:
         save_every: Steps between two checkpoints.
         keep: Which weights become the pack: "last", or "best" by dev CER.
         seed: Seed of everything random.
-        bf16: Whether to compute in bfloat16.
+        precision: Number type of the computation; "auto" is bfloat16 where the device is made for
+            it.
+        report_to: Where the losses are shown besides metrics.jsonl: "tensorboard", "wandb",
+            "trackio".
         augmentation: How the variants of a clip are made.
     """
 
@@ -50,7 +56,8 @@ class TrainingOptions:
     save_every: int = 250
     keep: str = "last"
     seed: int = 1
-    bf16: bool = False
+    precision: Precision = "auto"
+    report_to: tuple[str, ...] = ()
     augmentation: Augmentation = Augmentation()
 
     def variants_of(self, clips: int) -> int:
@@ -72,6 +79,8 @@ class AddLanguageOptions:
         languages: Name of each language by its code.
         out: The pack's folder.
         negatives: Corpora, or folders of sound, in other languages. Their transcripts are not read.
+        generated_negatives: Whether generated speech in about a hundred languages is added to them
+            (data/negatives.py).
         name: The pack's name; "" for the name of the folder.
         target: "written" to train on the text as it is, or "normalised".
         columns: Columns of corpora that are tables.
@@ -87,8 +96,9 @@ class AddLanguageOptions:
             vocabulary stays.
         rehearsal: Corpora of the earlier pack's languages.
         rehearse: Share of the training clips of `rehearsal` that are used again.
-        vocabulary: Corpora of languages that will be added later. Their text takes part in making
-            the vocabulary.
+        vocabulary: "own", trained on the text, or "base", the base's units that spell it.
+        vocabulary_corpora: Corpora of languages that will be added later. Their text takes part in
+            making the vocabulary.
     """
 
     base: str
@@ -96,6 +106,7 @@ class AddLanguageOptions:
     languages: dict[str, str]
     out: Path
     negatives: tuple[Path, ...] = ()
+    generated_negatives: bool = True
     name: str = ""
     target: str = "written"
     columns: Columns = Columns()
@@ -110,12 +121,17 @@ class AddLanguageOptions:
     init: Path | None = None
     rehearsal: tuple[Path, ...] = ()
     rehearse: float = 0.3
-    vocabulary: tuple[Path, ...] = ()
+    vocabulary: Literal["own", "base"] = "own"
+    vocabulary_corpora: tuple[Path, ...] = ()
 
     @property
     def run(self) -> Path:
         """The folder of the unfinished run, `out` with .run at its end."""
         return self.out.with_name(self.out.name + ".run")
+
+
+MOST_DEV = 96  # dev clips that the CTC weight and the calibration are fitted on
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layers: int) -> None:
@@ -136,6 +152,11 @@ def check_settings(secondary: SecondaryOptions, training: TrainingOptions, layer
     for name in ("steps", "batch", "accumulation", "variants", "evaluate_every", "save_every"):
         if getattr(training, name) < 1:
             raise RunError(f"{name} is {getattr(training, name)}; wanted 1 or more.")
+    for name in training.report_to:
+        if name not in TRACKERS:
+            raise RunError(f"cannot report to {name!r}; there is: {', '.join(TRACKERS)}.")
+        if find_spec(name) is None:
+            raise RunError(f"{name} is not installed: pip install {name}")
     if secondary.rank < 0 or not training.learning_rate > 0:
         raise RunError(
             f"rank {secondary.rank}, learning rate {training.learning_rate:g}; wanted 0 or more,"

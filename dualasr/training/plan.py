@@ -1,54 +1,118 @@
-"""Estimate what a run would take, before it begins: `dualasr add-language --dry-run`."""
+"""Estimate what a run would take, before it begins: `dualasr add-language --dry-run`.
 
-import math
+Some steps are trained on random activations, and some windows encoded. So the memory and the times
+are those of this machine.
+"""
+
+import json
+import resource
 import shutil
+import sys
+import tempfile
 import time
-from itertools import repeat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from dualasr.model.secondary import Secondary
-from dualasr.model.tokenizer import PackTokenizer
+from dualasr.model.precision import Precision, autocast, resolve_precision
+from dualasr.model.secondary import MARGIN, Secondary
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import worker_pool
-from dualasr.training.options import AddLanguageOptions, check_settings
-from dualasr.training.prepare import find_negatives, read_corpora, read_text, written
+from dualasr.training.dataset import NEGATIVE_FRAMES, Clip, check_label
+from dualasr.training.options import (
+    MOST_DEV,
+    AddLanguageOptions,
+    TrainingOptions,
+    check_settings,
+)
+from dualasr.training.prepare import make_tokenizer, read_corpora, read_negatives, written
+from dualasr.training.trainer import train_secondary
 from dualasr.training.trunk_cache import BYTES_A_VALUE
 
+STEPS = 8  # that are trained to measure one
+CLIPS = 240  # whose lengths these steps have
+WINDOWS = 8  # that are encoded to measure one
+DECODING = 4.0  # time to decode a window by the primary and the pack; to encode it is 1
 
-def seconds_a_step(secondary: Secondary, clips: int, frames: int, tokens: int) -> float:
-    """Time three steps on random activations, a share for each core, and return the fastest.
+
+def rehearse(
+    secondary: Secondary,
+    clips: Sequence[Clip],
+    negatives: Sequence[int],
+    options: TrainingOptions,
+    width: int,
+) -> float:
+    """Train some steps on random activations, as the run will; return the seconds of one.
 
     Args:
-        secondary: The secondary to be trained.
-        clips: Clips of a step.
-        frames: Encoder frames of a clip.
-        tokens: Text units of a clip.
+        secondary: The secondary to be trained; its weights are changed.
+        clips: Labelled clips, whose entries are not read.
+        negatives: Encoder frames of each negative.
+        options: How it is trained.
+        width: Features of an activation.
 
     Returns:
         Seconds of a step.
     """
-    width = secondary.ctc_head.in_features
+    rng = np.random.default_rng(options.seed)
 
-    def step(size: int) -> None:
-        secondary(
-            trunk=torch.randn(size, frames, width),
-            lengths=torch.full((size,), frames),
-            tokens=torch.zeros(size, tokens, dtype=torch.long),
-            labels=torch.ones(size, tokens, dtype=torch.long),
-            characters=torch.ones(size, min(tokens, frames // 3), dtype=torch.long),
-            character_lengths=torch.full((size,), min(tokens, frames // 3)),
-            seeds=torch.zeros(size, dtype=torch.long),
-        )["loss"].backward()
+    def made(folder: Path, name: str, frames: int) -> tuple[Path, ...]:
+        path = folder / f"{name}.npy"
+        np.save(path, rng.standard_normal((frames, width)).astype(np.float16))
+        return (path,)
+
+    with tempfile.TemporaryDirectory() as named:
+        folder = Path(named)
+        some = [clips[i] for i in rng.permutation(len(clips))[:CLIPS]]
+        spoken = [replace(c, entries=made(folder, str(i), c.frames)) for i, c in enumerate(some)]
+        lengths = [negatives[i] for i in rng.permutation(len(negatives))[:CLIPS]]
+        foreign = [Clip(str(i), made(folder, f"other-{i}", n), n) for i, n in enumerate(lengths)]
+        run = folder / "run"
+        run.mkdir()
+        brief = replace(options, steps=STEPS, save_every=STEPS, variants=1, report_to=())
+        train_secondary(secondary, spoken, foreign, (), run, brief)
+        rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return next(row["train_runtime"] for row in rows if "train_runtime" in row) / STEPS
+
+
+def seconds_a_window(backbone: Backbone, fork: int, precision: Precision) -> tuple[float, float]:
+    """Time the trunk, and the whole primary encoder, on random sound, all cores at work.
+
+    Returns:
+        Seconds that a window takes from the start of one to the start of the next, for each.
+    """
+    rng = np.random.default_rng(0)
+    sound = rng.standard_normal(backbone.window_samples).astype(np.float32)
+
+    def trunk(_: int) -> None:
+        mel = backbone.features([sound])
+        with autocast(backbone.device, precision):
+            backbone.trunk_start(mel, fork, backbone.positions // 4)
+
+    def whole(_: int) -> None:
+        mel = backbone.features([sound])
+        with autocast(backbone.device, precision):
+            backbone.upper(backbone.trunk(mel, fork), fork)
 
     times = []
-    with worker_pool() as (pool, cores):
-        for _ in range(3):
+    with worker_pool() as (pool, _):
+        for work in (trunk, whole):
+            list(pool.map(work, range(2)))
             began = time.perf_counter()
-            list(pool.map(step, repeat(math.ceil(clips / cores), cores)))
-            times.append(time.perf_counter() - began)
-    return min(times)
+            list(pool.map(work, range(WINDOWS)))
+            times.append((time.perf_counter() - began) / WINDOWS)
+    return times[0], times[1]
+
+
+def peak_memory(backbone: Backbone) -> float:
+    """Return the most memory that this process had so far, in MB: of the GPU if it works there."""
+    if backbone.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(backbone.device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def plan(options: AddLanguageOptions) -> dict:
@@ -67,22 +131,31 @@ def plan(options: AddLanguageOptions) -> dict:
     check_settings(options.secondary, options.training, backbone.layers)
     corpora = read_corpora(options, backbone.window_s)
     train, dev, skipped = corpora.train, corpora.dev, corpora.skipped
-    tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
-    secondary = Secondary(backbone, tokenizer, options.secondary)
+    tokenizer = make_tokenizer(options, backbone, train)
+    secondary = Secondary(backbone, tokenizer, options.secondary).to(backbone.device)
     own = sum(p.numel() for _, p in secondary.own_tensors())
     seconds = sum(u.duration or 0.0 for u in train)
-    tokens = [len(tokenizer.encode(written(u.text, options.target))) for u in train]
-    others, others_dev = find_negatives(
-        options.negatives, list(options.languages), options.training.seed
-    )
-    clips = round(options.training.batch * (1 + options.training.negatives * bool(others)))
-    frames = int(seconds / len(train) / secondary.frame_s)
-    step = seconds_a_step(secondary, clips, frames, int(np.mean(tokens)) + 2)
-    entries = (
-        (len(train) + len(others)) * options.training.variants_of(len(train))
-        + len(dev)
-        + len(others_dev)
-    )
+    clips = []
+    for u in train:
+        text = written(u.text, options.target)
+        units, characters = tokenizer.encode(text), tokenizer.encode_characters(text)
+        frames = min(int((u.duration or 0.0) / secondary.frame_s) + MARGIN, backbone.positions)
+        if check_label(tokenizer, text, frames, secondary.frame_s) is None:
+            clips.append(Clip(u.id, (), frames, 1, text, tuple(units), tuple(characters)))
+    others, others_dev = read_negatives(options)
+    # how long they are does not matter: little of each is used at a time
+    foreign = [NEGATIVE_FRAMES] * len(others)
+    training, precision = options.training, options.training.precision
+    variants = training.variants_of(len(train))
+    trunk, whole = seconds_a_window(backbone, secondary.options.fork, precision)
+    step = rehearse(secondary, clips, foreign, training, backbone.width)
+    heard = min(len(dev), MOST_DEV)
+    entries = len(train) * variants + len(others) + len(dev) + len(others_dev)
+    parts = {
+        "trunk": entries * trunk,
+        "training": training.steps * step,
+        "dev": whole * (heard * DECODING + (heard + len(others_dev)) * DECODING),
+    }
     folder = options.out.absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -97,16 +170,19 @@ def plan(options: AddLanguageOptions) -> dict:
         "negatives": len(others),
         "vocabulary": tokenizer.size,
         "characters": len(tokenizer.characters),
-        "tokens": sum(tokens),
+        "tokens": sum(len(clip.tokens) for clip in clips),
         "parameters": own,
         "pack_mb": round(own * 4 / 1e6, 1),
-        "memory_mb": round(
-            (own * 16 + sum(p.numel() for p in backbone.model.parameters()) * 4) / 1e6
+        "precision": resolve_precision(precision, backbone.device),
+        "memory_mb": round(peak_memory(backbone)),
+        "cache_mb": round(
+            (seconds * variants / secondary.frame_s + len(others) * 4 / secondary.frame_s)
+            * backbone.width
+            * BYTES_A_VALUE
+            / 1e6
         ),
-        "cache_mb": round(entries * frames * backbone.width * BYTES_A_VALUE / 1e6),
         "disk_free_mb": round(shutil.disk_usage(folder).free / 1e6),
-        "steps": options.training.steps,
-        "minutes": round(
-            step * options.training.steps * options.training.accumulation * 1.4 / 60, 1
-        ),
+        "steps": training.steps,
+        "minutes": round(sum(parts.values()) / 60, 1),
+        "of_them": ", ".join(f"{name} {part / 60:.1f}" for name, part in parts.items()),
     }

@@ -4,6 +4,7 @@ Nothing is dropped in silence: what cannot be used is in `Prepared.skipped` with
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,13 +17,17 @@ import numpy as np
 
 from dualasr.audio.load import Sound, audio_duration
 from dualasr.data.corpus import Utterance, load_corpus, load_splits, sounds_below
-from dualasr.errors import AudioError, CorpusError
+from dualasr.data.negatives import generated_negatives
+from dualasr.errors import AudioError, CorpusError, MissingExtraError
+from dualasr.model.precision import resolve_precision
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
 from dualasr.text import normalise
 from dualasr.training.dataset import Clip, SkippedClip, check_label
 from dualasr.training.options import AddLanguageOptions
 from dualasr.training.trunk_cache import TrunkCache
+
+log = logging.getLogger("dualasr")
 
 MOST_NEGATIVES = 3000
 LEAST_KEPT, MOST_KEPT = 8, 192  # negatives for the calibration
@@ -51,6 +56,25 @@ class Prepared:
     negatives_dev: tuple[Sound, ...]
     skipped: tuple[SkippedClip, ...]
     hours: float
+
+
+def read_negatives(options: AddLanguageOptions) -> tuple[list[Sound], list[Sound]]:
+    """Return sounds in other languages for training and for dev: the user's and generated ones.
+
+    Raises:
+        CorpusError: As `find_negatives`.
+        RunError: Generated ones cannot be written.
+    """
+    languages = list(options.languages)
+    train, dev = find_negatives(options.negatives, languages, options.training.seed)
+    if options.generated_negatives:
+        try:
+            more, more_dev = generated_negatives(languages)
+        except MissingExtraError as error:
+            log.warning(f"  no generated speech in other languages: {error}")
+        else:
+            train, dev = train + list(map(Sound, more)), dev + list(map(Sound, more_dev))
+    return train, dev
 
 
 def find_negatives(
@@ -245,16 +269,26 @@ def read_text(options: AddLanguageOptions, train: Sequence[Utterance]) -> list[s
     """Return the texts that the vocabulary is made from.
 
     Args:
-        options: The run's settings; the text of the corpora in `vocabulary` is added.
+        options: The run's settings; the text of the corpora in `vocabulary_corpora` is added.
         train: Training utterances.
 
     Returns:
         Labels, one a text.
     """
     texts = [u.text for u in train]
-    for path in options.vocabulary:
+    for path in options.vocabulary_corpora:
         texts += [u.text for u in load_corpus(path, "train", default_language="und").utterances]
     return [written(text, options.target) for text in texts]
+
+
+def make_tokenizer(
+    options: AddLanguageOptions, backbone: Backbone, train: Sequence[Utterance]
+) -> PackTokenizer:
+    """Make the pack's vocabulary from the text of its training utterances (step 2)."""
+    texts, languages = read_text(options, train), tuple(options.languages)
+    if options.vocabulary == "base":
+        return PackTokenizer.of_base(texts, languages, backbone.tokenizer.backend_tokenizer)
+    return PackTokenizer.train(texts, languages)
 
 
 def written(text: str, target: str) -> str:
@@ -274,7 +308,15 @@ def trunk_cache(options: AddLanguageOptions, backbone: Backbone) -> TrunkCache:
     """Return the cache of a run's trunk activations, with the augmentation of the run."""
     fork = options.secondary.resolve(backbone.layers).fork
     folder = options.cache or options.out.parent / "trunk-cache"
-    return TrunkCache(folder, backbone, fork, options.training.augmentation, options.training.seed)
+    training = options.training
+    return TrunkCache(
+        folder,
+        backbone,
+        fork,
+        training.augmentation,
+        training.seed,
+        resolve_precision(training.precision, backbone.device),
+    )
 
 
 def prepare(
@@ -297,13 +339,12 @@ def prepare(
     """
     cache = trunk_cache(options, backbone)
     variants = options.training.variants_of(len(corpora.train))
-    others, others_dev = find_negatives(
-        options.negatives, list(options.languages), options.training.seed
-    )
+    others, others_dev = read_negatives(options)
     labels = _Labels(options, tokenizer, backbone.frame_s)
     train = labels.clips(corpora.train, _cached(cache, [u.sound for u in corpora.train], variants))
     dev = labels.clips(corpora.dev, _cached(cache, [u.sound for u in corpora.dev], 1))
-    negatives, unread = _unlabelled(others, _cached(cache, others, variants))
+    # a negative is used seldom: one variant of each, but not the clean one of the studio
+    negatives, unread = _unlabelled(others, _cached(cache, others, 1, first=min(1, variants - 1)))
     negatives_dev, unread_dev = _unlabelled(others_dev, _cached(cache, others_dev, 1))
     audio = {u.id: u.sound for u in corpora.dev}
     return Prepared(
@@ -326,9 +367,12 @@ class _Entries(NamedTuple):
     fault: str | None = None
 
 
-def _cached(cache: TrunkCache, sounds: Sequence[Sound], variants: int) -> list[_Entries]:
+def _cached(
+    cache: TrunkCache, sounds: Sequence[Sound], variants: int, first: int = 0
+) -> list[_Entries]:
     """Compute the activations of so many variants of each sound, where they are missing."""
-    entries = cache.fill([(sound, variant) for sound in sounds for variant in range(variants)])
+    numbers = range(first, first + variants)
+    entries = cache.fill([(sound, variant) for sound in sounds for variant in numbers])
     found = []
     for i in range(len(sounds)):
         mine = entries[i * variants : (i + 1) * variants]

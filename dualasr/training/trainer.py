@@ -2,8 +2,9 @@
 
 Everything random is a function of (seed, step, clip). So a run that was killed at any moment
 resumes to the weights of an unbroken one, and several processes (torchrun, accelerate launch) that
-share each batch come to the losses of one. `OUT.run` holds the run: arguments, metrics.jsonl and
-checkpoints.
+share each batch come to the losses of one. `OUT.run` holds the run: arguments, metrics.jsonl,
+loss.png and checkpoints. A run that learns nothing, or forgets what it has learnt, is stopped
+(`loss_curve.trouble`).
 """
 
 import json
@@ -12,12 +13,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  before transformers
@@ -30,13 +33,27 @@ from transformers.trainer_callback import PrinterCallback
 from dualasr.atomic import atomic_file
 from dualasr.errors import RunError
 from dualasr.metrics import character_errors
+from dualasr.model.precision import Precision, autocast, resolve_precision
 from dualasr.model.search import ctc_greedy
 from dualasr.model.secondary import Secondary
-from dualasr.parallel import worker_pool
+from dualasr.parallel import return_memory, worker_pool
 from dualasr.progress import progress_bar
 from dualasr.text import normalise
-from dualasr.training.dataset import CachedClips, Clip, Item, collate, plan_batches, shares_of
+from dualasr.training.dataset import (
+    NEGATIVE_FRAMES,
+    CachedClips,
+    Clip,
+    Item,
+    collate,
+    plan_batches,
+    share_frames,
+    shares_of,
+)
+from dualasr.training.loss_curve import draw_loss_curve, trouble
 from dualasr.training.options import TrainingOptions
+
+TRIM_EVERY = 5  # steps between two times that free memory is given back
+PLAIN_FRAMES = 600  # 12 s: attention over fewer is not fused
 
 
 def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> float:
@@ -73,12 +90,10 @@ def dev_cer(secondary: Secondary, clips: Sequence[Clip], batch: int = 16) -> flo
 
 
 class _Progress(TrainerCallback):
-    """Write metrics.jsonl, show progress, measure dev CER, and keep the best weights if wanted."""
+    """Write metrics.jsonl, show progress, draw loss.png, and stop a run that is in trouble."""
 
-    def __init__(
-        self, run: Path, secondary: Secondary, dev: Sequence[Clip], options: TrainingOptions
-    ):
-        self.run, self.secondary, self.dev, self.options = run, secondary, dev, options
+    def __init__(self, run: Path):
+        self.run = run
         self.bar: tqdm | None = None
         self.told: dict[str, str] = {}
 
@@ -92,42 +107,37 @@ class _Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
 
-    def _tell(self, **values: str) -> None:
-        """Show values beside the number of steps."""
-        self.told |= values
-        if self.bar is not None:
-            named = (f"{name.replace('_', ' ')} {value}" for name, value in self.told.items())
-            self.bar.set_postfix_str(", ".join(named), refresh=False)
-
-    def _append(self, row: dict) -> None:
-        with (self.run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if state.is_world_process_zero:
-            self._append({"step": state.global_step, "time": time.time(), **(logs or {})})
-            if "loss" in (logs or {}):
-                self._tell(loss=f"{logs['loss']:.2f}")
-
     def on_step_end(self, args, state, control, **_):
         if self.bar is not None:
             self.bar.update()
-        if not self.dev or not state.is_world_process_zero:
-            return
-        if state.global_step % self.options.evaluate_every and state.global_step != state.max_steps:
-            return
-        self.secondary.eval()
-        rate = dev_cer(self.secondary, self.dev)
-        self.secondary.train()
-        self._append({"step": state.global_step, "time": time.time(), "dev_ctc_cer": rate})
-        self._tell(dev_CER=f"{100 * rate:.1f} %")
-        best = self.run / "best.json"
-        if self.options.keep == "best" and (
-            not best.exists() or rate < json.loads(best.read_text())["cer"]
-        ):
-            save_own(self.secondary, self.run / "best.safetensors")
-            with atomic_file(best) as part:
-                part.write_text(json.dumps({"cer": rate, "step": state.global_step}))
+        if state.global_step % TRIM_EVERY == 0:
+            return_memory()
+        if state.global_step == state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if state.is_world_process_zero:
+            row = {"step": state.global_step, "time": time.time(), **(logs or {})}
+            with (self.run / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            for name, key, shown in (("loss", "loss", "{:.2f}"), ("dev CER", "dev_cer", "{:.1%}")):
+                if key in row:
+                    self.told[name] = shown.format(row[key])
+            if self.bar is not None:
+                values = (f"{name} {value}" for name, value in self.told.items())
+                self.bar.set_postfix_str(", ".join(values), refresh=False)
+            if "dev_cer" in row:
+                draw_loss_curve(state.log_history, self.run / "loss.png")
+        # every process has the same losses, and stops at the same step
+        if reason := trouble(state.log_history, state.max_steps):
+            if state.is_world_process_zero:
+                draw_loss_curve(state.log_history, self.run / "loss.png")
+            raise RunError(
+                f"Training was stopped at step {state.global_step} of {state.max_steps}: {reason}."
+                f" See {self.run / 'loss.png'}. Start again with a lower --learning-rate (it was"
+                f" {args.learning_rate:g}), and look for wrong transcripts with `dualasr corpus"
+                " check`."
+            )
 
 
 def save_own(secondary: Secondary, path: Path) -> None:
@@ -165,7 +175,8 @@ class SecondaryTrainer(Trainer):
         batches: Micro-batches of (clip's index, position).
         pool: A thread for each core.
         cores: Number of threads.
-        ctc_weight: Weight of the CTC loss.
+        options: Weight of the CTC loss, and which weights are kept.
+        precision: "bfloat16" or "float32".
         kwargs: Arguments of Trainer.
     """
 
@@ -176,12 +187,14 @@ class SecondaryTrainer(Trainer):
         batches: list[list[Item]],
         pool: ThreadPoolExecutor,
         cores: int,
-        ctc_weight: float = 1.0,
+        options: TrainingOptions,
+        precision: Precision,
         **kwargs,
     ):
         super().__init__(data_collator=collate, **kwargs)
         self.run, self.batches, self.pool, self.cores = run, batches, pool, cores
-        self.ctc_weight = ctc_weight
+        self.options, self.precision = options, precision
+        self.most_frames = share_frames(self.secondary)
         self.remove_callback(PrinterCallback)
 
     @property
@@ -190,9 +203,28 @@ class SecondaryTrainer(Trainer):
         return self.model
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return super().compute_loss(
-            model, inputs | {"ctc_weight": self.ctc_weight}, *args, **kwargs
-        )
+        weighted = inputs | {"ctc_weight": self.options.ctc_weight}
+        return super().compute_loss(model, weighted, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Measure CER on dev, log it, and keep the best weights if they are wanted."""
+        self.control.should_evaluate = False  # once a step, also at the end of an epoch
+        if not self.args.should_save:  # one process measures
+            return {}
+        self.secondary.eval()
+        assert isinstance(self.eval_dataset, Sequence)  # of clips
+        with autocast(self.args.device, self.precision):
+            rate = dev_cer(self.secondary, self.eval_dataset)
+        self.secondary.train()
+        best = self.run / "best.json"
+        if self.options.keep == "best" and (
+            not best.exists() or rate < json.loads(best.read_text())["cer"]
+        ):
+            save_own(self.secondary, self.run / "best.safetensors")
+            with atomic_file(best) as part:
+                part.write_text(json.dumps({"cer": rate, "step": self.state.global_step}))
+        self.log({"dev_cer": rate})
+        return {"dev_cer": rate}
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.args.device.type != "cpu" or self.args.world_size > 1:
@@ -209,12 +241,23 @@ class SecondaryTrainer(Trainer):
             )
 
         # losses are sums over a step's labels, so those of the shares add up to that of the batch
-        shares = shares_of(inputs, self.cores)
-        losses, grads = zip(*self.pool.map(gradients, shares), strict=True)
-        for parameter, *parts in zip(own, *grads, strict=True):
-            total = sum(parts)
-            parameter.grad = total if parameter.grad is None else parameter.grad + total
-        return sum(losses)
+        shares = shares_of(inputs, self.cores, self.most_frames)
+        total = torch.zeros(())
+        with self._attention(int(inputs["lengths"].max())):
+            for loss, grads in self.pool.map(gradients, shares):
+                total += loss
+                for parameter, grad in zip(own, grads, strict=True):
+                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return total
+
+    def _attention(self, frames: int) -> AbstractContextManager:
+        """Return the context of attention over so many frames.
+
+        torch's fused attention saves memory where clips are long. In bfloat16 on a CPU its backward
+        pass takes three times as long as plain matrix products where they are short.
+        """
+        plain = self.precision == "bfloat16" and frames <= PLAIN_FRAMES
+        return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
     def get_train_dataloader(self) -> DataLoader:
         world, rank = self.args.world_size, self.args.process_index
@@ -259,8 +302,21 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def training_arguments(options: TrainingOptions, run: Path, *, cpu: bool) -> TrainingArguments:
-    """Translate the options into transformers' own. The schedule has three stages (paper, 3.2)."""
+def training_arguments(
+    options: TrainingOptions, run: Path, *, cpu: bool, precision: Precision, dev: bool
+) -> TrainingArguments:
+    """Translate the options into transformers' own. The schedule has three stages (paper, 3.2).
+
+    Args:
+        options: How it is trained.
+        run: Folder of the run.
+        cpu: Whether it runs on the CPU.
+        precision: "bfloat16" or "float32".
+        dev: Whether there are clips to measure on.
+
+    Returns:
+        Arguments of `SecondaryTrainer`.
+    """
     warmup, decay = (round(options.steps * share) for share in (options.warmup, options.decay))
     return TrainingArguments(
         output_dir=str(run),
@@ -277,9 +333,12 @@ def training_arguments(options: TrainingOptions, run: Path, *, cpu: bool) -> Tra
         data_seed=options.seed,
         logging_steps=25,
         save_steps=options.save_every,
-        report_to=[],
+        logging_nan_inf_filter=False,  # a loss that is no number stops the run
+        eval_strategy="steps" if dev else "no",
+        eval_steps=options.evaluate_every,
+        report_to=list(options.report_to),
         remove_unused_columns=False,
-        bf16=options.bf16,
+        bf16=precision == "bfloat16",
         use_cpu=cpu,
         disable_tqdm=True,  # _Progress shows it
         dataloader_pin_memory=False,
@@ -309,10 +368,12 @@ def train_secondary(
         resume: Whether to go on from the newest complete checkpoint.
 
     Raises:
-        RunError: A checkpoint cannot be written; the one before it stays valid.
+        RunError: A checkpoint cannot be written; the one before it stays valid. Or the run is in
+            trouble (`loss_curve.trouble`).
     """
     # 1 plan the batches of all steps
-    batches = plan_batches([c.frames for c in train], [c.frames for c in negatives], options)
+    foreign = [min(c.frames, NEGATIVE_FRAMES) for c in negatives]
+    batches = plan_batches([c.frames for c in train], foreign, options)
     clips = CachedClips([*train, *negatives], secondary.tokenizer, options)
 
     # 2 freeze all but the pack's own tensors; the language head is fitted later (language_head.py)
@@ -322,20 +383,23 @@ def train_secondary(
     secondary.train()
 
     # 3 train, from the newest complete checkpoint if there is one
-    cpu = next(secondary.parameters()).device.type == "cpu"
+    device = next(secondary.parameters()).device
+    cpu, precision = device.type == "cpu", resolve_precision(options.precision, device)
     found = checkpoints(run) if resume else []
     try:
         with worker_pool() as (pool, cores):
             trainer = SecondaryTrainer(
                 run=run,
                 model=secondary,
-                args=training_arguments(options, run, cpu=cpu),
+                args=training_arguments(options, run, cpu=cpu, precision=precision, dev=bool(dev)),
                 train_dataset=clips,
+                eval_dataset=dev or None,
                 batches=batches,
                 pool=pool,
                 cores=cores,
-                ctc_weight=options.ctc_weight,
-                callbacks=[_Progress(run, secondary, dev, options)],
+                options=options,
+                precision=precision,
+                callbacks=[_Progress(run)],
             )
             trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except (OSError, SafetensorError) as error:

@@ -18,9 +18,10 @@ from dualasr.atomic import atomic_file
 from dualasr.audio.augment import Augmentation, augment
 from dualasr.audio.load import Sound, load_audio
 from dualasr.errors import AudioError
-from dualasr.model.secondary import MARGIN, slice_trunk
+from dualasr.model.precision import Precision, autocast
+from dualasr.model.secondary import MARGIN
 from dualasr.model.whisper import Backbone
-from dualasr.parallel import worker_pool
+from dualasr.parallel import return_memory, worker_pool
 from dualasr.progress import progress_bar
 
 VERSION = "2"  # of the entries' content
@@ -37,6 +38,7 @@ class TrunkCache:
         fork: First adapted encoder layer; the layers below it are computed.
         augmentation: How variants are made.
         seed: Seed of the variants.
+        precision: "bfloat16" or "float32": the number type of the computation.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class TrunkCache:
     fork: int
     augmentation: Augmentation = Augmentation()
     seed: int = 0
+    precision: Precision = "float32"
 
     def path(self, digest: bytes, variant: int) -> Path:
         """Return the file of a clip's variant.
@@ -53,6 +56,8 @@ class TrunkCache:
             variant: Number of the variant.
         """
         about = f"{VERSION}|{self.backbone.checksum}|{self.fork}|{variant}"
+        if self.precision != "float32":
+            about += f"|{self.precision}"
         if variant:
             about += f"|{self.seed}|{self.augmentation}"
         name = hashlib.sha256(digest + about.encode()).hexdigest()[:32]
@@ -74,7 +79,7 @@ class TrunkCache:
         self,
         clips: Sequence[tuple[Path | Sound, int]],
         *,
-        batch: int = 16,
+        batch: int = 4,
         progress: bool | None = None,
     ) -> list[Path | AudioError]:
         """Compute the entries that are missing.
@@ -111,10 +116,12 @@ class TrunkCache:
                 except AudioError as error:
                     found[i] = error
             if waves:
-                trunk = self.backbone.trunk(self.backbone.features(waves), self.fork)
+                mel = self.backbone.features(waves)
                 frames = [self.backbone.frames(len(wave)) for wave in waves]
-                sliced, lengths = slice_trunk(trunk, frames, MARGIN)
-                for i, values, length in zip(read, sliced, lengths.tolist(), strict=True):
+                lengths = [min(count + MARGIN, self.backbone.positions) for count in frames]
+                with autocast(self.backbone.device, self.precision):
+                    trunk = self.backbone.trunk_start(mel, self.fork, max(lengths))
+                for i, values, length in zip(read, trunk, lengths, strict=True):
                     self._write(paths[i], values[:length].to(torch.float16).cpu().numpy())
             return len(group)
 
@@ -124,6 +131,7 @@ class TrunkCache:
         with worker_pool() as (pool, _), bar:
             for done in pool.map(compute, groups):
                 bar.update(done)
+        return_memory()
         return found
 
     @staticmethod

@@ -176,6 +176,7 @@ def train(
     negatives = [*spoken, *map(setting.folder, others), *setting.negatives]
     options = AddLanguageOptions(
         base=setting.base,
+        generated_negatives=False,
         corpora=tuple(setting.folder(language.config) for language in new),
         languages={language.code: language.name for language in (*earlier, *new)},
         out=pack,
@@ -189,7 +190,7 @@ def train(
         init=init,
         rehearse=rehearse,
         rehearsal=tuple(setting.folder(language.config) for language in earlier),
-        vocabulary=tuple(setting.folder(config) for config in later),
+        vocabulary_corpora=tuple(setting.folder(config) for config in later),
     )
     if processes == 1:
         return steps_1_to_6(options)
@@ -300,7 +301,12 @@ def arguments_of(parser: argparse.ArgumentParser, without: Collection[str] = ())
         help="augmented versions of a clip (%(default)s)",
     )
     option(g, "--seed", type=int, default=1, help="(%(default)s)")
-    g.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for GPUs")
+    g.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "float32"),
+        default="float32",
+        help="number type of the training (%(default)s, as in results)",
+    )
     g.add_argument("--device", default="cpu", help="(%(default)s)")
     option(
         g,
@@ -377,7 +383,7 @@ def begin(
             learning_rate=args.learning_rate,
             variants=args.variants,
             seed=args.seed,
-            bf16=args.bf16,
+            precision=args.precision,
         ),
     )
     check_settings(setting.secondary, setting.training, backbone.layers)

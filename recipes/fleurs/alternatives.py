@@ -22,7 +22,6 @@ from dualasr.audio.torchaudio_fault import torchaudio_fault  # noqa: F401  befor
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import get_scheduler
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -31,14 +30,16 @@ from dualasr.data.corpus import Utterance
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
 from dualasr.model.las_decoder import LASOptions
 from dualasr.model.pack import Pack, PackInfo
+from dualasr.model.precision import autocast
 from dualasr.model.secondary import LORA_TARGETS, MARGIN, MOST_TOKENS, Secondary, SecondaryOptions
 from dualasr.model.tokenizer import PackTokenizer
 from dualasr.model.whisper import Backbone
 from dualasr.parallel import one_ahead, worker_pool
+from dualasr.progress import progress_bar
 from dualasr.training.calibration import choose_ctc_weight
 from dualasr.training.dataset import plan_batches
 from dualasr.training.options import AddLanguageOptions, TrainingOptions
-from dualasr.training.prepare import prepare, read_corpora, read_text
+from dualasr.training.prepare import make_tokenizer, prepare, read_corpora
 from dualasr.training.trainer import train_secondary
 from dualasr.training.trunk_cache import TrunkCache
 
@@ -87,13 +88,14 @@ def train_whole(
     variants: TrunkCache,
     *,
     rank: int = 0,
+    targets: Sequence[str] = LORA_TARGETS,
     padded: float = 1.0,
 ) -> tuple[nn.Module, int]:
     """Train a copy of the base's model; return it, and the number of its trained parameters.
 
-    All parameters are trained, or with `rank` LoRA, which is merged at the end. AdamW runs with
-    linear warm-up and decay, over as many steps and clips as a pack's training, with the same
-    augmentation (`variants` makes it). A share of the batches, `padded`, fills the window as
+    All parameters are trained, or with `rank` LoRA on `targets`, which is merged at the end. AdamW
+    runs with linear warm-up and decay, over as many steps and clips as a pack's training, with the
+    same augmentation (`variants` makes it). A share of the batches, `padded`, fills the window as
     Whisper's does. The others end with their longest clip, which is several times faster; a base
     that was trained on such clips bears it.
     """
@@ -103,7 +105,7 @@ def train_whole(
         lora = LoraConfig(
             r=rank,
             lora_alpha=rank,
-            target_modules=list(LORA_TARGETS),
+            target_modules=list(targets),
             lora_dropout=0.0,
             bias="none",
         )
@@ -146,7 +148,7 @@ def train_whole(
             [t[1:] for t in tokens], batch_first=True, padding_value=-100
         )
         mel = backbone.features(sounds)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+        with autocast(device, options.precision):
             encoded = encode(whisper, mel, longest)
             logits = whisper(
                 encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=inputs, use_cache=False
@@ -160,12 +162,8 @@ def train_whole(
         return torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
 
     with worker_pool() as (pool, cores):
-        for batch, full in tqdm(
-            zip(batches, whole, strict=True),
-            total=len(batches),
-            desc="train",
-            unit="step",
-            disable=None,
+        for batch, full in progress_bar(
+            zip(batches, whole, strict=True), desc="train", total=len(batches), unit="step"
         ):
             total = sum(len(examples[i].tokens) - 1 for i, _ in batch)
             parts = min(cores, len(batch)) if device.type == "cpu" else 1
@@ -276,7 +274,7 @@ def clock(device: str) -> Callable[[], float]:
 def new_pack(options: AddLanguageOptions, backbone: Backbone, make: Make = Secondary) -> Pack:
     """Make an untrained pack of any shape, with the vocabulary of its training text."""
     train = read_corpora(options, backbone.window_s).train
-    tokenizer = PackTokenizer.train(read_text(options, train), tuple(options.languages))
+    tokenizer = make_tokenizer(options, backbone, train)
     torch.manual_seed(options.training.seed)
     secondary = make(backbone, tokenizer, options.secondary).to(backbone.device)
     return Pack(PackInfo(options.out.name, dict(options.languages)), secondary)

@@ -7,9 +7,10 @@ beside it until its system is finished.
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from add_language import Setting, say
@@ -32,7 +33,7 @@ from dualasr.errors import RunError
 from dualasr.evaluation.scoring import Tables, error_tables, scores_of
 from dualasr.languages import FleursLanguage, language_of
 from dualasr.model.dual_whisper import DecodeOptions, DualWhisper
-from dualasr.model.secondary import SecondaryOptions
+from dualasr.model.secondary import LORA_TARGETS, SecondaryOptions
 from dualasr.model.selector import PRIMARY
 from dualasr.model.whisper import Backbone
 from dualasr.training.options import AddLanguageOptions
@@ -48,19 +49,33 @@ MOST_NEW_TOKENS = 200
 class Whole:
     """A way to change the Whisper: all of it, or by LoRA of a rank.
 
-    `replay` is the share of the base's training clips that are trained on again.
+    Attributes:
+        rank: Rank of LoRA; 0 for all parameters.
+        replay: Share of the base's training clips that are trained on again.
+        targets: Matrices that get LoRA.
+        rates: Learning rates to choose from; () for those of the comparison.
+        steps: Share of the comparison's steps, to compare at equal time.
     """
 
     rank: int = 0
     replay: float = 0.0
+    targets: tuple[str, ...] = LORA_TARGETS
+    rates: tuple[float, ...] = ()
+    steps: float = 1.0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a pack."""
+    """The shape of a pack, and whose vocabulary it has.
+
+    `rates` and `steps` are as those of `Whole`.
+    """
 
     make: Make
     options: SecondaryOptions
+    vocabulary: Literal["own", "base"] = "own"
+    rates: tuple[float, ...] = ()
+    steps: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,8 @@ class Comparison:
         languages: The new languages, in order.
         limit: Test clips of each of the base's languages.
         padded: Share of the batches that fill the window.
+        tags: The base's tag that a changed Whisper writes for a new language, by its code; others
+            are chosen (`borrow_tags`).
     """
 
     setting: Setting
@@ -80,6 +97,7 @@ class Comparison:
     languages: tuple[FleursLanguage, ...]
     limit: int
     padded: float
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def clips(self, config: str, split: str, limit: int | None = None) -> list[Utterance]:
         return self.setting.read(config, split).utterances[:limit]
@@ -98,6 +116,7 @@ class Comparison:
         training = replace(self.setting.training, learning_rate=rate, seed=seed)
         return AddLanguageOptions(
             base=self.setting.base,
+            generated_negatives=False,
             corpora=(self.setting.folder(language.config),),
             languages={language.code: language.name},
             out=out,
@@ -201,6 +220,7 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
     language, backbone = comparison.languages[place.k], comparison.backbone
     codes = [language_of(config).whisper for config in comparison.setting.old]
     tags = borrow_tags([one.code for one in comparison.languages], list(backbone.languages), codes)
+    tags |= comparison.tags
     if place.k:
         backbone = load_whole(comparison, way, replace(place, k=place.k - 1), {}).backbone
     options = comparison.options(place.folder, language, place.rate, place.seed)
@@ -216,9 +236,16 @@ def fit_whole(comparison: Comparison, way: Whole, place: Place) -> dict:
     variants = TrunkCache(place.folder, backbone, 0, options.training.augmentation, place.seed)
     now = clock(comparison.setting.device)
     began = now()
-    training = replace(options.training, variants=options.training.variants_of(len(train)))
+    training = replace(options.training, steps=max(1, round(way.steps * options.training.steps)))
+    training = replace(training, variants=training.variants_of(len(train)))
     model, count = train_whole(
-        backbone, examples, training, variants, rank=way.rank, padded=comparison.padded
+        backbone,
+        examples,
+        training,
+        variants,
+        rank=way.rank,
+        targets=way.targets,
+        padded=comparison.padded,
     )
     seconds = now() - began
     with atomic_file(place.weights) as part:
@@ -246,7 +273,8 @@ def shape_options(comparison: Comparison, shape: Shape, place: Place) -> AddLang
     options = comparison.options(
         place.file(""), comparison.languages[place.k], place.rate, place.seed
     )
-    return replace(options, secondary=shape.options)
+    training = replace(options.training, steps=max(1, round(shape.steps * options.training.steps)))
+    return replace(options, secondary=shape.options, vocabulary=shape.vocabulary, training=training)
 
 
 def fit_shape(comparison: Comparison, shape: Shape, place: Place) -> dict:

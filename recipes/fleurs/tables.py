@@ -90,6 +90,7 @@ def grid_cell(
     """Train a pack of all languages, and measure its CER by language."""
     options = AddLanguageOptions(
         base=setting.base,
+        generated_negatives=False,
         corpora=tuple(setting.folder(one.config) for one in languages),
         languages={one.code: one.name for one in languages},
         out=setting.out / "cells" / f"{rank}-{fork}",

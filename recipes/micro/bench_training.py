@@ -78,11 +78,7 @@ def ours(options: AddLanguageOptions, backbone: Backbone, corpora: ReadCorpora) 
     )
     total = time.perf_counter() - began
     rows = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
-    way = [
-        (row["step"], row["time"] - clock, row["dev_ctc_cer"])
-        for row in rows
-        if "dev_ctc_cer" in row
-    ]
+    way = [(row["step"], row["time"] - clock, row["dev_cer"]) for row in rows if "dev_cer" in row]
     stages = profile_ours(secondary, data, options.training)
     return {
         "name": "ours",
@@ -270,6 +266,7 @@ def main() -> None:
     )
     options = AddLanguageOptions(
         base=args.base,
+        generated_negatives=False,
         corpora=(corpus,),
         languages={CODE: "Kichwa"},
         out=args.out / "pack",

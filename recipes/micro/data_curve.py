@@ -144,6 +144,7 @@ def main() -> None:
             add_language(
                 AddLanguageOptions(
                     base=args.base,
+                    generated_negatives=False,
                     corpora=(corpus,),
                     languages={CODE: "Kichwa"},
                     out=pack,

@@ -111,6 +111,7 @@ def train_small(args, code: str, negatives: Sequence[Path]) -> Path:
         add_language(
             AddLanguageOptions(
                 base=args.base,
+                generated_negatives=False,
                 corpora=(args.out / "corpora" / code,),
                 languages={code: language_of(code).name},
                 out=pack,
