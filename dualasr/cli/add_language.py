@@ -188,7 +188,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         ),
     )
     g.add_argument(
-        "--report_to",
+        "--report-to",
         action="append",
         default=[],
         metavar="NAME",
