@@ -298,7 +298,9 @@ def _reason_to_stay(best: PackScore, no_speech_prob: float, options: SelectorOpt
     if no_speech_prob > options.no_speech:
         return f"no speech: probability {no_speech_prob:.2f}, limit {options.no_speech:.2f}"
     floor = options.floors.get(best.name, best.calibration.floor)
-    if floor is not None and best.log_odds < floor:
+    # a pack that is far behind needs no floor: the plain reason says so
+    within_reach = best.log_odds + options.beta > -options.tau
+    if floor is not None and within_reach and best.log_odds < floor:
         return f"{best.name}: log-odds {best.log_odds:+.2f}, floor {floor:+.2f}"
     return ""
 
