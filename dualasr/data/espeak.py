@@ -151,14 +151,18 @@ def _library():
     return library, rate
 
 
+def _check_installed() -> None:
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise MissingExtraError("espeakng-loader", "synth")
+
+
 def spoken_languages() -> list[str]:
     """Return the codes of the languages that espeak-ng reads; dialects have no dictionary.
 
     Raises:
         MissingExtraError: espeakng-loader is not installed.
     """
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise MissingExtraError("espeakng-loader", "synth")
+    _check_installed()
     import espeakng_loader
 
     data = Path(espeakng_loader.get_data_path())
@@ -249,8 +253,7 @@ class Speaker:
     """
 
     def __enter__(self) -> "Speaker":
-        if importlib.util.find_spec("espeakng_loader") is None:
-            raise MissingExtraError("espeakng-loader", "synth")
+        _check_installed()
         self._start()
         return self
 

@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import (
+    WhisperAttention,
     WhisperDecoder,
     WhisperEncoder,
     WhisperEncoderLayer,
@@ -417,17 +418,8 @@ class Backbone:
         hidden = self.trunk(mel, fork - 1)
         layer = cast(WhisperEncoderLayer, self.encoder.layers[fork - 1])
         attention, normed = layer.self_attn, layer.self_attn_layer_norm(hidden)
-
-        def heads(values: torch.Tensor) -> torch.Tensor:
-            return values.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-
-        found = F.scaled_dot_product_attention(
-            heads(attention.q_proj(normed[:, :frames]) * attention.scaling),
-            heads(attention.k_proj(normed)),
-            heads(attention.v_proj(normed)),
-            scale=1.0,
-        )
-        hidden = hidden[:, :frames] + attention.out_proj(found.transpose(1, 2).flatten(2))
+        keys, values = (heads(attention, f(normed)) for f in (attention.k_proj, attention.v_proj))
+        hidden = hidden[:, :frames] + attend(attention, normed[:, :frames], keys, values)
         normed = layer.final_layer_norm(hidden)
         return hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
 
@@ -720,6 +712,43 @@ class _OnStep(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs) -> torch.Tensor:
         self.on_step()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def heads(attention: WhisperAttention, values: torch.Tensor) -> torch.Tensor:
+    """Return values of a layer's attention by head.
+
+    Args:
+        attention: The attention.
+        values: (batch, steps, width).
+
+    Returns:
+        (batch, heads, steps, width of a head).
+    """
+    return values.view(*values.shape[:2], attention.num_heads, attention.head_dim).transpose(1, 2)
+
+
+def attend(
+    attention: WhisperAttention,
+    normed: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Run Whisper's attention with keys and values that are computed already.
+
+    Args:
+        attention: The attention.
+        normed: (batch, steps, width) what asks, after the LayerNorm.
+        keys: (batch, heads, positions, width of a head).
+        values: (batch, heads, positions, width of a head).
+        mask: What may be attended to, as torch's attention takes it; None for everything.
+
+    Returns:
+        (batch, steps, width).
+    """
+    query = heads(attention, attention.q_proj(normed) * attention.scaling)
+    found = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+    return attention.out_proj(found.transpose(1, 2).flatten(2))
 
 
 def _find_source(name: str) -> Path:

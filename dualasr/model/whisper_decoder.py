@@ -20,9 +20,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualasr.model.decoder import State, drop_clipwise, spell
+from dualasr.model.whisper import attend, heads
 
 if TYPE_CHECKING:
-    from transformers.models.whisper.modeling_whisper import WhisperAttention, WhisperDecoderLayer
+    from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer
 
 
 class WhisperDecoder(nn.Module):
@@ -79,8 +80,8 @@ class WhisperDecoder(nn.Module):
         state: list[torch.Tensor] = []
         for layer in self._typed_layers:
             attention = layer.encoder_attn
-            keys = _heads(attention, attention.k_proj(encoded))
-            values = _heads(attention, attention.v_proj(encoded))
+            keys = heads(attention, attention.k_proj(encoded))
+            values = heads(attention, attention.v_proj(encoded))
             memory += [keys, values]
             state += [values[:, :, :0], values[:, :, :0]]
         return tuple(memory), tuple(state)
@@ -99,15 +100,15 @@ class WhisperDecoder(nn.Module):
         after: list[torch.Tensor] = []
         for k, layer in enumerate(self._typed_layers):
             attention, normed = layer.self_attn, layer.self_attn_layer_norm(hidden)
-            new_keys = _heads(attention, attention.k_proj(normed))
-            new_values = _heads(attention, attention.v_proj(normed))
+            new_keys = heads(attention, attention.k_proj(normed))
+            new_values = heads(attention, attention.v_proj(normed))
             keys = torch.cat([state[2 * k], new_keys], 2)
             values = torch.cat([state[2 * k + 1], new_values], 2)
             after += [keys, values]
-            hidden = hidden + _attend(attention, normed, keys, values, causal)
+            hidden = hidden + attend(attention, normed, keys, values, causal)
             normed = layer.encoder_attn_layer_norm(hidden)
             keys, values = memory[2 * k + 1], memory[2 * k + 2]
-            hidden = hidden + _attend(layer.encoder_attn, normed, keys, values, mask)
+            hidden = hidden + attend(layer.encoder_attn, normed, keys, values, mask)
             normed = layer.final_layer_norm(hidden)
             hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
         return self.layer_norm(hidden), tuple(after)
@@ -155,24 +156,6 @@ class WhisperDecoder(nn.Module):
         tag_step = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
         tag_step[:, 0] = True
         return self._spell(drop_clipwise(hidden, seeds, self.dropout, 1), tag_step)
-
-
-def _heads(attention: "WhisperAttention", values: torch.Tensor) -> torch.Tensor:
-    """(batch, steps, width) -> (batch, heads, steps, width of a head)."""
-    return values.view(*values.shape[:2], attention.num_heads, attention.head_dim).transpose(1, 2)
-
-
-def _attend(
-    attention: "WhisperAttention",
-    normed: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    """Run Whisper's attention with keys and values that are computed already."""
-    query = _heads(attention, attention.q_proj(normed) * attention.scaling)
-    found = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-    return attention.out_proj(found.transpose(1, 2).flatten(2))
 
 
 def units_from_base(pieces: Sequence[Sequence[int]], embeddings: torch.Tensor) -> torch.Tensor:

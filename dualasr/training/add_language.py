@@ -219,13 +219,14 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
     fit_language_head(secondary, data.train, data.negatives)
 
     log.info("5 dev")
-    info = calibrated_info(options, backbone, ready)
+    ngrams = ngrams_of(ready)
+    info = calibrated_info(options, backbone, ready, ngrams)
     record = training_record(options, data, minutes=(time.time() - began) / 60)
     info = replace(info, training=record)
 
     log.info(f"6 pack -> {options.out}")
     statistics = statistics_of(options, backbone, ready)
-    pack = Pack(info, secondary, statistics, ngrams_of(ready), options.out)
+    pack = Pack(info, secondary, statistics, ngrams, options.out)
     save_pack(options.out, pack, backbone, fingerprints_of(ready))
     for folder in [*checkpoints(options.run), options.run / "saving"]:
         shutil.rmtree(folder, ignore_errors=True)
@@ -233,13 +234,15 @@ def add_language(options: AddLanguageOptions, *, resume: bool = False) -> Pack:
     return pack
 
 
-def calibrated_info(options: AddLanguageOptions, backbone: Backbone, ready: Ready) -> PackInfo:
+def calibrated_info(
+    options: AddLanguageOptions, backbone: Backbone, ready: Ready, ngrams: CharacterModel
+) -> PackInfo:
     """Run step 5: return the pack's record, with CTC weight and calibration fitted on dev."""
     data = ready.data
     info = PackInfo(
         options.name or options.out.name, dict(options.languages), target=options.target
     )
-    model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary, ngrams=ngrams_of(ready)))
+    model = DualWhisper(backbone).with_pack(Pack(info, ready.secondary, ngrams=ngrams))
     some, refs = data.dev_audio[:MOST_DEV], [clip.text for clip in data.dev[:MOST_DEV]]
     precision, weight = options.training.precision, 0.5
     rates: dict[float, float] = {}

@@ -7,6 +7,7 @@ use. The statistics of the pack's languages come from training clips.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -42,12 +43,14 @@ CTC_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
 MOST_CLIPS = 400  # training clips of a language that its statistics are fitted on
 
 
+Item = TypeVar("Item")
 Row = TypeVar("Row")
 
 
 def _in_batches(
     model: DualWhisper,
-    clips: Sequence[Sound],
+    clips: Sequence[Item],
+    load: Callable[[Item], np.ndarray],
     work: Callable[[EncodedAudio], Iterable[Row]],
     *,
     desc: str,
@@ -56,12 +59,13 @@ def _in_batches(
 ) -> list[Row]:
     """Apply `work` to batches of clips, on each core of a CPU to other ones.
 
-    It gets the primary's encoder output of a window a clip, and returns a row for each. The encoder
-    alone uses the precision: in a search the weights would be rounded anew for every token.
+    `load` gives a clip's samples, (samples,), at most a window. `work` gets the primary's encoder
+    output of a window a clip, and returns a row for each. The encoder alone uses the precision: in
+    a search the weights would be rounded anew for every token.
     """
 
-    def run(batch: Sequence[Sound]) -> list[Row]:
-        sounds = [load_window(sound, model.backbone.window_samples) for sound in batch]
+    def run(batch: Sequence[Item]) -> list[Row]:
+        sounds = [load(clip) for clip in batch]
         with autocast(model.backbone.device, precision):
             audio = model.encode_audio(sounds)
         return list(work(audio))
@@ -107,6 +111,7 @@ def choose_ctc_weight(
     candidates = _in_batches(
         model,
         clips,
+        partial(load_window, samples=model.backbone.window_samples),
         lambda audio: model.candidates(audio, name, beam),
         desc="CTC weight",
         precision=precision,
@@ -207,7 +212,9 @@ def _scores(
             first_pass = (score.head, score.tag, score.primary_uncertainty)
             yield *first_pass, score.confidence, score.phonotactics, lead, surprise
 
-    return np.array(_in_batches(model, clips, scored, desc="calibration", precision=precision))
+    load = partial(load_window, samples=model.backbone.window_samples)
+    rows = _in_batches(model, clips, load, scored, desc="calibration", precision=precision)
+    return np.array(rows)
 
 
 def fit_pack_statistics(
@@ -235,31 +242,22 @@ def fit_pack_statistics(
     Returns:
         The statistics of each language.
     """
-    model = DualWhisper(backbone)
     some: list[Utterance] = []
     for language in languages:
         mine = [u for u in utterances if u.language == language]
         chosen = np.linspace(0, len(mine) - 1, min(MOST_CLIPS, len(mine))).round().astype(int)
         some += [mine[i] for i in chosen]
     some.sort(key=lambda u: u.duration or 0.0)
-    groups = [some[first : first + 4] for first in range(0, len(some), 4)]
-
-    def features_of(group: Sequence[Utterance]) -> np.ndarray:
-        sounds = [cache.samples(u.sound, i % min(2, variants)) for i, u in enumerate(group)]
-        with autocast(backbone.device, precision):
-            return model.encode_audio(sounds).pooled_features.float().cpu().numpy()
-
-    with worker_pool() as (pool, _):
-        features = list(
-            progress_bar(
-                pool.map(features_of, groups),
-                desc="language statistics",
-                total=len(groups),
-                unit="batch",
-            )
-        )
+    features = _in_batches(
+        DualWhisper(backbone),
+        [(u.sound, i % min(2, variants)) for i, u in enumerate(some)],
+        lambda clip: cache.samples(*clip),
+        lambda audio: audio.pooled_features.float().cpu().numpy(),
+        desc="language statistics",
+        precision=precision,
+    )
     classes = np.array([list(languages).index(u.language) for u in some])
-    return fit_statistics(np.concatenate(features), classes, len(languages))
+    return fit_statistics(np.stack(features), classes, len(languages))
 
 
 def with_info(model: DualWhisper, name: str, **changes) -> DualWhisper:

@@ -154,7 +154,7 @@ def plan(options: AddLanguageOptions) -> dict:
     parts = {
         "trunk": entries * trunk,
         "training": training.steps * step,
-        "dev": whole * (heard * DECODING + (heard + len(others_dev)) * DECODING),
+        "dev": whole * DECODING * (2 * heard + len(others_dev)),
     }
     folder = options.out.absolute().parent
     while not folder.exists():

@@ -38,18 +38,11 @@ def clips(data: Path, name: str, split: str, language: str | None = None) -> lis
 
 
 def new_language(data: Path, name: str, out: Path) -> None:
-    """Write a corpus with train, dev and test as links."""
-    train = clips(data, name, "train")
-    rows = [
-        replace(
-            u,
-            audio=u.audio.absolute(),
-            split="dev"
-            if u.id.startswith(CHAPTER) or (name == "suba" and i % TEN == 0)
-            else "train",
-        )
-        for i, u in enumerate(train)
-    ]
+    """Write a manifest with train, dev and test; the recordings stay where they are."""
+    rows = []
+    for number, u in enumerate(clips(data, name, "train")):
+        kept = u.id.startswith(CHAPTER) if name == "kichwa" else number % TEN == 0
+        rows.append(replace(u, audio=u.audio.absolute(), split="dev" if kept else "train"))
     rows += [replace(u, audio=u.audio.absolute(), split="test") for u in clips(data, name, "dev")]
     with atomic_folder(out / name) as part:
         write_manifest(part / "manifest.jsonl", rows)

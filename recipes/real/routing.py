@@ -21,7 +21,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,6 @@ from dualasr.data.corpus import Utterance, load_corpus
 from dualasr.data.espeak import Speaker, draw_voice
 from dualasr.errors import DualasrError
 from dualasr.evaluation.markdown import markdown_table
-from dualasr.model.dual_whisper import DecodeOptions
 from dualasr.model.selector import PRIMARY, SelectorOptions
 from dualasr.packs.format import read_selector
 from dualasr.packs.load import load_model
@@ -144,12 +142,11 @@ def measure(args: argparse.Namespace) -> int:
     model = load_model(args.base, args.pack, selector=selector)
     codes = {code for pack in model.packs.values() for code in pack.info.languages}
     clips = clips_of(args.data, codes)
-    stream = iter(clips)
-    batches = list(iter(lambda: list(islice(stream, 8)), []))
+    batches = [clips[first : first + 8] for first in range(0, len(clips), 8)]
 
     def routed(batch: list[Clip]) -> list[dict]:
         sounds = [clip.samples()[: model.backbone.window_samples] for clip in batch]
-        results = model.transcribe_encoded(model.encode_audio(sounds), options=DecodeOptions())
+        results = model.transcribe_encoded(model.encode_audio(sounds))
         return [
             {
                 **{key: getattr(clip, key) for key in ("name", "group", "set")},
@@ -165,7 +162,6 @@ def measure(args: argparse.Namespace) -> int:
             pool.map(routed, batches), desc="routes", total=len(batches), unit="batch"
         )
         rows = [row for batch in done for row in batch]
-    args.out.mkdir(parents=True, exist_ok=True)
     with atomic_file(args.out / "routing.json") as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     table = table_of(rows)
