@@ -27,6 +27,7 @@ CLIPS = 4  # of each language
 LEAST_NAMES = 60  # that CLDR must have of a language
 NEAR = 25  # distance of language tags, as langcodes has it, below which two are one language
 SECONDS = (2.0, 9.0)
+ADVICE = "Free some space, set DUALASR_CACHE to another folder, or give --no-generated-negatives."
 
 
 def generated_negatives(own: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -47,7 +48,7 @@ def generated_negatives(own: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """
     folder = cache_folder() / f"negatives-{VERSION}"
     if not folder.exists():
-        with atomic_folder(folder, advice="Free some space, or give --negatives.") as part:
+        with atomic_folder(folder, advice=ADVICE) as part:
             _speak_all(part)
     clips = [
         (number, code, path)
